@@ -1,0 +1,125 @@
+"""``manifest.json``: what a data set is. Written last and atomically, so a folder that has one is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.errors import InputError
+from shards.files import atomic_write
+
+MANIFEST = "manifest.json"
+INDEX = "index.npy"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar."""
+
+    name: str
+    """File name, relative to the manifest."""
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A data set: its shards in order, and what every image in them looks like."""
+
+    source: str
+    """The kind of source it was built from: ``celeba``, ``mnist``, ``folder``, ``faces``."""
+    format: str
+    """Encoding of the images: ``jpg``, ``png`` or ``npy``."""
+    size: int
+    """Height and width in pixels."""
+    channels: int
+    shards: tuple[Shard, ...]
+    index_sha256: str
+    """Checksum of ``index.npy``."""
+    classes: tuple[str, ...] = ()
+    """Names of the labels in ``key.cls``, by number; empty without labels."""
+    build: Mapping[str, Any] = field(default_factory=dict)
+    """The options it was built with. No paths, host names or dates: equal inputs give equal manifests."""
+    skipped: tuple[str, ...] = ()
+    """Origins of raw images that could not be used and were left out on request."""
+    version: int = VERSION
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Samples per shard, int64."""
+        return np.array([shard.samples for shard in self.shards], dtype=np.int64)
+
+    @cached_property
+    def samples(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every image."""
+        return (self.size, self.size, self.channels)
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a few words for a message."""
+        return (
+            f"{self.samples:,} {self.source} images of {self.size}x{self.size}x{self.channels}, {self.format}, "
+            f"in {len(self.shards)} shards"
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of everything that decides which bytes are sample i."""
+        facts = [self.format, self.size, self.channels, self.index_sha256, [asdict(shard) for shard in self.shards]]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Publish ``manifest`` in ``folder``; the index and the tars must be there already."""
+    with atomic_write(folder / MANIFEST) as file:
+        file.write((json.dumps({"samples": manifest.samples, **asdict(manifest)}, indent=1) + "\n").encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read ``folder/manifest.json``.
+
+    Raises:
+        InputError: there is none, or it is not a manifest this version can read.
+    """
+    path = folder / MANIFEST
+    try:
+        facts = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(_no_manifest(folder)) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}). Build the data set again.") from error
+    try:
+        if facts["version"] != VERSION:
+            raise InputError(f"{path} has version {facts['version']}; this shardgan reads version {VERSION}.")
+        shards = tuple(Shard(**shard) for shard in facts.pop("shards"))
+        total = facts.pop("samples")
+        lists = {name: tuple(facts.pop(name)) for name in ("classes", "skipped")}
+        manifest = Manifest(shards=shards, **lists, **facts)
+        if manifest.samples != total:
+            raise InputError(f"{path} says {total} samples, its shards sum to {manifest.samples}; it was edited.")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a shardgan manifest ({error!r}). Build the data set again.") from error
+    return manifest
+
+
+def _no_manifest(folder: Path) -> str:
+    if not folder.exists():
+        what = f"No shards at {folder}: there is no such folder."
+    elif any(folder.glob("*.tar")) or any(folder.glob(".*.partial")):
+        what = f"No shards at {folder}: it holds tars but no {MANIFEST}, so a build was interrupted. Run it again."
+    else:
+        what = f"No shards at {folder}: it holds no {MANIFEST}."
+    return f"{what} Build them with: python -m shards build SOURCE_KIND RAW {folder}"

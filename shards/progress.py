@@ -1,0 +1,45 @@
+"""How far a build is: a bar on a terminal, now and then a line in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+PERIOD = 10.0
+"""Seconds between two lines in a log."""
+
+
+class Progress:
+    """Counts images up to ``total`` on stderr, with rate and time left; ``done`` of them were there before."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self._total, self._done, self._before = total, done, done
+        self._start = self._last = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm  # 0.1 s that a log has no use for
+
+            self._bar = tqdm(total=total, initial=done, unit="image", unit_scale=True, smoothing=0.1)
+
+    def add(self, count: int) -> None:
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif time.monotonic() - self._last >= PERIOD:
+            self._line()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif kind is None:
+            self._line()
+
+    def _line(self) -> None:
+        self._last = time.monotonic()
+        rate = (self._done - self._before) / max(self._last - self._start, 1e-9)
+        left = f", {(self._total - self._done) / rate:,.0f} s left" if rate > 0 and self._done < self._total else ""
+        print(f"{self._done:,} of {self._total:,} images, {rate:,.0f} a second{left}", file=sys.stderr, flush=True)

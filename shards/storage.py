@@ -1,0 +1,82 @@
+"""Bytes of a data set's tars, by shard and offset."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+
+from shards.errors import InputError
+from shards.manifest import Manifest
+
+OPEN_FILES = 256
+"""Tars kept open at once: well under the usual limit of 1,024 descriptors; reopening one costs about 10 us."""
+
+
+class LocalStorage:
+    """Reads from tars in a local folder. Belongs to one process: pickling or forking it shares no descriptors."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._folder = folder
+        self._shards = manifest.shards
+        self._open: OrderedDict[int, int] = OrderedDict()
+
+    def check(self) -> None:
+        """Compare every tar's presence and size with the manifest: one ``stat`` each, no reading.
+
+        Raises:
+            InputError: names the first tar that is missing or has another size.
+        """
+        for shard in self._shards:
+            path = self._folder / shard.name
+            try:
+                found = path.stat().st_size
+            except OSError as error:
+                raise InputError(f"{path} cannot be read ({error.strerror}), but the manifest lists it.") from error
+            _check_size(path, found, shard.bytes)
+
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        """``size`` bytes of tar number ``shard`` from ``offset``.
+
+        Raises:
+            InputError: the tar is gone, or is not the one that was indexed.
+        """
+        descriptor = self._open.get(shard)
+        if descriptor is None:
+            descriptor = self._descriptor(shard)
+        data = os.pread(descriptor, size, offset)
+        if len(data) != size:
+            raise InputError(f"{self.name(shard)} ends before byte {offset + size}; it was cut since it was indexed.")
+        return data
+
+    def name(self, shard: int) -> str:
+        """The tar's path, for messages."""
+        return str(self._folder / self._shards[shard].name)
+
+    def close(self) -> None:
+        """Close every open tar."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def _descriptor(self, shard: int) -> int:
+        path = self._folder / self._shards[shard].name
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}), but the manifest lists it.") from error
+        try:
+            _check_size(path, os.fstat(descriptor).st_size, self._shards[shard].bytes)
+        except InputError:
+            os.close(descriptor)
+            raise
+        self._open[shard] = descriptor
+        if len(self._open) > OPEN_FILES:
+            os.close(self._open.popitem(last=False)[1])
+        return descriptor
+
+
+def _check_size(path: Path, found: int, expected: int) -> None:
+    if found != expected:
+        raise InputError(
+            f"{path} has {found} bytes, the manifest says {expected}: it was cut or replaced. Fetch or build it again."
+        )

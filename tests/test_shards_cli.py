@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+SHARDS = [sys.executable, "-m", "shards"]
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*SHARDS, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    (tmp_path / "raw").mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 40), (number, 0, 0)).save(tmp_path / "raw" / f"{number}.png")
+    return tmp_path / "raw"
+
+
+def test_help_teaches() -> None:
+    build = run("build", "--help").stdout
+    assert all(kind in build for kind in ("mnist", "celeba", "folder", "faces"))
+    mnist, celeba = (run("build", kind, "--help").stdout for kind in ("mnist", "celeba"))
+    assert "RAW OUT" in mnist
+    assert "(default: png)" in mnist
+    assert "Example: python -m shards build mnist" in mnist
+    assert "--crop" in celeba
+    assert "--crop" not in mnist
+
+
+def test_parsing_does_not_import_torch_or_webdataset() -> None:
+    """They cost 5 s, and the parser should answer in one."""
+    code = "import sys, shards.__main__; sys.exit(bool({'torch', 'webdataset', 'tqdm'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_build_info_and_build_again(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = run("build", "folder", raw, out, "--size", "32", "--format", "npy")
+    assert first.returncode == 0, first.stderr
+    assert "3 of 3 images" in first.stderr
+    info = run("info", out)
+    assert info.returncode == 0
+    assert info.stdout in first.stdout
+    assert "3 of 32x32x3, npy" in info.stdout
+    again = run("build", "folder", raw, out, "--size", "32", "--format", "npy")
+    assert (again.returncode, again.stdout) == (0, info.stdout)
+    assert "was built before" in again.stderr
+
+
+def test_errors_are_one_sentence_and_exit_code_2(raw: Path, tmp_path: Path) -> None:
+    for path in raw.iterdir():
+        path.unlink()
+    for arguments, message in [
+        (("build", "folder", raw, tmp_path / "out"), "holds no images"),
+        (("build", "faces", tmp_path / "out", "--count", "0"), "--count is 0"),
+        (("build", "folder", raw, tmp_path / "out", "--limit", "0"), "--limit is 0"),
+        (("info", tmp_path), "No shards at"),
+    ]:
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ")
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_flag_or_source_is_named(tmp_path: Path) -> None:
+    for arguments in (("folder", tmp_path, tmp_path / "out", "--bogus", "0"), ("bogus", tmp_path)):
+        done = run("build", *arguments)
+        assert done.returncode == 2
+        assert "bogus" in done.stderr
+        assert "Traceback" not in done.stderr

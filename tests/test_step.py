@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from shards.manifest import Manifest, Shard
+from tests.reference_dcgan import Tutorial
+from trainer.config import Config, Model
+from trainer.losses import Loss
+from trainer.noise import latents
+from trainer.state import State, create_state
+from trainer.step import Step
+
+GOLDEN = Path(__file__).parent / "golden" / "losses.json"
+BATCH = 16
+
+
+def manifest(size: int = 64, channels: int = 3) -> Manifest:
+    return Manifest("test", "npy", size, channels, (Shard("a.tar", 1000, 1, ""),), "")
+
+
+def small(loss: Loss = "non-saturating", d_steps: int = 1, dtype: str = "float32") -> Config:
+    model = Model(z_dim=20, features_g=8, features_d=8)
+    return Config(model=model, batch_size=BATCH, loss=loss, d_steps=d_steps, dtype=dtype)  # type: ignore[arg-type]
+
+
+def create(config: Config) -> tuple[State, Step]:
+    state = create_state(config, manifest(), torch.device("cpu"))
+    return state, Step(state, state.generator, state.discriminator, config.loss)
+
+
+def reals(number: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    noise = latents(99, number * BATCH, BATCH, 3 * 64 * 64).reshape(BATCH, 64, 64, 3)
+    return noise.clamp(-1, 1).to(dtype).permute(0, 3, 1, 2)
+
+
+def noise(number: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return latents(0, number * BATCH, BATCH, 20).to(dtype)
+
+
+def weights(network: nn.Module) -> list[torch.Tensor]:
+    return [value.detach().clone() for value in network.state_dict().values()]
+
+
+def start_equal(config: Config) -> tuple[State, Step, Tutorial]:
+    state, step = create(config)
+    tutorial = Tutorial(channels=3, z_dim=20, features=8, dtype=next(state.generator.parameters()).dtype)
+    for theirs, ours in ((tutorial.generator, state.generator), (tutorial.discriminator, state.discriminator)):
+        theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    return state, step, tutorial
+
+
+@torch.no_grad()
+def test_outputs_are_the_tutorials() -> None:
+    state, _, tutorial = start_equal(small())
+    for training in (False, True):
+        for network in (state.generator, state.discriminator, tutorial.generator, tutorial.discriminator):
+            network.train(training)
+        images, theirs = state.generator(noise(9)), tutorial.generator(noise(9)[:, :, None, None])
+        torch.testing.assert_close(images, theirs, rtol=0, atol=1e-6)
+        scores = state.discriminator(images).sigmoid()
+        torch.testing.assert_close(scores, tutorial.discriminator(theirs).flatten(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["non-saturating", "minimax"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "noise_floor"), [(torch.float32, 1e-6, 1e-2), (torch.float64, 1e-10, 1e-8)]
+)
+def test_losses_and_first_update_are_the_tutorials(
+    loss: Loss, dtype: torch.dtype, tolerance: float, noise_floor: float
+) -> None:
+    state, step, tutorial = start_equal(small(loss, dtype=str(dtype).removeprefix("torch.")))
+    metrics = step([reals(0, dtype)], [noise(0, dtype)], report=True)
+    loss_d, loss_g = tutorial.step(reals(0, dtype), noise(0, dtype), minimax=loss == "minimax")
+
+    assert metrics["loss/d"].item() == pytest.approx(loss_d, abs=tolerance)
+    assert metrics["loss/g"].item() == pytest.approx(loss_g, abs=tolerance)
+    compared = total = 0
+    for ours, theirs in ((state.generator, tutorial.generator), (state.discriminator, tutorial.discriminator)):
+        for mine, other in zip(ours.buffers(), theirs.buffers(), strict=True):
+            torch.testing.assert_close(mine, other, rtol=0, atol=tolerance)
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            # Adam's first update is lr * g / (|g| + 1e-8): where g is itself a rounding error, so is the update's sign.
+            clear = other.grad.abs() > noise_floor * other.grad.abs().max()
+            torch.testing.assert_close(mine[clear], other[clear], rtol=0, atol=tolerance)
+            compared, total = compared + int(clear.sum()), total + clear.numel()
+    assert compared > 0.9 * total
+
+
+def test_a_generator_step_leaves_no_gradient_in_the_discriminator() -> None:
+    state, step = create(small())
+    step([reals(0)], [noise(0)], report=False)
+    before = [parameter.grad.clone() for parameter in state.discriminator.parameters() if parameter.grad is not None]
+    fake = state.generator(noise(1))
+    step._generator_step(fake, report=False)
+    after = [parameter.grad for parameter in state.discriminator.parameters() if parameter.grad is not None]
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    assert all(parameter.requires_grad for parameter in state.discriminator.parameters())
+
+
+def test_reporting_changes_no_weight() -> None:
+    one, two = create(small()), create(small())
+    for number in range(3):
+        one[1]([reals(number)], [noise(number)], report=True)
+        two[1]([reals(number)], [noise(number)], report=False)
+    for mine, other in zip(weights(one[0].generator), weights(two[0].generator), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_k_discriminator_steps_are_k_updates_of_d_and_one_of_g() -> None:
+    state, step = create(small(d_steps=3))
+    step([reals(n) for n in range(3)], [noise(n) for n in range(3)], report=False)
+    counts = (
+        {int(state.discriminator_optim.state[p]["step"].item()) for p in state.discriminator.parameters()},
+        {int(state.generator_optim.state[p]["step"].item()) for p in state.generator.parameters()},
+    )
+    assert counts == ({3}, {1})
+
+
+def test_gradient_norms_are_those_of_the_gradients() -> None:
+    state, step = create(small(dtype="float64"))
+    metrics = step([reals(0, torch.float64)], [noise(0, torch.float64)], report=True)
+    squares = sum(float((p.grad**2).sum()) for p in state.generator.parameters() if p.grad is not None)
+    assert metrics["gradient/g"].item() == pytest.approx(squares**0.5, rel=1e-12)
+
+
+def test_losses_of_a_short_float32_run_are_golden() -> None:
+    """Guards refactors: regenerate with ``python -m tests.test_step`` only when the mathematics is meant to change."""
+    golden = json.loads(GOLDEN.read_text())
+    for name, losses in short_run().items():
+        assert losses == pytest.approx(golden[name], rel=3e-3), name  # five adversarial steps amplify a CPU's rounding
+
+
+def short_run() -> dict[str, list[float]]:
+    _, step = create(small())
+    rows = [step([reals(number)], [noise(number)], report=True) for number in range(5)]
+    return {name: [row[name].item() for row in rows] for name in rows[0]}
+
+
+if __name__ == "__main__":
+    GOLDEN.parent.mkdir(exist_ok=True)
+    GOLDEN.write_text(json.dumps(short_run(), indent=1) + "\n")

@@ -1,0 +1,1 @@
+"""Training a DCGAN on streamed shards, and what comes after: samples, scores, export."""

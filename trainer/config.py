@@ -1,0 +1,245 @@
+"""Everything a run can be told, as frozen dataclasses; the presets; the command line made of them by tyro."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from shards.errors import InputError
+from trainer.losses import Loss
+
+Switch = Annotated[
+    bool,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="true|false",
+        instance_from_str=lambda words: words[0] == "true",
+        is_instance=lambda value: isinstance(value, bool),
+        str_from_instance=lambda value: [str(value).lower()],
+        choices=("true", "false"),
+    ),
+    tyro.conf.FlagConversionOff,
+]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The stream of real images."""
+
+    shards: str = "data/faces64"
+    """Folder that holds manifest.json, its index and the tars; see `python -m shards build --help`."""
+    workers: int = 1
+    """Loader processes per rank. One decodes about 10,000 images/s; 0 decodes between the steps."""
+    flip: bool = False
+    """Mirror each image left to right with probability 1/2."""
+    audit: Path | None = None
+    """Folder for rank-R.jsonl, which names the samples that each rank trained on in each step."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The networks; image size and channels come from the shards."""
+
+    z_dim: int = 100
+    """Dimensions of a latent."""
+    features_g: int = 64
+    """Width of the generator: its narrowest hidden layer has twice as many channels."""
+    features_d: int = 64
+    """Width of the discriminator: channels of its first layer."""
+    bn_init_mean: float = 1.0
+    """Mean of BatchNorm's initial weights. The tutorial writes 0, which takes several hundred steps longer."""
+    sync_bn: Switch = True
+    """BatchNorm over the global batch on more than one rank, as one large device would compute it."""
+
+
+@dataclass(frozen=True)
+class Optim:
+    """Adam, for both networks."""
+
+    lr_g: float = 2e-4
+    """Learning rate of the generator."""
+    lr_d: float = 2e-4
+    """Learning rate of the discriminator."""
+    beta1: float = 0.5
+    """Decay of the gradient's average."""
+    beta2: float = 0.999
+    """Decay of the squared gradient's average."""
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where a run goes on after it was stopped or killed."""
+
+    every: int = 500
+    """Steps between checkpoints; one is also written at the end and on leaving."""
+    keep: int = 3
+    """Newest checkpoints to keep."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The grid of images from fixed latents."""
+
+    every: int = 250
+    """Steps between grids; 0 for none but the first and the last."""
+    count: int = 64
+    """Images in the grid."""
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Weights & Biases."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto: online when an API key is configured, else offline. It never asks."""
+    project: str = "shardgan"
+    """Project that the run belongs to."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a DCGAN on image shards. The same command again goes on where the run stopped."""
+
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    optim: Optim = field(default_factory=Optim)
+    checkpoint: Checkpoints = field(default_factory=Checkpoints)
+    samples: Samples = field(default_factory=Samples)
+    tracking: Tracking = field(default_factory=Tracking)
+    out: Path = Path("runs/faces")
+    """Run folder: config, status, metrics, checkpoints, samples."""
+    batch_size: int = 128
+    """Global batch; must divide by the number of ranks."""
+    steps: int | None = None
+    """Train for this many steps."""
+    epochs: float | None = None
+    """Train for this many passes over the data, rounded up to a whole step. Give this or --steps."""
+    seed: int = 0
+    """Decides the weights at the start, the order of the data and the noise."""
+    loss: Loss = "non-saturating"
+    """The generator's loss: -log D(G(z)), or log(1 - D(G(z)))."""
+    d_steps: int = 1
+    """Discriminator steps per generator step, each on a batch of its own."""
+    ema_images: int = 20_000
+    """Half-life, in images, of the average of the generator's weights; 0 for no averaging."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Of weights and arithmetic; mixed precision is accelerate's: --mixed_precision before the script's name."""
+    threads: int = 0
+    """CPU threads per rank when training on the CPU; 0 shares the cores among the ranks of a machine."""
+    log_every: int = 25
+    """Steps between lines of metrics. Each costs one wait for the device."""
+    dry_run: bool = False
+    """Print what would run (config, parameters, ranks, precision, steps, disk) and stop."""
+    default_steps: tyro.conf.Suppress[int] = 500
+    """The preset's length, where neither --steps nor --epochs is given."""
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.epochs is not None:
+            raise InputError("--steps and --epochs both say how long to train: give one of the two.")
+        for flag, value, least in (
+            ("--batch-size", self.batch_size, 1),
+            ("--steps", self.steps, 1),
+            ("--d-steps", self.d_steps, 1),
+            ("--data.workers", self.data.workers, 0),
+            ("--model.z-dim", self.model.z_dim, 1),
+            ("--model.features-g", self.model.features_g, 1),
+            ("--model.features-d", self.model.features_d, 1),
+            ("--checkpoint.every", self.checkpoint.every, 1),
+            ("--checkpoint.keep", self.checkpoint.keep, 1),
+            ("--samples.every", self.samples.every, 0),
+            ("--samples.count", self.samples.count, 1),
+            ("--ema-images", self.ema_images, 0),
+            ("--threads", self.threads, 0),
+            ("--log-every", self.log_every, 1),
+            ("--seed", self.seed, 0),
+        ):
+            if value is not None and value < least:
+                raise InputError(f"{flag} is {value}; it must be at least {least}.")
+        if self.epochs is not None and not (0 < self.epochs < math.inf):
+            raise InputError(f"--epochs is {self.epochs}; it must be more than 0.")
+        if self.seed >= 2**63:
+            raise InputError(f"--seed is {self.seed}; it must be less than 2**63.")
+
+    def remaining_steps(self, step: int, position: int, samples: int) -> int:
+        """Steps still to go on a data set of ``samples`` images; counted in images for --epochs, so that the batch may
+        change.
+        """
+        if self.epochs is None:
+            return max(0, (self.steps or self.default_steps) - step)
+        return max(0, math.ceil((self.epochs * samples - position) / (self.batch_size * self.d_steps)))
+
+
+FREE = ("data.shards", "data.workers", "data.audit", "checkpoint.", "samples.", "tracking.", "out", "batch_size",
+        "steps", "epochs", "threads", "log_every", "dry_run", "default_steps", "model.sync_bn")  # fmt: skip
+"""What may differ when a run goes on: none of it changes what the run is. The data are compared by their digest."""
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every field under its dotted name, YAML-ready."""
+    flat: dict[str, Any] = {}
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{entry.name}.")
+        else:
+            flat[prefix + entry.name] = str(value) if isinstance(value, Path) else value
+    return flat
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Which fields of two flat configs make them different runs: ``name: old -> new``."""
+    return [
+        f"{name}: {old.get(name)} -> {new.get(name)}"
+        for name in sorted(old.keys() | new.keys())
+        if not name.startswith(FREE) and old.get(name) != new.get(name)
+    ]
+
+
+PRESETS: dict[str, tuple[str, Config]] = {
+    "faces": (
+        "Faces that shardgan draws itself; made on first use. 2 CPU cores take minutes. The default.",
+        Config(),
+    ),
+    "mnist": (
+        "MNIST's digits, one channel, 5 epochs.",
+        Config(data=Data(shards="data/mnist64"), out=Path("runs/mnist"), default_steps=2344),
+    ),
+    "celeba": (
+        "CelebA, 64x64, mirrored, 25 epochs.",
+        Config(data=Data(shards="data/celeba64", workers=4, flip=True), out=Path("runs/celeba"), default_steps=39_571),
+    ),
+    "lsun": (
+        "LSUN bedrooms, 64x64, one epoch of 3 million.",
+        Config(data=Data(shards="data/lsun64", workers=4), out=Path("runs/lsun"), default_steps=23_696),
+    ),
+}
+
+
+def parse(arguments: Sequence[str] | None = None, *, quiet: bool = False) -> tuple[str, Config]:
+    """The command line as (preset, config); without a preset it is ``faces``.
+
+    Prints help or a usage error and raises ``SystemExit``, silently if ``quiet``. Raises ``InputError`` for values that
+    contradict each other.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        words.insert(0, "faces")
+    union = tyro.extras.subcommand_type_from_defaults(
+        {name: config for name, (_, config) in PRESETS.items()},
+        {name: text for name, (text, _) in PRESETS.items()},
+    )
+    config = tyro.cli(
+        union,
+        prog="trainer/run.py",
+        args=words,
+        description="Train a DCGAN on image shards. `run.py PRESET --help` lists every flag; no preset means `faces`.",
+        console_outputs=not quiet,
+    )
+    return words[0], config

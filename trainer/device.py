@@ -1,0 +1,85 @@
+"""What this process computes on: device, precision, threads. Decided before anything is shared between ranks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from shards.errors import InputError
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What ``accelerate launch`` told this process, through the environment."""
+
+    rank: int
+    ranks: int
+    local_ranks: int
+    """Ranks on this machine."""
+    cpu: bool
+    """Train on the CPU, because there is no GPU or because it was asked for."""
+    precision: str
+    """``no``, ``bf16`` or ``fp16``: what the launcher asked for."""
+
+
+def read_launch() -> Launch:
+    """The launch of this process; started without a launcher it is rank 0 of 1."""
+    environment = os.environ
+    cpu = (
+        environment.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes") or not torch.cuda.is_available()
+    )
+    ranks = int(environment.get("WORLD_SIZE", 1))
+    return Launch(
+        rank=int(environment.get("RANK", 0)),
+        ranks=ranks,
+        local_ranks=int(environment.get("LOCAL_WORLD_SIZE", ranks)),
+        cpu=cpu,
+        precision=environment.get("ACCELERATE_MIXED_PRECISION", "no"),
+    )
+
+
+def resolve_precision(launch: Launch, dtype: str) -> tuple[str, str | None]:
+    """The mixed precision to train in and, if it is not what the launcher asked for or could be faster, one line on
+    why.
+
+    Raises:
+        InputError: the two contradict each other, or the device cannot do it at all.
+    """
+    asked = launch.precision
+    if asked not in ("no", "bf16", "fp16"):
+        raise InputError(f"Mixed precision {asked!r} is not supported: use no, bf16 or fp16.")
+    if dtype == "float64":
+        return "no", None if asked == "no" else f"--dtype float64 leaves mixed precision ({asked}) off."
+    if asked == "fp16" and launch.cpu:
+        raise InputError("fp16 needs a GPU. On the CPU use --mixed_precision bf16 or no.")
+    if asked == "bf16" and not has_bf16(launch.cpu):
+        return "no", "This device has no bf16 instructions and would emulate them far slower: training in float32."
+    if asked == "no" and has_bf16(launch.cpu):
+        hint = "--mixed_precision bf16 before trainer/run.py (or --config_file accelerate_config.yaml)"
+        return "no", f"Training in float32. This device is about twice as fast in bf16: {hint}."
+    return asked, None
+
+
+def has_bf16(cpu: bool) -> bool:
+    """Whether the device multiplies bf16 in hardware."""
+    if not cpu:
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
+
+
+def set_threads(launch: Launch, asked: int) -> int:
+    """Give this rank its share of the machine's cores; returns the number of threads.
+
+    The launcher sets OMP_NUM_THREADS=1 for every script it is not told more about, which on a CPU would leave all cores
+    but one idle.
+    """
+    cores = len(os.sched_getaffinity(0))
+    threads = asked or (max(1, cores // launch.local_ranks) if launch.cpu else 0)
+    if threads:
+        torch.set_num_threads(threads)
+    if launch.cpu:
+        torch.set_flush_denormal(True)  # Adam's averages of silent weights decay into denormals, 100 times slower
+    return torch.get_num_threads()

@@ -1,0 +1,49 @@
+"""The loop, and nothing else."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from itertools import islice
+
+from shards.loader import batches
+from trainer.folder import Ending
+from trainer.meter import Meter
+from trainer.preempt import Preemption
+from trainer.session import Session
+
+
+def train(session: Session) -> Ending:
+    """Train until the run is long enough or is asked to leave; either way it ends with a checkpoint.
+
+    Raises:
+        InputError: data that cannot be read, a disk that is full, losses that are no longer finite.
+    """
+    config, state, accelerator = session.config, session.state, session.accelerator
+    stream = batches(
+        session.dataset,
+        position=state.position,
+        batch_size=config.batch_size,
+        rank=accelerator.process_index,
+        ranks=accelerator.num_processes,
+        workers=config.data.workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    meter, reason = Meter(state.position), None
+    with closing(stream), Preemption(session.folder.stop) as preemption:
+        while session.steps_left and not reason:
+            with meter.waiting():
+                parts = list(islice(stream, config.d_steps))
+            report = session.steps_left == 1 or (state.step + 1) % config.log_every == 0
+            metrics = session.advance(parts, report=report)
+            done = not session.steps_left
+            if report:
+                session.report(metrics, meter.read(state.position))
+            if done or (config.samples.every and state.step % config.samples.every == 0):
+                session.draw_samples()
+            reason = session.agree(preemption.reason(), now=report)
+            if done or reason or state.step % config.checkpoint.every == 0:
+                session.save(metrics)
+    if session.steps_left:
+        session.progress.say(f"Leaving at step {state.step} because of {reason}; the same command goes on from here.")
+        return "preempted"
+    return "done"

@@ -1,0 +1,27 @@
+"""Logits to a scalar (Goodfellow et al., arXiv 1406.2661).
+
+Always in at least float32, whatever autocast does around.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch.nn.functional import softplus
+
+Loss = Literal["non-saturating", "minimax"]
+
+
+def discriminator_loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """-(log sigmoid(real) + log(1 - sigmoid(fake))) / 2, averaged over logits (n,): binary cross-entropy on both."""
+    return (softplus(-_exact(real)).mean() + softplus(_exact(fake)).mean()) / 2
+
+
+def generator_loss(fake: torch.Tensor, loss: Loss) -> torch.Tensor:
+    """``non-saturating``: -log sigmoid(fake). ``minimax``: log(1 - sigmoid(fake)). Averaged over logits (n,)."""
+    return softplus(-_exact(fake)).mean() if loss == "non-saturating" else -softplus(_exact(fake)).mean()
+
+
+def _exact(logits: torch.Tensor) -> torch.Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -1,0 +1,163 @@
+"""A run under way: what it was told, what it works on, and who hears of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from shards.dataset import Batch, ShardDataset
+from shards.errors import InputError
+from shards.loader import normalise
+from trainer import checkpoint
+from trainer.config import Config
+from trainer.folder import RunFolder
+from trainer.journal import Journal
+from trainer.noise import latents
+from trainer.progress import Progress
+from trainer.samples import fixed_latents, generate, write_sheet
+from trainer.state import State
+from trainer.step import Metrics, Step
+from trainer.tracking import AXIS, Tracker
+
+
+@dataclass
+class Session:
+    """The parts of a run and the verbs that the loop is made of."""
+
+    config: Config
+    folder: RunFolder
+    dataset: ShardDataset
+    accelerator: Accelerator
+    state: State
+    step: Step
+    tracker: Tracker | None
+    """On the main rank only."""
+    audit: Journal | None
+    progress: Progress
+
+    @property
+    def steps_left(self) -> int:
+        """Steps still to go."""
+        return self.config.remaining_steps(self.state.step, self.state.position, len(self.dataset))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and arithmetic."""
+        return torch.float64 if self.config.dtype == "float64" else torch.float32
+
+    def advance(self, parts: Sequence[Batch], *, report: bool) -> Metrics:
+        """One iteration on this rank's rows of ``d_steps`` batches; the position moves past them when it is over."""
+        config, state, device = self.config, self.state, self.accelerator.device
+        reals = [normalise(part.images, device, self.dtype) for part in parts]
+        noise = [
+            latents(config.seed, part.position, len(part.images), config.model.z_dim).to(device, self.dtype)
+            for part in parts
+        ]
+        metrics = self.step(reals, noise, report=report)
+        images = config.batch_size * config.d_steps
+        state.step += 1
+        state.position += images
+        if config.ema_images:
+            state.update_average(images, config.ema_images)
+        if self.audit:
+            keys = [key for part in parts for key in part.keys]
+            self.audit.append({"step": state.step, "position": parts[0].position, "keys": keys})
+        self.progress.step()
+        return metrics
+
+    def report(self, metrics: Metrics, speed: Mapping[str, float]) -> None:
+        """Read the figures of the last step, averaged over the ranks; the one place where the host waits for the
+        device.
+        """
+        row = self._read(metrics)
+        state = self.state
+        images_left = self.steps_left * self.config.batch_size * self.config.d_steps
+        row |= {**speed, "step": state.step, AXIS: state.position, "epoch": state.position / len(self.dataset)}
+        self.progress.report(row, images_left / speed["speed/images_per_second"])
+        if self.tracker:
+            self.tracker.log(row)
+            self.folder.write_status("running", state.step, state.position)
+
+    def draw_samples(self) -> None:
+        """Write the sheet of the fixed latents, drawn by the averaged generator in ``eval`` mode."""
+        if not self.accelerator.is_main_process:
+            return
+        noise = fixed_latents(self.config.seed, self.config.samples.count, self.config.model.z_dim)
+        path = self.folder.samples / f"step-{self.state.step:09d}.png"
+        network = self.state.average if self.config.ema_images else self.state.generator
+        network.eval()
+        write_sheet(generate(network, noise), path)
+        self.state.generator.train()
+        self._show("fake", path)
+
+    def draw_reals(self) -> None:
+        """Write a sheet of real images, once, to hold the others against."""
+        path = self.folder.samples / "real.png"
+        if self.accelerator.is_main_process and not path.exists():
+            count = min(self.config.samples.count, len(self.dataset))
+            images = normalise(self.dataset.__getitems__(range(count)).images, torch.device("cpu"), torch.float32)
+            write_sheet(images, path)
+            self._show("real", path)
+
+    def save(self, metrics: Metrics) -> None:
+        """Publish a checkpoint of this step, after every rank's journals that it counts on are durable.
+
+        Raises:
+            InputError: the losses are not finite, so that the older checkpoints are worth more; or the disk is full.
+        """
+        self._read(metrics)
+        for journal in (self.audit, self.tracker):
+            if journal:
+                journal.sync()
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            config, state = self.config, self.state
+            facts = {
+                "step": state.step,
+                "position": state.position,
+                "seed": config.seed,
+                "lanes": self.dataset.order.lanes,
+                "block": self.dataset.order.block,
+                "manifest": self.dataset.manifest.digest,
+                "data": self.dataset.manifest.summary,
+                "scaler": state.scaler.state_dict(),
+            }
+            checkpoint.save(self.folder.checkpoints, state.step, state.tensors(), facts, config.checkpoint.keep)
+            self.folder.write_status("running", state.step, state.position)
+        self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Release the bar, the journals and the tracker; nothing is lost without it."""
+        self.progress.close()
+        for journal in (self.audit, self.tracker):
+            if journal:
+                journal.close()
+
+    def agree(self, reason: str | None, *, now: bool) -> str | None:
+        """Why to leave, equal on all ranks; asking the others costs a wait, so they are asked only ``now`` and then."""
+        if self.accelerator.num_processes == 1:
+            return reason
+        if not now:
+            return None
+        asked = torch.tensor(float(reason is not None), device=self.accelerator.device)
+        return reason or "another rank's signal" if self.accelerator.reduce(asked, "sum").item() else None
+
+    def _read(self, metrics: Metrics) -> dict[str, float]:
+        values = self.accelerator.reduce(torch.stack(list(metrics.values())), "mean").tolist()
+        row = dict(zip(metrics, values, strict=True))
+        bad = [name for name, value in row.items() if not math.isfinite(value)]
+        if bad:
+            raise InputError(
+                f"{', '.join(bad)} stopped being finite by step {self.state.step}: the training has diverged. "
+                "No checkpoint was written of it; start anew with a lower learning rate and another --out."
+            )
+        return row
+
+    def _show(self, name: str, path: Path) -> None:
+        if self.tracker:
+            self.tracker.log_sheet(name, path, self.state.position)

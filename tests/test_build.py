@@ -242,7 +242,7 @@ def test_a_disk_that_fills_up(raw: Path, tmp_path: Path) -> None:
     """On a real small file system where root can mount one, else against a limit on the size of files."""
     out, npy = tmp_path / "out", Options(size=32, shard_samples=13, format="npy")
     out.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(out)]
+    mount = ["sh", "-c", f"mount -t tmpfs -o size=128k tmpfs {out}"]
     if subprocess.run(mount, capture_output=True, check=False).returncode == 0:
         try:
             _, errors = run_cli(raw, out, npy)

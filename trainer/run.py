@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from shards.build import build  # pending
+from shards.build import build
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from shards.dataset import ShardDataset

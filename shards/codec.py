@@ -32,9 +32,10 @@ def decoder(format: str) -> Decoder:
 def _encode_jpg(image: np.ndarray) -> bytes:
     grey = image.shape[2] == 1
     colours = ("GRAY", "Gray") if grey else ("RGB", "444")
-    return simplejpeg.encode_jpeg(
+    data: bytes = simplejpeg.encode_jpeg(
         np.ascontiguousarray(image), quality=JPEG_QUALITY, colorspace=colours[0], colorsubsampling=colours[1]
     )
+    return data
 
 
 def _encode_png(image: np.ndarray) -> bytes:

@@ -71,8 +71,8 @@ def batches(
         raise ValueError(f"a batch of {batch_size} does not divide among {ranks} ranks")
     loader: DataLoader[Batch | InputError] = DataLoader(
         _Fetch(dataset),
-        batch_sampler=_Positions(position, batch_size, rank, ranks),  # type: ignore[arg-type]
-        collate_fn=_as_is,
+        batch_sampler=_Positions(position, batch_size, rank, ranks),  # type: ignore[arg-type]  # endless: no len
+        collate_fn=_as_is,  # type: ignore[arg-type]  # __getitems__ made the batch already
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
         pin_memory=pin_memory,

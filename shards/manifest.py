@@ -106,8 +106,8 @@ def read_manifest(folder: Path) -> Manifest:
             raise InputError(f"{path} has version {facts['version']}; this shardgan reads version {VERSION}.")
         shards = tuple(Shard(**shard) for shard in facts.pop("shards"))
         total = facts.pop("samples")
-        lists = {name: tuple(facts.pop(name)) for name in ("classes", "skipped")}
-        manifest = Manifest(shards=shards, **lists, **facts)
+        classes, skipped = tuple(facts.pop("classes")), tuple(facts.pop("skipped"))
+        manifest = Manifest(shards=shards, classes=classes, skipped=skipped, **facts)
         if manifest.samples != total:
             raise InputError(f"{path} says {total} samples, its shards sum to {manifest.samples}; it was edited.")
     except (KeyError, TypeError, AttributeError) as error:

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from shards.build import build
+from shards.options import Options
+from shards.sources.faces import Faces
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -15,3 +19,11 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("SHARDGAN_DATA is unset: no real images here")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def faces32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of 200 drawn faces at 32x32."""
+    folder = tmp_path_factory.mktemp("faces32")
+    build(Faces(200), folder, Options(size=32, shard_samples=64))
+    return folder

@@ -1,7 +1,7 @@
 """The tutorial's procedure, written down plainly: the yardstick for networks, losses and the step.
 
-Plain modules in NCHW, a sigmoid at the end of the discriminator, ``BCELoss``, stock Adam; D then G in each iteration, the
-same fakes for both.
+Plain modules in NCHW, a sigmoid at the end of the discriminator, ``BCELoss``, stock Adam; D then G in each iteration,
+the same fakes for both.
 """
 
 from __future__ import annotations

@@ -71,7 +71,10 @@ def test_outputs_are_the_tutorials() -> None:
 def test_losses_and_first_update_are_the_tutorials(
     loss: Loss, dtype: torch.dtype, tolerance: float, share: float
 ) -> None:
-    """Adam's first update is lr * g / (|g| + 1e-8): in float32, a g that is itself rounding error may differ in sign."""
+    """Adam's first update is lr * g / (|g| + 1e-8):
+
+    in float32, a g that is itself rounding error may differ in sign.
+    """
     state, step, tutorial = start_equal(small(loss, dtype=str(dtype).removeprefix("torch.")))
     metrics = step([reals(0, dtype)], [noise(0, dtype)], report=True)
     loss_d, loss_g = tutorial.step(reals(0, dtype), noise(0, dtype), minimax=loss == "minimax")

@@ -40,7 +40,7 @@ def roll_back(path: Path, step: int) -> None:
             try:
                 if not line.endswith(b"\n") or json.loads(line)["step"] > step:
                     break
-            except ValueError:
+            except (ValueError, TypeError, KeyError):
                 break
             whole += len(line)
         file.truncate(whole)

@@ -15,13 +15,14 @@ Loss = Literal["non-saturating", "minimax"]
 
 def discriminator_loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
     """-(log sigmoid(real) + log(1 - sigmoid(fake))) / 2, averaged over logits (n,): binary cross-entropy on both."""
-    return (softplus(-_exact(real)).mean() + softplus(_exact(fake)).mean()) / 2
+    return (softplus(-exact(real)).mean() + softplus(exact(fake)).mean()) / 2
 
 
 def generator_loss(fake: torch.Tensor, loss: Loss) -> torch.Tensor:
     """``non-saturating``: -log sigmoid(fake). ``minimax``: log(1 - sigmoid(fake)). Averaged over logits (n,)."""
-    return softplus(-_exact(fake)).mean() if loss == "non-saturating" else -softplus(_exact(fake)).mean()
+    return softplus(-exact(fake)).mean() if loss == "non-saturating" else -softplus(exact(fake)).mean()
 
 
-def _exact(logits: torch.Tensor) -> torch.Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
+def exact(values: torch.Tensor) -> torch.Tensor:
+    """float64 as it is, anything else as float32."""
+    return values if values.dtype == torch.float64 else values.float()

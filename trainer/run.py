@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from shards.build import build
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from shards.build import build
 from shards.dataset import ShardDataset
 from shards.errors import InputError
 from shards.manifest import MANIFEST
 from shards.sources.faces import Faces
 from trainer import checkpoint, plan
+from trainer.batchnorm import synchronise
 from trainer.config import PRESETS, Config, flatten, parse
 from trainer.device import Launch, read_launch, resolve_precision, set_threads
 from trainer.folder import RunFolder
@@ -67,6 +68,10 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     if config.dry_run:
         if shown:
             print("\n".join(f"{name}: {value}" for name, value in flatten(config).items()))
+        return
+    if not left:
+        if shown:
+            print("Done already: nothing to do. Raise --steps or --epochs, or give another --out.", file=sys.stderr)
         return
     if shown:
         folder.claim(config)
@@ -133,6 +138,9 @@ def _open_session(
         for journal in (folder.metrics, *(config.data.audit.glob("rank-*.jsonl") if config.data.audit else ())):
             roll_back(journal, state.step)
     accelerator.wait_for_everyone()
+    if accelerator.num_processes > 1 and config.model.sync_bn:
+        synchronise(state.generator, accelerator.device)
+        synchronise(state.discriminator, accelerator.device)
     generator, discriminator = accelerator.prepare(state.generator, state.discriminator)
     return Session(
         config,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from trainer.losses import Loss, discriminator_loss, generator_loss
+from trainer.losses import Loss, discriminator_loss, exact, generator_loss
 from trainer.state import State
 
 Metrics = dict[str, torch.Tensor]
@@ -74,4 +74,4 @@ class Step:
 
 
 def _means(logits: dict[str, torch.Tensor]) -> Metrics:
-    return {name: values.detach().float().sigmoid().mean() for name, values in logits.items()}
+    return {name: exact(values.detach()).sigmoid().mean() for name, values in logits.items()}

@@ -16,8 +16,8 @@ from PIL import Image
 from shards.sources import face as faces
 from shards.sources.face import Face, attributes, sample_face
 from shards.sources.faces import Faces
-from shards.sources.portrait import draw_face
 from shards.sources.item import Source
+from shards.sources.portrait import draw_face
 
 WORD = st.integers(0, 2**64 - 1)
 PLAIN = Face(

@@ -1,0 +1,41 @@
+"""Ranks compute what one device would: the whole trainer, on two CPU ranks, against one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.launching import SMALL, rows, run
+
+TWO_RANKS = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+ON_CPU = {"ACCELERATE_USE_CPU": "true"}
+
+
+def flags(shards: Path, out: Path, *more: str) -> list[str]:
+    return ["--data.shards", str(shards), "--out", str(out), "--steps", "20", "--data.workers", "0", "--dtype", "float64",
+            "--data.audit", str(out / "audit"), *SMALL, *more]  # fmt: skip
+
+
+def newest(out: Path, name: str) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = load_file(out / "checkpoints" / "step-000000020" / f"{name}.safetensors")
+    return tensors
+
+
+def test_two_ranks_agree_with_one(faces32: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run(*flags(faces32, one)).returncode == 0
+    done = run(*flags(faces32, two), launcher=TWO_RANKS, env=ON_CPU)
+    assert done.returncode == 0, done.stderr
+    assert "2 CPU ranks" in done.stderr
+    for a, b in zip(rows(one / "metrics.jsonl"), rows(two / "metrics.jsonl"), strict=True):
+        for name in ("loss/d", "loss/g", "score/real", "gradient/d", "gradient/g"):
+            assert a[name] == pytest.approx(b[name], abs=1e-10)
+    for name in ("generator", "discriminator", "average", "generator_optim"):
+        for key, value in newest(one, name).items():
+            torch.testing.assert_close(newest(two, name)[key], value, rtol=0, atol=1e-9)
+    halves = [rows(two / "audit" / f"rank-{rank}.jsonl") for rank in (0, 1)]
+    whole = [row["keys"] for row in rows(one / "audit" / "rank-0.jsonl")]
+    assert [left["keys"] + right["keys"] for left, right in zip(*halves, strict=True)] == whole

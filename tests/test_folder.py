@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from shards.errors import InputError
+from trainer.config import Config, Data, Model, flatten
+from trainer.folder import RunFolder
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from trainer.config import Config
+from trainer.folder import RunFolder
+
+folder = RunFolder(Path(sys.argv[1]))
+folder.claim(Config())
+child = os.fork()  # as a loader's worker
+if child:
+    print(child, flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that trains in ``path``, with a worker."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_only_one_process_trains_in_a_folder_and_a_killed_one_frees_it(tmp_path: Path) -> None:
+    """At once: a worker that outlives its trainer by seconds does not hold the folder."""
+    path = tmp_path / "run"
+    with holder(path) as process:
+        before = (path / "config.yaml").read_bytes()
+        with pytest.raises(InputError, match=f"Another process is training in {path}"):
+            RunFolder(path).claim(dataclasses.replace(Config(), seed=5))
+        assert (path / "config.yaml").read_bytes() == before
+        process.kill()
+        process.wait()
+        RunFolder(path).claim(Config())
+
+
+def test_a_claimed_folder_knows_its_config(tmp_path: Path) -> None:
+    config = Config(data=Data(audit=Path("audit")), out=tmp_path / "a" / "run", epochs=0.5)
+    folder = RunFolder(config.out)
+    folder.check(config)
+    assert not config.out.exists()
+    folder.claim(config)
+    assert yaml.safe_load((config.out / "config.yaml").read_text()) == flatten(config)
+    assert folder.samples.is_dir()
+    folder.check(config)
+
+
+def test_another_config_is_refused_with_every_difference(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.claim(Config())
+    with pytest.raises(InputError) as caught:
+        folder.check(Config(seed=3, model=Model(z_dim=5), batch_size=7, steps=9))
+    text = str(caught.value)
+    assert "model.z_dim: 100 -> 5" in text
+    assert "seed: 0 -> 3" in text
+    assert "batch_size" not in text
+    assert "--out" in text
+    folder.check(Config(batch_size=7, steps=9))
+
+
+@pytest.mark.parametrize("damage", ["", "[1, 2]", "text", "a: [", "\x00"])
+def test_a_config_that_is_none_is_an_error(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "config.yaml").write_text(damage)
+    with pytest.raises(InputError, match=r"config\.yaml"):
+        RunFolder(tmp_path).check(Config())
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """Below a regular file not even root can write."""
+    (tmp_path / "file").touch()
+    folder = RunFolder(tmp_path / "file" / "run")
+    with pytest.raises(InputError, match=rf"{folder.path}.*[Nn]ot a directory"):
+        folder.claim(Config())
+    with pytest.raises(InputError, match=rf"{folder.path}.*[Nn]ot a directory"):
+        folder.check(Config())
+
+
+def test_the_status_says_how_a_run_stands(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_status("running", 3, 384)
+    assert json.loads(folder.status.read_text()) == {"state": "running", "step": 3, "position": 384}
+    folder.write_status("failed", 4, 512, error="disk")
+    assert json.loads(folder.status.read_text()) == {"state": "failed", "step": 4, "position": 512, "error": "disk"}
+
+
+def test_the_status_is_whole_at_any_time(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_status("running", 0, 0)
+    done = threading.Event()
+    seen: list[dict[str, object]] = []
+
+    def read() -> None:
+        while not done.is_set():
+            seen.append(json.loads(folder.status.read_text()))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for step in range(200):
+        folder.write_status("running", step, 2 * step, note="x" * (step % 7) * 1000)
+    done.set()
+    reader.join()
+    assert len(seen) > 20
+    assert all(row["position"] == 2 * row["step"] for row in seen)  # type: ignore[operator]
+    assert list(tmp_path.iterdir()) == [folder.status]

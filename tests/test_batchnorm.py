@@ -15,8 +15,8 @@ ON_CPU = {"ACCELERATE_USE_CPU": "true"}
 
 
 def flags(shards: Path, out: Path, *more: str) -> list[str]:
-    return ["--data.shards", str(shards), "--out", str(out), "--steps", "20", "--data.workers", "0", "--dtype", "float64",
-            "--data.audit", str(out / "audit"), *SMALL, *more]  # fmt: skip
+    return ["--data.shards", str(shards), "--out", str(out), "--steps", "20", "--data.workers", "0",
+            "--dtype", "float64", "--data.audit", str(out / "audit"), *SMALL, *more]  # fmt: skip
 
 
 def newest(out: Path, name: str) -> dict[str, torch.Tensor]:

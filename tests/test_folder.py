@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -18,46 +19,40 @@ from shards.errors import InputError
 from trainer.config import Config, Data, Model, flatten
 from trainer.folder import RunFolder
 
-HOLDER = """
-import os, sys, time
-from pathlib import Path
-from trainer.config import Config
-from trainer.folder import RunFolder
-
-folder = RunFolder(Path(sys.argv[1]))
-folder.claim(Config())
-child = os.fork()  # as a loader's worker
-if child:
-    print(child, flush=True)
-time.sleep(60)
-"""
-
 
 @contextmanager
-def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that trains in ``path``, with a worker."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    worker = int(process.stdout.readline())
+def other_run(path: Path) -> Iterator[BaseProcess]:
+    """Another process that trains in ``path``, with a child as a loader's worker is one."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def train() -> None:
+        RunFolder(path).claim(Config())
+        if child := os.fork():
+            sender.send(child)
+        time.sleep(60)
+
+    process = context.Process(target=train)
+    process.start()
+    worker = receiver.recv()
     try:
         yield process
     finally:
         process.kill()
-        process.wait()
-        process.stdout.close()
+        process.join()
         os.kill(worker, signal.SIGKILL)
 
 
 def test_only_one_process_trains_in_a_folder_and_a_killed_one_frees_it(tmp_path: Path) -> None:
     """At once: a worker that outlives its trainer by seconds does not hold the folder."""
     path = tmp_path / "run"
-    with holder(path) as process:
+    with other_run(path) as process:
         before = (path / "config.yaml").read_bytes()
         with pytest.raises(InputError, match=f"Another process is training in {path}"):
             RunFolder(path).claim(dataclasses.replace(Config(), seed=5))
         assert (path / "config.yaml").read_bytes() == before
         process.kill()
-        process.wait()
+        process.join()
         RunFolder(path).claim(Config())
 
 

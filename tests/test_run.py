@@ -134,7 +134,7 @@ def test_a_folder_of_another_config_says_which_fields_differ(faces32: Path, fini
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
-def test_other_data_than_the_run_was_started_on(faces32: Path, finished: Path, copied: Path) -> None:
+def test_other_data_than_the_run_was_started_on(finished: Path, copied: Path) -> None:
     facts = json.loads((copied / "manifest.json").read_text())
     facts["index_sha256"] = "0" * 64
     (copied / "manifest.json").write_text(json.dumps(facts))

@@ -204,12 +204,18 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "faces": (
-        "Faces that shardgan draws itself; made on first use. 2 CPU cores take minutes. The default.",
-        Config(),
+        "The default: faces that shardgan draws itself on first use, in networks small enough for two CPU cores.",
+        Config(
+            model=Model(features_g=16, features_d=16),
+            batch_size=32,
+            checkpoint=Checkpoints(every=200),
+            samples=Samples(every=100),
+            default_steps=800,
+        ),
     ),
     "mnist": (
         "MNIST's digits, one channel, 5 epochs.",
-        Config(data=Data(shards="data/mnist64"), out=Path("runs/mnist"), default_steps=2344),
+        Config(data=Data(shards="data/mnist32"), out=Path("runs/mnist"), default_steps=2344),
     ),
     "celeba": (
         "CelebA, 64x64, mirrored, 25 epochs.",

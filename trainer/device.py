@@ -62,6 +62,16 @@ def resolve_precision(launch: Launch, dtype: str) -> tuple[str, str | None]:
     return asked, None
 
 
+def idle_gpus(launch: Launch) -> str | None:
+    """One line on what to do, if this machine has GPUs that no rank uses."""
+    found = 0 if launch.cpu else torch.cuda.device_count()
+    if found <= launch.local_ranks:
+        return None
+    return (
+        f"{launch.local_ranks} of {found} GPUs in use; for all: accelerate launch --multi_gpu --num_processes {found}"
+    )
+
+
 def has_bf16(cpu: bool) -> bool:
     """Whether the device multiplies bf16 in hardware."""
     if not cpu:

@@ -17,7 +17,7 @@ from shards.sources.faces import Faces
 from trainer import checkpoint, plan
 from trainer.batchnorm import synchronise
 from trainer.config import PRESETS, Config, flatten, parse
-from trainer.device import Launch, read_launch, resolve_precision, set_threads
+from trainer.device import Launch, idle_gpus, read_launch, resolve_precision, set_threads
 from trainer.folder import RunFolder
 from trainer.journal import Journal, roll_back
 from trainer.loop import train
@@ -56,7 +56,7 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     if config.batch_size % launch.ranks:
         raise InputError(f"--batch-size {config.batch_size} does not divide among {launch.ranks} ranks.")
     precision, note = resolve_precision(launch, config.dtype)
-    _build_default(preset, config)
+    _build_default(preset, config, launch.rank)
     resumed = checkpoint.load_newest(folder.checkpoints)
     facts: dict[str, Any] = resumed[2] if resumed else {}
     dataset = _open_data(config, facts)
@@ -64,7 +64,8 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     shown = launch.rank == 0
     if shown:
         header = plan.describe(config, dataset.manifest, launch, precision, facts.get("position", 0), left)
-        print(header + (f"\nnote     {note}" if note else ""), file=sys.stderr, flush=True)
+        notes = [f"note     {line}" for line in (note, idle_gpus(launch)) if line]
+        print("\n".join([header, *notes]), file=sys.stderr, flush=True)
     if config.dry_run:
         if shown:
             print("\n".join(f"{name}: {value}" for name, value in flatten(config).items()))
@@ -88,10 +89,12 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     accelerator.end_training()
 
 
-def _build_default(preset: str, config: Config) -> None:
+def _build_default(preset: str, config: Config, rank: int) -> None:
     """Draw the embedded data set where it is wanted and not there yet."""
     shards = Path(config.data.shards)
     if preset == "faces" and config.data.shards == PRESETS["faces"][1].data.shards and not (shards / MANIFEST).exists():
+        if rank == 0:
+            print(f"Drawing the embedded data set into {shards}, once.", file=sys.stderr, flush=True)
         build(Faces(), shards)
 
 

@@ -116,8 +116,12 @@ def _optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> 
 
 def _load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
     parts: dict[int, Tensors] = {}
-    names = {name: number for number, (name, _) in enumerate(network.named_parameters())}
+    parameters = {name: (number, value) for number, (name, value) in enumerate(network.named_parameters())}
     for key, tensor in tensors.items():
         name, _, part = key.rpartition(".")
-        parts.setdefault(names[name], {})[part] = tensor
+        number, parameter = parameters[name]
+        if tensor.shape == parameter.shape:
+            # Fused Adam walks memory, not indices: averages laid out otherwise than their weights would be scrambled.
+            tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
+        parts.setdefault(number, {})[part] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": parts})

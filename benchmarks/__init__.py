@@ -1,0 +1,1 @@
+"""One program per question, each a ratio to a rival in the same run."""

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+
+import pytest
+
+from trainer.progress import Progress
+
+ROW = {
+    "step": 12.0,
+    "loss/d": 0.6931,
+    "loss/g": 1.25,
+    "score/real": 0.61,
+    "score/fake_before": 0.4,
+    "score/fake_after": 0.35,
+    "speed/images_per_second": 1234.5,
+    "data/wait": 0.034,
+}
+FIGURES = "D 0.693 G 1.250 D(x) 0.61 D(G(z)) 0.40/0.35 1234 img/s wait 3%"
+
+
+def show(*, shown: bool) -> None:
+    progress = Progress(10, 20, shown=shown)
+    for _ in range(2):
+        progress.step()
+    progress.report(ROW, seconds_left=3725)
+    progress.say("Leaving now.")
+    progress.close()
+
+
+def test_without_a_terminal_a_report_is_one_plain_line(capfd: pytest.CaptureFixture[str]) -> None:
+    show(shown=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == f"step 12/20 {FIGURES} ETA 1:02:05\nLeaving now.\n"
+
+
+def test_other_ranks_are_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    show(shown=False)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_on_a_terminal_a_bar_is_live(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], shown: bool
+) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 160, 0, 0))
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        show(shown=shown)
+        monkeypatch.undo()
+        terminal.write("end")
+        terminal.flush()
+        text = b""
+        while not text.endswith(b"end"):
+            text += os.read(ours, 1 << 16)
+    os.close(ours)
+    screen = text.decode()
+    if not shown:
+        assert screen == "end"
+        return
+    assert "\r" in screen
+    assert re.search(r"60%.*12/20", screen)
+    assert FIGURES in screen
+    assert re.search(r"^Leaving now\.\r?$", re.sub(r"\r(?!\n)", "\n", screen), re.MULTILINE)
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+from unittest.mock import patch
+
+import pytest
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from trainer.config import Config, Tracking
+from trainer.folder import RunFolder
+from trainer.tracking import Tracker, resolve_mode
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path) -> Iterator[Path]:
+    """An empty home, no word about W&B, and every variable as before in the end."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    with patch.dict(os.environ, {"HOME": str(folder)}):
+        for name in [name for name in os.environ if name.startswith(("WANDB_", "XDG_", "NETRC"))]:
+            del os.environ[name]
+        yield folder
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(cpu=True, log_with="wandb")
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "a-run")
+    folder.path.mkdir()
+    return folder
+
+
+def open_tracker(accelerator: Accelerator, folder: RunFolder, **tracking: Any) -> Tracker:
+    config = Config(out=folder.path, tracking=Tracking(project="a-project", **tracking))
+    return Tracker(accelerator, folder, config, {"data.digest": "abc"})
+
+
+def row(step: int) -> dict[str, float]:
+    return {"step": step, "images": 128 * step, "loss/d": step / 4}
+
+
+def journal(folder: RunFolder) -> list[dict[str, float]]:
+    return [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+
+
+def inspect(segments: list[Path]) -> list[dict[str, list[Any]]]:
+    """The records of W&B's offline segments by their type; a second at a time each, so side by side."""
+    words = [sys.executable, "-m", "wandb", "leet", "inspect", "--json"]
+    readers = [subprocess.Popen([*words, str(path)], stdout=subprocess.PIPE) for path in segments]
+    found = []
+    for reader in readers:
+        records: dict[str, list[Any]] = {}
+        for line in reader.communicate()[0].splitlines():
+            record = json.loads(line)
+            records.setdefault(record["type"], []).append(record.get(record["type"]))
+        found.append(records)
+    return found
+
+
+def test_two_sessions_are_one_run(accelerator: Accelerator, folder: RunFolder) -> None:
+    sheet = folder.path / "x.png"
+    Image.new("RGB", (8, 8)).save(sheet)
+    identities = []
+    for session in range(2):
+        tracker = open_tracker(accelerator, folder, mode="offline")
+        identities.append((folder.path / "wandb-id").read_text())
+        for step in (2 * session, 2 * session + 1):
+            tracker.log(row(step))
+            assert journal(folder)[-1] == row(step)
+        tracker.log_sheet("fake", sheet, 128 * step)
+        tracker.sync()
+        tracker.close()
+        for segment in (folder.path / "wandb").glob("offline-run-*"):  # named by the second, in real life apart
+            segment.rename(segment.with_name(f"{session}-{segment.name}") if segment.name[0] == "o" else segment)
+    accelerator.end_training()
+    assert identities[0] == identities[1]
+    assert journal(folder) == [row(step) for step in range(4)]
+
+    segments = sorted((folder.path / "wandb").glob("?-offline-run-*"))
+    assert len(segments) == 2
+    for session, records in enumerate(inspect(segments)):
+        (run,) = records["run"]
+        assert run["run_id"] == identities[0]
+        assert (run["project"], run["display_name"]) == ("a-project", "a-run")
+        assert run["config"]["update"]["model.z_dim"] == 100
+        assert run["config"]["update"]["data.digest"] == "abc"
+        assert [(metric["glob_name"], metric["step_metric"]) for metric in records["metric"]] == [("*", "images")]
+        items = [entry["item"] for entry in records["history"]]
+        rows = [row(2 * session), row(2 * session + 1)]
+        assert [{name: item.get(name) for name in rows[0]} for item in items[:2]] == rows
+        assert items[2]["images"] == rows[1]["images"]
+        assert items[2]["samples/fake._type"] == "image-file"
+        assert any("samples/fake" in file["path"] for entry in records["files"] for file in entry["files"])
+
+
+def test_a_wandb_that_does_not_start_is_a_warning(accelerator: Accelerator, folder: RunFolder) -> None:
+    (folder.path / "wandb").touch()
+    with pytest.warns(UserWarning, match="Weights & Biases is off for the rest of this run"):
+        tracker = open_tracker(accelerator, folder, mode="offline")
+    tracker.log(row(1))
+    tracker.log_sheet("fake", folder.path / "none.png", 128)
+    tracker.log(row(2))
+    tracker.close()
+    accelerator.end_training()
+    assert journal(folder) == [row(1), row(2)]
+
+
+class Broken:
+    """A run whose core is killed after the start."""
+
+    def define_metric(self, *_: object, **__: object) -> None:
+        pass
+
+    def log(self, *_: object) -> NoReturn:
+        raise ConnectionResetError("reset")
+
+    finish = log
+
+
+def test_a_wandb_that_breaks_is_one_warning(accelerator: Accelerator, folder: RunFolder) -> None:
+    with patch("wandb.init", lambda **_: Broken()):
+        tracker = open_tracker(accelerator, folder, mode="offline")
+    with pytest.warns(UserWarning, match="Weights & Biases is off for the rest of this run: reset"):
+        tracker.log(row(1))
+    tracker.log(row(2))
+    tracker.log_sheet("fake", folder.path / "none.png", 128)
+    tracker.close()
+    accelerator.end_training()
+    assert journal(folder) == [row(1), row(2)]
+
+
+def test_a_wandb_that_breaks_at_the_end_is_a_warning(accelerator: Accelerator, folder: RunFolder) -> None:
+    with patch("wandb.init", lambda **_: Broken()):
+        tracker = open_tracker(accelerator, folder, mode="offline")
+    with pytest.warns(UserWarning, match="Weights & Biases is off"):
+        tracker.close()
+    accelerator.end_training()
+
+
+def test_disabled_leaves_the_journal_alone(accelerator: Accelerator, folder: RunFolder) -> None:
+    tracker = open_tracker(accelerator, folder, mode="disabled")
+    tracker.log(row(1))
+    tracker.log_sheet("fake", folder.path / "none.png", 128)
+    tracker.close()
+    assert journal(folder) == [row(1)]
+    assert [path.name for path in folder.path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
+def test_a_mode_that_is_given_is_taken(mode: str) -> None:
+    with patch.dict(os.environ, {"WANDB_MODE": "offline", "WANDB_API_KEY": "x"}):
+        assert resolve_mode(mode) == mode
+
+
+def test_auto_is_offline_without_a_key_and_online_with_one() -> None:
+    assert resolve_mode("auto") == "offline"
+    with patch.dict(os.environ, {"WANDB_API_KEY": "x"}):
+        assert resolve_mode("auto") == "online"
+
+
+@pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
+def test_auto_listens_to_wandbs_own_variable(mode: str) -> None:
+    with patch.dict(os.environ, {"WANDB_API_KEY": "x", "WANDB_MODE": mode}):
+        assert resolve_mode("auto") == mode
+
+
+NETRC = "machine api.wandb.ai login user password x\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "server", "expected"),
+    [
+        (NETRC, None, "online"),
+        (NETRC, "https://wandb.example.org:8080", "offline"),
+        (NETRC.replace("api.wandb.ai", "wandb.example.org"), "https://wandb.example.org:8080", "online"),
+        (NETRC.replace("api.wandb.ai", "github.com"), None, "offline"),
+        ("nonsense", None, "offline"),
+    ],
+)
+def test_auto_reads_the_netrc(home: Path, text: str, server: str | None, expected: str) -> None:
+    variables = {"WANDB_BASE_URL": server} if server else {}
+    for path, more in ((home / ".netrc", {}), (home / "elsewhere", {"NETRC": str(home / "elsewhere")})):
+        path.write_text(text)
+        path.chmod(0o600)
+        with patch.dict(os.environ, variables | more):
+            assert resolve_mode("auto") == expected
+        path.unlink()

@@ -121,6 +121,15 @@ def test_a_shard_overwritten_headers_and_all_is_named(tmp_path: Path) -> None:
         read_all(ShardDataset(tmp_path))
 
 
+@pytest.mark.parametrize("damage", [bytes(512), b"x" * 512])
+def test_a_header_that_is_gone_is_noticed_when_keys_are_read(tmp_path: Path, damage: bytes) -> None:
+    make_shards(tmp_path, samples=SAMPLES)
+    overwrite(tmp_path, 1, (offset := int(entry(tmp_path, 27)["offset"]) - 512), damage)
+    assert len(read_all(ShardDataset(tmp_path))) == SAMPLES
+    with pytest.raises(InputError, match=f"shard-00001.tar, at byte {offset}: There is no tar header"):
+        read_all(ShardDataset(tmp_path, keys=True))
+
+
 @pytest.mark.parametrize("format", ["jpg", "png", "npy"])
 def test_an_image_that_was_indexed_broken_does_not_decode(tmp_path: Path, format: str) -> None:
     manifest = make_shards(tmp_path, samples=SAMPLES, format=format)

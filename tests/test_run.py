@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import yaml
 from PIL import Image
 
 from tests.launching import ROOT, SMALL, command, rows, run, status
+from trainer.run import main
 
 
 def flags(shards: Path, out: Path, *more: str) -> list[str]:
@@ -73,15 +76,26 @@ def test_float64_trains_in_float64(faces32: Path, tmp_path: Path) -> None:
     assert facts["blocks.0.0.weight"]["dtype"] == "F64"
 
 
-def fails(*wanted: str, env: dict[str, str] | None = None) -> str:
-    """The one error: exit code 2, no traceback, and nothing else said."""
-    done = run(*wanted, env=env)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr and done.stderr.count("error: ") == 1
-    return done.stderr.partition("error: ")[2]
+Fails = Callable[..., str]
 
 
-def test_no_shards_at_the_path(tmp_path: Path) -> None:
+@pytest.fixture
+def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fails:
+    """Runs ``main`` in this process, on input that must be refused before anything starts; returns the one error."""
+
+    def run_main(*wanted: str) -> str:
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr("sys.argv", ["trainer/run.py", *wanted])
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr().err
+        assert ended.value.code == 2 and said.count("error: ") == 1
+        return said.partition("error: ")[2]
+
+    return run_main
+
+
+def test_no_shards_at_the_path(tmp_path: Path, fails: Fails) -> None:
     said = fails(*flags(tmp_path / "nowhere", tmp_path / "run"))
     assert "No shards at" in said and "python -m shards build" in said and not (tmp_path / "run").exists()
 
@@ -91,7 +105,7 @@ def copied(faces32: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(faces32, tmp_path / "shards"))
 
 
-def test_a_truncated_tar(copied: Path, tmp_path: Path) -> None:
+def test_a_truncated_tar(copied: Path, tmp_path: Path, fails: Fails) -> None:
     tar = sorted(copied.glob("*.tar"))[1]
     with tar.open("rb+") as file:
         file.truncate(tar.stat().st_size - 512)
@@ -99,7 +113,7 @@ def test_a_truncated_tar(copied: Path, tmp_path: Path) -> None:
     assert tar.name in said and "the manifest says" in said
 
 
-def test_a_manifest_that_does_not_match_its_tars(copied: Path, tmp_path: Path) -> None:
+def test_a_manifest_that_does_not_match_its_tars(copied: Path, tmp_path: Path, fails: Fails) -> None:
     facts = json.loads((copied / "manifest.json").read_text())
     facts["shards"][0]["samples"] += 1
     facts["samples"] += 1
@@ -107,17 +121,20 @@ def test_a_manifest_that_does_not_match_its_tars(copied: Path, tmp_path: Path) -
     assert "not of one data set" in fails(*flags(copied, tmp_path / "run"))
 
 
-def test_a_data_set_smaller_than_a_batch(faces32: Path, tmp_path: Path) -> None:
+def test_a_data_set_smaller_than_a_batch(faces32: Path, tmp_path: Path, fails: Fails) -> None:
     said = fails(*flags(faces32, tmp_path / "run"), "--batch-size", "256")
     assert "200 samples, fewer than one batch of 256" in said
 
 
-def test_a_batch_that_does_not_divide(faces32: Path, tmp_path: Path) -> None:
-    said = fails(*flags(faces32, tmp_path / "run"), env={"WORLD_SIZE": "3", "RANK": "0"})
+def test_a_batch_that_does_not_divide(
+    faces32: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    said = fails(*flags(faces32, tmp_path / "run"))
     assert "--batch-size 8 does not divide among 3 ranks" in said
 
 
-def test_a_batch_of_nothing(faces32: Path, tmp_path: Path) -> None:
+def test_a_batch_of_nothing(faces32: Path, tmp_path: Path, fails: Fails) -> None:
     assert "--batch-size is 0" in fails(*flags(faces32, tmp_path / "run"), "--batch-size", "0")
 
 
@@ -127,21 +144,21 @@ def test_an_unknown_preset_or_flag(words: tuple[str, ...]) -> None:
     assert done.returncode == 2 and "Unrecognized options" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_folder_of_another_config_says_which_fields_differ(faces32: Path, finished: Path) -> None:
+def test_a_folder_of_another_config_says_which_fields_differ(faces32: Path, finished: Path, fails: Fails) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     said = fails(*flags(faces32, finished, "--seed", "7", "--loss", "minimax", "--log-every", "3"))
     assert "loss: non-saturating -> minimax" in said and "seed: 0 -> 7" in said and "log_every" not in said
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
-def test_other_data_than_the_run_was_started_on(finished: Path, copied: Path) -> None:
+def test_other_data_than_the_run_was_started_on(finished: Path, copied: Path, fails: Fails) -> None:
     facts = json.loads((copied / "manifest.json").read_text())
     facts["index_sha256"] = "0" * 64
     (copied / "manifest.json").write_text(json.dumps(facts))
     assert "is not the data set that the run" in fails(*flags(copied, finished, "--steps", "6"))
 
 
-def test_a_folder_that_cannot_be_written(faces32: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(faces32: Path, tmp_path: Path, fails: Fails) -> None:
     (tmp_path / "file").write_text("")
     said = fails(*flags(faces32, tmp_path / "file" / "run"))
     assert "cannot be written" in said and str(tmp_path / "file") in said
@@ -154,7 +171,9 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint_whole(faces32: Path, tmp
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], check=False).returncode:
         pytest.skip("mounting a small tmpfs needs root")
     try:
-        said = fails(*flags(faces32, disk / "run"), "--checkpoint.every", "1", "--checkpoint.keep", "9")
+        done = run(*flags(faces32, disk / "run"), "--checkpoint.every", "1", "--checkpoint.keep", "9")
+        said = done.stderr
+        assert done.returncode == 2 and "Traceback" not in said and said.count("error: ") == 1
         assert "could not be written" in said and "newest whole checkpoint is" in said and "Make room" in said
         left = sorted((disk / "run" / "checkpoints").iterdir())
         assert left and all((path / "checksums.json").exists() and path.name.startswith("step-") for path in left)

@@ -9,8 +9,7 @@ from torch import nn
 
 from shards.manifest import Manifest, Shard
 from tests.reference_dcgan import Tutorial
-from trainer.config import Config, Model
-from trainer.losses import Loss
+from trainer.config import Config, Loss, Model
 from trainer.noise import latents
 from trainer.state import State, create_state
 from trainer.step import Step

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from shards.errors import InputError
-from trainer.losses import Loss
 
+Loss = Literal["non-saturating", "minimax"]
 Switch = Annotated[
     bool,
     tyro.constructors.PrimitiveConstructorSpec(

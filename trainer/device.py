@@ -67,9 +67,7 @@ def idle_gpus(launch: Launch) -> str | None:
     found = 0 if launch.cpu else torch.cuda.device_count()
     if found <= launch.local_ranks:
         return None
-    return (
-        f"{launch.local_ranks} of {found} GPUs in use; for all: accelerate launch --multi_gpu --num_processes {found}"
-    )
+    return f"{launch.local_ranks} of {found} GPUs in use; for all, launch with --multi_gpu --num_processes {found}."
 
 
 def has_bf16(cpu: bool) -> bool:

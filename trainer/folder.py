@@ -38,7 +38,7 @@ class RunFolder:
         """
         try:
             old = yaml.safe_load(self._config.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         except (OSError, yaml.YAMLError) as error:
             raise InputError(f"{self._config} cannot be read ({error}).") from error

@@ -5,12 +5,10 @@ Always in at least float32, whatever autocast does around.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch.nn.functional import softplus
 
-Loss = Literal["non-saturating", "minimax"]
+from trainer.config import Loss
 
 
 def discriminator_loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from trainer.losses import Loss, discriminator_loss, exact, generator_loss
+from trainer.config import Loss
+from trainer.losses import discriminator_loss, exact, generator_loss
 from trainer.state import State
 
 Metrics = dict[str, torch.Tensor]

@@ -229,7 +229,9 @@ def test_a_copy_reads_the_same_with_files_and_a_map_of_its_own(folder: Path) -> 
     """What a spawned worker gets: descriptors are not its own, and an index by value would be 24 bytes a sample."""
     dataset = ShardDataset(folder, seed=2, flip=True)
     expected = numbers(dataset.__getitems__(range(100)).images)
-    copy: ShardDataset = pickle.loads(pickle.dumps(dataset))
+    pickled = pickle.dumps(dataset)
+    assert dataset._index.tobytes() not in pickled
+    copy: ShardDataset = pickle.loads(pickled)
     dataset._storage.close()
     assert numbers(copy.__getitems__(range(100)).images) == expected
     assert isinstance(copy._index, np.memmap)

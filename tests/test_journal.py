@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trainer.journal import Journal, roll_back
@@ -37,10 +37,11 @@ def test_a_second_session_goes_on_behind_the_first(tmp_path: Path) -> None:
 
 @given(
     steps=st.lists(st.integers(0, 20), max_size=12).map(sorted),
-    cut=st.integers(0, 40),
+    cut=st.integers(0, 4) | st.integers(0, 40),
     to=st.integers(0, 21),
     tail=st.sampled_from([b"", b"\0\0\0", b"\0\0\n", b'{"step"\n', b"\xff\xfe\n"]),
 )
+@example(steps=[1, 2], cut=1, to=5, tail=b"")
 def test_what_is_left_is_every_whole_line_up_to_the_step(
     tmp_path_factory: pytest.TempPathFactory, steps: list[int], cut: int, to: int, tail: bytes
 ) -> None:

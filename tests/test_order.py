@@ -124,8 +124,8 @@ def test_what_is_not_an_order_is_refused(counts: list[int], seed: int, lanes: in
 
 def test_millions_of_samples_cost_no_more_memory_than_their_blocks() -> None:
     order = make([10_000] * 300, lanes=128, block=500)
-    shards, rows = order.lookup(np.arange(7 * order.samples - 64, 7 * order.samples + 64))
-    assert len(set(zip(shards.tolist(), rows.tolist(), strict=True))) > 100
+    for epoch in (7, 8, 9, 2):
+        order.lookup(np.arange(epoch * order.samples - 64, epoch * order.samples + 64))
     assert sum(array.nbytes for pair in order._epochs.values() for array in pair) < 2 * 6000 * 16
 
 

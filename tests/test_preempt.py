@@ -61,7 +61,7 @@ def test_the_first_signal_asks_and_a_later_one_ends(tmp_path: Path, first: signa
 
 
 def test_the_launchers_echo_of_a_signal_does_not_end(tmp_path: Path) -> None:
-    """scancel and Ctrl-C signal every process, and the launcher signals its workers once more, milliseconds later."""
+    """scancel signals every process, and the launcher signals its workers once more, milliseconds later."""
     with run(tmp_path / "STOP", echo=60) as process:
         process.send_signal(signal.SIGTERM)
         assert heard(process) == "SIGTERM"

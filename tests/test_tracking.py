@@ -33,8 +33,12 @@ def home(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def accelerator() -> Iterator[Accelerator]:
     AcceleratorState._reset_state(reset_partial_state=True)
-    yield Accelerator(cpu=True, log_with="wandb")
+    yield new_accelerator()
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def new_accelerator() -> Accelerator:
+    return Accelerator(cpu=True, log_with="wandb")
 
 
 @pytest.fixture
@@ -71,12 +75,14 @@ def inspect(segments: list[Path]) -> list[dict[str, list[Any]]]:
     return found
 
 
-def test_two_sessions_are_one_run(accelerator: Accelerator, folder: RunFolder) -> None:
+@pytest.mark.usefixtures("accelerator")
+def test_two_sessions_are_one_run(folder: RunFolder) -> None:
     sheet = folder.path / "x.png"
     Image.new("RGB", (8, 8)).save(sheet)
     identities: list[str] = []
     segments: list[Path] = []
     for session in range(2):
+        accelerator = new_accelerator()
         tracker = open_tracker(accelerator, folder, mode="offline")
         identities.append((folder.path / "wandb-id").read_text())
         for step in (2 * session, 2 * session + 1):
@@ -85,10 +91,10 @@ def test_two_sessions_are_one_run(accelerator: Accelerator, folder: RunFolder) -
         tracker.log_sheet("fake", sheet, 128 * step)
         tracker.sync()
         tracker.close()
+        accelerator.end_training()
         (segment,) = (folder.path / "wandb").glob("offline-run-*")
         assert segment.name.endswith(identities[0])
         segments.append(segment.rename(folder.path / f"segment-{session}"))  # their names differ by the second only
-    accelerator.end_training()
     assert identities[0] == identities[1]
     assert journal(folder) == [row(step) for step in range(4)]
 

@@ -210,7 +210,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             batch_size=32,
             checkpoint=Checkpoints(every=200),
             samples=Samples(every=100),
-            default_steps=800,
+            default_steps=700,
         ),
     ),
     "mnist": (

@@ -81,6 +81,13 @@ class ShardDataset(Dataset[Batch]):
         self._decode = decoder(self.manifest.format)
         self.order = Order(self.manifest.counts, seed, lanes, block or default_block(self.manifest))
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_index": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._index = _open_index(self.folder, self.manifest)  # by value it would be 24 bytes a sample in each worker
+
     def __len__(self) -> int:
         """Samples in one epoch."""
         return self.manifest.samples
@@ -117,13 +124,19 @@ class ShardDataset(Dataset[Batch]):
 
     def _keys(self, shards: np.ndarray, entries: np.ndarray) -> tuple[str, ...]:
         return tuple(
-            member_key(self._storage.read(shard, offset - header, header))
+            self._key(shard, offset, header)
             for shard, (offset, _, _, header) in zip(shards.tolist(), entries.tolist(), strict=True)
         )
 
+    def _key(self, shard: int, offset: int, header: int) -> str:
+        try:
+            return member_key(self._storage.read(shard, offset - header, header))
+        except InputError as error:
+            raise InputError(f"{self._storage.name(shard)}, at byte {offset - header}: {error}") from error
+
     def _complaint(self, shard: int, offset: int, header: int, what: str) -> str:
         try:
-            key = member_key(self._storage.read(shard, offset - header, header))
+            key = self._key(shard, offset, header)
         except InputError:
             key = "?"
         return f"The sample {key!r} of {self._storage.name(shard)}, at byte {offset}, {what}."

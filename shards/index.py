@@ -59,8 +59,11 @@ def split_key(name: str) -> tuple[str, str]:
 
 def member_key(header: bytes) -> str:
     """The key of the member whose header blocks (PAX and GNU extensions included) are ``header``."""
-    with tarfile.open(fileobj=io.BytesIO(header + bytes(2 * BLOCK)), mode="r:", ignore_zeros=False) as tar:
-        member = tar.next()
+    try:
+        with tarfile.open(fileobj=io.BytesIO(header + bytes(2 * BLOCK)), mode="r:", ignore_zeros=False) as tar:
+            member = tar.next()
+    except tarfile.TarError:
+        member = None
     if member is None:
         raise InputError("There is no tar header where the index says one is; the shard changed since.")
     return split_key(member.name)[0]

@@ -70,10 +70,8 @@ class Manifest:
     @property
     def summary(self) -> str:
         """What it is, in a few words for a message."""
-        return (
-            f"{self.samples:,} {self.source} images of {self.size}x{self.size}x{self.channels}, {self.format}, "
-            f"in {len(self.shards)} shards"
-        )
+        shards = f"{len(self.shards)} shard{'s' * (len(self.shards) > 1)}"
+        return f"{self.samples:,} {self.source} images of {self.size}x{self.size}x{self.channels}, {self.format}, in {shards}"
 
     @cached_property
     def digest(self) -> str:
@@ -108,6 +106,8 @@ def read_manifest(folder: Path) -> Manifest:
         total = facts.pop("samples")
         classes, skipped = tuple(facts.pop("classes")), tuple(facts.pop("skipped"))
         manifest = Manifest(shards=shards, classes=classes, skipped=skipped, **facts)
+        if not manifest.samples or not manifest.counts.all():
+            raise InputError(f"{path} lists a shard without samples, or no shard at all. Build the data set again.")
         if manifest.samples != total:
             raise InputError(f"{path} says {total} samples, its shards sum to {manifest.samples}; it was edited.")
     except (KeyError, TypeError, AttributeError) as error:

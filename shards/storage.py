@@ -58,6 +58,9 @@ class LocalStorage:
         while self._open:
             os.close(self._open.popitem()[1])
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_open": OrderedDict()}
+
     def _descriptor(self, shard: int) -> int:
         path = self._folder / self._shards[shard].name
         try:

@@ -66,7 +66,8 @@ def test_a_stop_file_asks_a_run_to_leave_and_is_used_up(faces32: Path, undisturb
     process = start(*wanted)
     wait_for_step(tmp_path, 30, process)
     (tmp_path / "STOP").touch()
-    assert process.wait(timeout=60) == 0
+    process.communicate(timeout=60)
+    assert process.returncode == 0
     stopped = status(tmp_path)
     assert stopped["state"] == "preempted" and stopped["position"] == stopped["step"] * 8
     assert not (tmp_path / "STOP").exists()

@@ -173,7 +173,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint_whole(faces32: Path, tmp
     try:
         done = run(*flags(faces32, disk / "run"), "--checkpoint.every", "1", "--checkpoint.keep", "9")
         said = done.stderr
-        assert done.returncode == 2 and "Traceback" not in said and said.count("error: ") == 1
+        assert done.returncode == 2 and "Traceback" not in said and said.count("\nerror: ") == 1
         assert "could not be written" in said and "newest whole checkpoint is" in said and "Make room" in said
         left = sorted((disk / "run" / "checkpoints").iterdir())
         assert left and all((path / "checksums.json").exists() and path.name.startswith("step-") for path in left)

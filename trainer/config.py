@@ -162,6 +162,14 @@ class Config:
         ):
             if value is not None and value < least:
                 raise InputError(f"{flag} is {value}; it must be at least {least}.")
+        for flag, rate, below in (
+            ("--optim.lr-g", self.optim.lr_g, math.inf),
+            ("--optim.lr-d", self.optim.lr_d, math.inf),
+            ("--optim.beta1", self.optim.beta1, 1.0),
+            ("--optim.beta2", self.optim.beta2, 1.0),
+        ):
+            if not 0 <= rate < below:
+                raise InputError(f"{flag} is {rate}; it must be at least 0 and less than {below}.")
         if self.epochs is not None and not (0 < self.epochs < math.inf):
             raise InputError(f"--epochs is {self.epochs}; it must be more than 0.")
         if self.seed >= 2**63:

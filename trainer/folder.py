@@ -42,6 +42,8 @@ class RunFolder:
             return
         except (OSError, yaml.YAMLError) as error:
             raise InputError(f"{self._config} cannot be read ({error}).") from error
+        if not isinstance(old, dict):
+            raise InputError(f"{self._config} is not a run's config. Give another --out to start a new run.")
         changed = differences(old, flatten(config))
         if changed:
             raise InputError(
@@ -58,7 +60,7 @@ class RunFolder:
         try:
             self.samples.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: orphaned workers would inherit that
             with atomic_write(self._config) as file:
                 file.write(yaml.safe_dump(flatten(config), sort_keys=False).encode())
         except BlockingIOError as error:

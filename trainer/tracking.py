@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 
 from accelerate import Accelerator
 
+from shards.files import atomic_write
 from trainer.config import Config, flatten
 from trainer.folder import RunFolder
 from trainer.journal import Journal
@@ -81,7 +82,8 @@ class Tracker:
         os.environ.setdefault("WANDB_SILENT", "true")
         identity = folder.path / "wandb-id"
         if not identity.exists():
-            identity.write_text(uuid.uuid4().hex[:8])
+            with atomic_write(identity) as file:
+                file.write(uuid.uuid4().hex[:8].encode())
         options = {
             "id": identity.read_text().strip(),
             "resume": "allow",
@@ -90,8 +92,11 @@ class Tracker:
             "name": folder.path.name,
             "config": {**flatten(config), **facts},
         }
-        accelerator.init_trackers(config.tracking.project, init_kwargs={"wandb": options})
-        self._run = accelerator.get_tracker("wandb", unwrap=True)
+        try:
+            accelerator.init_trackers(config.tracking.project, init_kwargs={"wandb": options})
+            self._run = accelerator.get_tracker("wandb", unwrap=True)
+        finally:
+            accelerator.trackers.clear()  # close() finishes the run; accelerate would once more, and raise
         self._run.define_metric("*", step_metric=AXIS)
 
     def _try(self, action: Callable[[], object]) -> None:
@@ -105,6 +110,6 @@ class Tracker:
 def _netrc_has_key() -> bool:
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     try:
-        return netrc.netrc().authenticators(host) is not None
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False

@@ -71,7 +71,8 @@ class Manifest:
     def summary(self) -> str:
         """What it is, in a few words for a message."""
         shards = f"{len(self.shards)} shard{'s' * (len(self.shards) > 1)}"
-        return f"{self.samples:,} {self.source} images of {self.size}x{self.size}x{self.channels}, {self.format}, in {shards}"
+        images = f"{self.samples:,} {self.source} images of {self.size}x{self.size}x{self.channels}"
+        return f"{images}, {self.format}, in {shards}"
 
     @cached_property
     def digest(self) -> str:

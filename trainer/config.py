@@ -215,10 +215,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "The default: faces that shardgan draws itself on first use, in networks small enough for two CPU cores.",
         Config(
             model=Model(features_g=16, features_d=16),
+            optim=Optim(lr_g=1e-3, lr_d=4e-4),  # two rates (TTUR, arXiv 1706.08500): sharp faces in minutes, not hours
             batch_size=32,
             checkpoint=Checkpoints(every=200),
             samples=Samples(every=100),
-            default_steps=700,
+            default_steps=550,
         ),
     ),
     "mnist": (

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.cores import available_cores
 from shards.crew import run_crew
 from shards.errors import InputError
 from shards.files import atomic_write
@@ -54,8 +55,10 @@ def build(source: Source, out: Path, options: Options = DEFAULTS, workers: int |
         out.mkdir(parents=True, exist_ok=True)
         with _claim(out):
             if (out / MANIFEST).exists():
-                return _finished(recipe)
-            return _run(recipe, workers or len(os.sched_getaffinity(0)))
+                manifest = _finished(recipe)
+                _tidy(out)  # whoever published may have been killed before
+                return manifest
+            return _run(recipe, workers or available_cores())
     except OSError as error:
         raise explain(error, out) from error
 
@@ -71,7 +74,7 @@ def _finished(recipe: Recipe) -> Manifest:
 def _refuse_foreign(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is not a folder. Build into a new or empty one.")
-    if out.is_dir() and not (out / NOTES).exists():
+    if out.is_dir() and not (out / NOTES).exists() and not (out / MANIFEST).exists():
         visible = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
         if visible:
             raise InputError(f"{out} holds something else, such as {visible[0]}. Build into a new or empty folder.")
@@ -80,13 +83,25 @@ def _refuse_foreign(out: Path) -> None:
 @contextmanager
 def _claim(out: Path) -> Iterator[None]:
     """One build at a time in ``out``. The system frees the lock when its holder dies, however it does."""
-    with (out / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Waiting for another build in {out}.", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    path = out / LOCK
+    while True:
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"Waiting for another build in {out}.", file=sys.stderr, flush=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            # A build that ended meanwhile took its lock away; another may lock a new one.
+            if _inode(path) == os.fstat(lock.fileno()).st_ino:
+                yield
+                return
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _run(recipe: Recipe, workers: int) -> Manifest:
@@ -144,12 +159,19 @@ def _publish(recipe: Recipe) -> Manifest:
         skipped=skipped,
     )
     write_manifest(manifest, recipe.out)
-    for record in records:
-        if not record.shard.samples:
-            (recipe.out / record.shard.name).unlink()
-    for pattern in (".shard-*.npz", NOTES, LOCK):
-        _sweep(recipe.out, pattern)
+    _tidy(recipe.out)
     return manifest
+
+
+def _tidy(out: Path) -> None:
+    """Remove what a finished build no longer needs."""
+    for path in out.glob(".shard-*.npz"):
+        record = load_record(path)
+        if not record.shard.samples:
+            (out / record.shard.name).unlink(missing_ok=True)
+        path.unlink()
+    for name in (NOTES, LOCK):
+        (out / name).unlink(missing_ok=True)
 
 
 def _sweep(out: Path, pattern: str) -> None:

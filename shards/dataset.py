@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ from shards.order import Order, flips
 from shards.storage import LocalStorage
 
 BLOCK_BYTES = 2 << 20
+
+CHECKED_BYTES = 256 << 20
+"""The largest index (11 million samples) that is hashed at every start: 0.2 s here. A larger one is only verified when
+asked, and its samples carry digests of their own anyway."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class ShardDataset(Dataset[Batch]):
         self._storage = LocalStorage(folder, self.manifest)
         self._storage.check()
         self._index = _open_index(folder, self.manifest)
+        _check_index(folder, self.manifest)
         self._first = np.concatenate([[0], np.cumsum(self.manifest.counts)])
         self._decode = decoder(self.manifest.format)
         self.order = Order(self.manifest.counts, seed, lanes, block or default_block(self.manifest))
@@ -100,9 +106,12 @@ class ShardDataset(Dataset[Batch]):
         """The batch at consecutive ``positions``, in order.
 
         Raises:
+            ValueError: ``positions`` are not consecutive.
             InputError: a sample is not what the index says, or does not decode; names shard, key and offset.
         """
         start, count = positions[0], len(positions)
+        if [*positions] != [*range(start, start + count)]:
+            raise ValueError("positions must be consecutive: the stream is shuffled by its seed, not by its reader")
         shards, rows = self.order.lookup(np.arange(start, start + count))
         entries = self._index[self._first[shards] + rows]
         images = torch.empty((count, *self.manifest.shape), dtype=torch.uint8)
@@ -140,6 +149,16 @@ class ShardDataset(Dataset[Batch]):
         except InputError:
             key = "?"
         return f"The sample {key!r} of {self._storage.name(shard)}, at byte {offset}, {what}."
+
+
+def _check_index(folder: Path, manifest: Manifest) -> None:
+    path = folder / INDEX
+    if path.stat().st_size > CHECKED_BYTES:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != manifest.index_sha256:
+        raise InputError(f"{path} is not the one that the manifest was written with. Build the data set again.")
 
 
 def _open_index(folder: Path, manifest: Manifest) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from shards.options import Options
+from shards.order import shuffled
 from shards.sources.item import Source
 
 SHUFFLE = 0x5AFD
@@ -47,7 +48,7 @@ class Recipe:
     def order(self) -> np.ndarray:
         """int64: the source's index of the sample at each position."""
         key = np.array([self.options.seed, SHUFFLE], np.uint64)
-        return np.random.Generator(np.random.Philox(key=key)).permutation(self.items)[: self.samples]
+        return shuffled(np.random.Philox(key=key), self.items)[: self.samples]
 
     def positions(self, shard: int) -> range:
         start = shard * self.options.shard_samples

@@ -9,12 +9,12 @@ from pathlib import Path
 from shards.errors import InputError
 from shards.manifest import Manifest
 
-OPEN_FILES = 256
-"""Tars kept open at once: well under the usual limit of 1,024 descriptors; reopening one costs about 10 us."""
+OPEN_FILES = 128
+"""Tars kept open at once: well under the usual limits of 256 (macOS) and 1,024; reopening one costs about 10 us."""
 
 
 class LocalStorage:
-    """Reads from tars in a local folder. Belongs to one process: pickling or forking it shares no descriptors."""
+    """Reads from tars in a local folder. Belongs to one process: a pickled copy has no open tars."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._folder = folder
@@ -39,12 +39,15 @@ class LocalStorage:
         """``size`` bytes of tar number ``shard`` from ``offset``.
 
         Raises:
-            InputError: the tar is gone, or is not the one that was indexed.
+            InputError: the tar is gone, fails, or is not the one that was indexed.
         """
         descriptor = self._open.get(shard)
         if descriptor is None:
             descriptor = self._descriptor(shard)
-        data = os.pread(descriptor, size, offset)
+        try:
+            data = os.pread(descriptor, size, offset)
+        except OSError as error:
+            raise InputError(f"{self.name(shard)} cannot be read at byte {offset} ({error.strerror}).") from error
         if len(data) != size:
             raise InputError(f"{self.name(shard)} ends before byte {offset + size}; it was cut since it was indexed.")
         return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -48,6 +49,9 @@ def make_shards(
 def reindex(folder: Path, manifest: Manifest) -> None:
     """Take the tars' present bytes for the right ones."""
     np.save(folder / INDEX, np.concatenate([index_tar(folder / shard.name) for shard in manifest.shards]))
+    shards = tuple(dataclasses.replace(s, bytes=(folder / s.name).stat().st_size) for s in manifest.shards)
+    digest = hashlib.sha256((folder / INDEX).read_bytes()).hexdigest()
+    write_manifest(dataclasses.replace(manifest, shards=shards, index_sha256=digest), folder)
 
 
 def key(number: int) -> str:

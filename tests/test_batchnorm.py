@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import platform
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from shards.dataset import ShardDataset
 from tests.launching import SMALL, rows, run
 
 TWO_RANKS = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
@@ -17,6 +21,20 @@ ON_CPU = {"ACCELERATE_USE_CPU": "true"}
 def flags(shards: Path, out: Path, *more: str) -> list[str]:
     return ["--data.shards", str(shards), "--out", str(out), "--steps", "20", "--data.workers", "0",
             "--dtype", "float64", "--data.audit", str(out / "audit"), *SMALL, *more]  # fmt: skip
+
+
+def test_a_mistake_that_one_rank_finds_is_told_with_its_number(faces32: Path, tmp_path: Path) -> None:
+    """The first sample of rank 1's first rows is not what was indexed."""
+    shards = Path(shutil.copytree(faces32, tmp_path / "shards"))
+    shard, row = (int(n[0]) for n in ShardDataset(shards, lanes=8).order.lookup(np.array([4])))
+    dataset = ShardDataset(shards, lanes=8)
+    offset = int(np.load(shards / "index.npy")["offset"][dataset.manifest.counts[:shard].sum() + row])
+    with (shards / dataset.manifest.shards[shard].name).open("rb+") as file:
+        file.seek(offset)
+        file.write(b"???")
+    done = run(*flags(shards, tmp_path / "run"), launcher=TWO_RANKS, env=ON_CPU)
+    assert done.returncode != 0
+    assert f"error (rank 1 on {platform.node()}): The sample" in done.stderr
 
 
 def newest(out: Path, name: str) -> dict[str, torch.Tensor]:
@@ -33,7 +51,7 @@ def test_two_ranks_agree_with_one(faces32: Path, tmp_path: Path) -> None:
     for a, b in zip(rows(one / "metrics.jsonl"), rows(two / "metrics.jsonl"), strict=True):
         for name in ("loss/d", "loss/g", "score/real", "gradient/d", "gradient/g"):
             assert a[name] == pytest.approx(b[name], abs=1e-10)
-    for name in ("generator", "discriminator", "average", "generator_optim"):
+    for name in ("generator", "discriminator", "average", "generator_optim", "discriminator_optim"):
         for key, value in newest(one, name).items():
             torch.testing.assert_close(newest(two, name)[key], value, rtol=0, atol=1e-9)
     halves = [rows(two / "audit" / f"rank-{rank}.jsonl") for rank in (0, 1)]

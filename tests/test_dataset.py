@@ -146,10 +146,6 @@ def test_an_image_of_another_size_does_not_decode(tmp_path: Path, format: str) -
     other = make_shards(tmp_path / "other", samples=3, format=format, size=64)
     for shard in other.shards:
         (tmp_path / "other" / shard.name).replace(tmp_path / shard.name)
-    facts = (tmp_path / MANIFEST).read_text()
-    (tmp_path / MANIFEST).write_text(
-        facts.replace(f'"bytes": {manifest.shards[0].bytes}', f'"bytes": {other.shards[0].bytes}')
-    )
     reindex(tmp_path, manifest)
     with pytest.raises(InputError, match="does not decode"):
         read_all(ShardDataset(tmp_path))

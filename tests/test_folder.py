@@ -27,7 +27,7 @@ def other_run(path: Path) -> Iterator[BaseProcess]:
     receiver, sender = context.Pipe(duplex=False)
 
     def train() -> None:
-        RunFolder(path).claim(Config())
+        claim(path, Config())
         if child := os.fork():
             sender.send(child)
         time.sleep(60)
@@ -43,17 +43,26 @@ def other_run(path: Path) -> Iterator[BaseProcess]:
         os.kill(worker, signal.SIGKILL)
 
 
+def claim(path: Path, config: Config) -> RunFolder:
+    """As a starting run does."""
+    folder = RunFolder(path)
+    with folder.locked_if(True):
+        folder.check(config)
+    folder.record(config)
+    return folder
+
+
 def test_only_one_process_trains_in_a_folder_and_a_killed_one_frees_it(tmp_path: Path) -> None:
     """At once: a worker that outlives its trainer by seconds does not hold the folder."""
     path = tmp_path / "run"
     with other_run(path) as process:
         before = (path / "config.yaml").read_bytes()
         with pytest.raises(InputError, match=f"Another process is training in {path}"):
-            RunFolder(path).claim(dataclasses.replace(Config(), seed=5))
+            claim(path, dataclasses.replace(Config(), seed=5))
         assert (path / "config.yaml").read_bytes() == before
         process.kill()
         process.join()
-        RunFolder(path).claim(Config())
+        claim(path, Config())
 
 
 def test_a_claimed_folder_knows_its_config(tmp_path: Path) -> None:
@@ -61,7 +70,7 @@ def test_a_claimed_folder_knows_its_config(tmp_path: Path) -> None:
     folder = RunFolder(config.out)
     folder.check(config)
     assert not config.out.exists()
-    folder.claim(config)
+    claim(config.out, config)
     assert yaml.safe_load((config.out / "config.yaml").read_text()) == flatten(config)
     assert folder.samples.is_dir()
     folder.check(config)
@@ -69,7 +78,7 @@ def test_a_claimed_folder_knows_its_config(tmp_path: Path) -> None:
 
 def test_another_config_is_refused_with_every_difference(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.claim(Config())
+    claim(tmp_path, Config())
     with pytest.raises(InputError) as caught:
         folder.check(Config(seed=3, model=Model(z_dim=5), batch_size=7, steps=9))
     text = str(caught.value)
@@ -91,9 +100,26 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     """Below a regular file not even root can write."""
     (tmp_path / "file").touch()
     folder = RunFolder(tmp_path / "file" / "run")
-    with pytest.raises(InputError, match=rf"{folder.path}.*[Nn]ot a directory"):
-        folder.claim(Config())
+    with pytest.raises(InputError, match=rf"{folder.path}.*[Nn]ot a directory"), folder.locked_if(True):
+        pass
     folder.check(Config())
+
+
+def test_a_mistake_leaves_no_folder_where_there_was_none(tmp_path: Path) -> None:
+    for path in (tmp_path / "new", tmp_path):
+        with pytest.raises(InputError, match="a mistake"), RunFolder(path).locked_if(True):
+            raise InputError("a mistake")
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_stop_of_an_earlier_run_is_forgotten_and_one_for_this_is_not(tmp_path: Path) -> None:
+    folder, now = RunFolder(tmp_path), time.time()
+    folder.forget_stop(before=now)
+    folder.stop.touch()
+    folder.forget_stop(before=now - 60)
+    assert folder.stop.exists()
+    folder.forget_stop(before=now + 60)
+    assert not folder.stop.exists()
 
 
 def test_the_status_says_how_a_run_stands(tmp_path: Path) -> None:

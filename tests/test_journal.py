@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from shards.errors import InputError
 from trainer.journal import Journal, roll_back
 
 
@@ -27,6 +28,13 @@ def test_a_row_is_on_file_as_soon_as_it_is_written(tmp_path: Path) -> None:
         assert [json.loads(line) for line in path.read_text().splitlines()] == [
             {"step": i, "x": 0.5} for i in range(step + 1)
         ]
+    journal.close()
+
+
+def test_a_full_disk_is_said_with_the_files_name() -> None:
+    journal = Journal(Path("/dev/full"))
+    with pytest.raises(InputError, match=r"/dev/full cannot be written \(No space left"):
+        journal.append({"step": 1})
     journal.close()
 
 

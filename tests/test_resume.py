@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,21 @@ def test_a_run_that_was_stopped_ends_bit_equal(
     assert [row["step"] for row in audit] == list(range(1, STEPS + 1))
     keys = [key for row in audit for key in row["keys"]]
     assert all(len(set(keys[start : start + 200])) == 200 for start in (0, 200, 400, 600))
+
+
+def test_a_run_whose_launcher_was_killed_leaves_in_good_order(faces32: Path, tmp_path: Path) -> None:
+    """``kill``, ``timeout`` or a supervisor signal the launcher alone, which tells its script nothing."""
+    wanted = [*flags(faces32, tmp_path, workers=1), "--steps", "100000"]
+    process = start(*wanted, launcher=("--num_processes", "1"))
+    wait_for_step(tmp_path, 10, process)
+    process.terminate()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while status(tmp_path)["state"] == "running" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stopped = status(tmp_path)
+    assert stopped["state"] == "preempted"
+    assert (tmp_path / "checkpoints" / f"step-{stopped['step']:09d}").exists()
 
 
 def test_a_stop_file_asks_a_run_to_leave_and_is_used_up(faces32: Path, undisturbed: Path, tmp_path: Path) -> None:

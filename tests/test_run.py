@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 from tests.launching import ROOT, SMALL, command, rows, run, status
+from tests.make import make_shards
 from trainer.run import main
 
 
@@ -69,6 +72,24 @@ def test_a_dry_run_prints_and_leaves_nothing(faces32: Path, tmp_path: Path) -> N
     assert "batch_size: 8" in done.stdout
 
 
+def test_a_dry_run_of_the_default_draws_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "trainer" / "run.py"), "--dry-run"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "8,192 faces images" in done.stderr and "550 steps from the start" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_whose_last_word_was_lost_says_done(faces32: Path, finished: Path, tmp_path: Path) -> None:
+    """A kill between the last checkpoint and the status."""
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "status.json").write_text('{"state": "running", "step": 2, "position": 16}\n')
+    assert run(*flags(faces32, tmp_path / "run")).returncode == 0
+    assert status(tmp_path / "run") == {"state": "done", "step": 4, "position": 32}
+
+
 def test_float64_trains_in_float64(faces32: Path, tmp_path: Path) -> None:
     assert run(*flags(faces32, tmp_path, "--dtype", "float64")).returncode == 0
     header = (tmp_path / "checkpoints/step-000000004/generator.safetensors").read_bytes()
@@ -121,6 +142,17 @@ def test_a_manifest_that_does_not_match_its_tars(copied: Path, tmp_path: Path, f
     assert "not of one data set" in fails(*flags(copied, tmp_path / "run"))
 
 
+def test_an_index_that_is_not_the_manifests(copied: Path, tmp_path: Path, fails: Fails) -> None:
+    rows = np.load(copied / "index.npy")
+    np.save(copied / "index.npy", rows[::-1])
+    assert "is not the one that the manifest was written with" in fails(*flags(copied, tmp_path / "run"))
+
+
+def test_images_of_a_size_without_networks(tmp_path: Path, fails: Fails) -> None:
+    make_shards(tmp_path / "shards", size=48)
+    assert "48 pixels wide; networks exist for 32, 64, 128" in fails(*flags(tmp_path / "shards", tmp_path / "run"))
+
+
 def test_a_data_set_smaller_than_a_batch(faces32: Path, tmp_path: Path, fails: Fails) -> None:
     said = fails(*flags(faces32, tmp_path / "run"), "--batch-size", "256")
     assert "200 samples, fewer than one batch of 256" in said
@@ -131,7 +163,7 @@ def test_a_batch_that_does_not_divide(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     said = fails(*flags(faces32, tmp_path / "run"))
-    assert "--batch-size 8 does not divide among 3 ranks" in said
+    assert "--batch-size 8 does not divide among 3 ranks; --batch-size 9 does" in said
 
 
 def test_a_batch_of_nothing(faces32: Path, tmp_path: Path, fails: Fails) -> None:
@@ -153,7 +185,7 @@ def test_a_folder_of_another_config_says_which_fields_differ(faces32: Path, fini
 
 def test_other_data_than_the_run_was_started_on(finished: Path, copied: Path, fails: Fails) -> None:
     facts = json.loads((copied / "manifest.json").read_text())
-    facts["index_sha256"] = "0" * 64
+    facts["shards"].reverse()
     (copied / "manifest.json").write_text(json.dumps(facts))
     assert "is not the data set that the run" in fails(*flags(copied, finished, "--steps", "6"))
 

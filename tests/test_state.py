@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from shards.errors import InputError
 from tests.test_step import create, manifest, noise, reals, small, weights
 from trainer import checkpoint
 from trainer.state import create_state
@@ -59,8 +58,3 @@ def test_the_average_follows_the_generator_with_its_half_life_and_buffers() -> N
     state.position = 0
     state.update_average(images=16, half_life=500)
     assert torch.equal(weights(state.average)[0], target[0])
-
-
-def test_sizes_without_networks_are_refused() -> None:
-    with pytest.raises(InputError, match="48 pixels"):
-        create_state(small(), manifest(size=48), torch.device("cpu"))

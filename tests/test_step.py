@@ -103,8 +103,9 @@ def test_reporting_changes_no_weight() -> None:
     for number in range(3):
         one[1]([reals(number)], [noise(number)], report=True)
         two[1]([reals(number)], [noise(number)], report=False)
-    for mine, other in zip(weights(one[0].generator), weights(two[0].generator), strict=True):
-        assert torch.equal(mine, other)
+    for network in ("generator", "discriminator"):
+        for mine, other in zip(weights(getattr(one[0], network)), weights(getattr(two[0], network)), strict=True):
+            assert torch.equal(mine, other)
 
 
 def test_k_discriminator_steps_are_k_updates_of_d_and_one_of_g() -> None:
@@ -127,8 +128,10 @@ def test_gradient_norms_are_those_of_the_gradients() -> None:
 def test_losses_of_a_short_float32_run_are_golden() -> None:
     """Guards refactors: regenerate with ``python -m tests.test_step`` only when the mathematics is meant to change."""
     golden = json.loads(GOLDEN.read_text())
-    for name, losses in short_run().items():
-        assert losses == pytest.approx(golden[name], rel=1e-2), name  # five adversarial steps amplify a CPU's rounding
+    for name, figures in short_run().items():
+        # Adversarial steps amplify a processor's rounding: by about ten a step.
+        for figure, expected, tolerance in zip(figures, golden[name], (1e-5, 1e-4, 1e-3, 3e-3, 1e-2), strict=True):
+            assert figure == pytest.approx(expected, rel=tolerance), name
 
 
 def short_run() -> dict[str, list[float]]:

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+from shards.errors import InputError
 from trainer.config import Config, Tracking
 from trainer.folder import RunFolder
 from trainer.tracking import Tracker, resolve_mode
@@ -90,7 +91,7 @@ def test_two_sessions_are_one_run(folder: RunFolder) -> None:
             assert journal(folder)[-1] == row(step)
         tracker.log_sheet("fake", sheet, 128 * step)
         tracker.sync()
-        tracker.close()
+        tracker.close(failed=False)
         accelerator.end_training()
         (segment,) = (folder.path / "wandb").glob("offline-run-*")
         assert segment.name.endswith(identities[0])
@@ -120,7 +121,7 @@ def test_a_wandb_that_does_not_start_is_a_warning(accelerator: Accelerator, fold
     tracker.log(row(1))
     tracker.log_sheet("fake", folder.path / "none.png", 128)
     tracker.log(row(2))
-    tracker.close()
+    tracker.close(failed=False)
     accelerator.end_training()
     assert journal(folder) == [row(1), row(2)]
 
@@ -131,7 +132,7 @@ class Broken:
     def define_metric(self, *_: object, **__: object) -> None:
         pass
 
-    def log(self, *_: object) -> NoReturn:
+    def log(self, *_: object, **__: object) -> NoReturn:
         raise ConnectionResetError("reset")
 
     finish = log
@@ -144,7 +145,7 @@ def test_a_wandb_that_breaks_is_one_warning(accelerator: Accelerator, folder: Ru
         tracker.log(row(1))
     tracker.log(row(2))
     tracker.log_sheet("fake", folder.path / "none.png", 128)
-    tracker.close()
+    tracker.close(failed=False)
     accelerator.end_training()
     assert journal(folder) == [row(1), row(2)]
 
@@ -153,7 +154,7 @@ def test_a_wandb_that_breaks_at_the_end_is_a_warning(accelerator: Accelerator, f
     with patch("wandb.init", lambda **_: Broken()):
         tracker = open_tracker(accelerator, folder, mode="offline")
     with pytest.warns(UserWarning, match="Weights & Biases is off"):
-        tracker.close()
+        tracker.close(failed=False)
     accelerator.end_training()
 
 
@@ -161,7 +162,7 @@ def test_disabled_leaves_the_journal_alone(accelerator: Accelerator, folder: Run
     tracker = open_tracker(accelerator, folder, mode="disabled")
     tracker.log(row(1))
     tracker.log_sheet("fake", folder.path / "none.png", 128)
-    tracker.close()
+    tracker.close(failed=False)
     assert journal(folder) == [row(1)]
     assert [path.name for path in folder.path.iterdir()] == ["metrics.jsonl"]
 
@@ -170,6 +171,13 @@ def test_disabled_leaves_the_journal_alone(accelerator: Accelerator, folder: Run
 def test_a_mode_that_is_given_is_taken(mode: str) -> None:
     with patch.dict(os.environ, {"WANDB_MODE": "offline", "WANDB_API_KEY": "x"}):
         assert resolve_mode(mode) == mode
+
+
+def test_online_without_a_key_is_an_error_and_not_a_question() -> None:
+    with pytest.raises(InputError, match="no API key"):
+        resolve_mode("online")
+    with patch.dict(os.environ, {"WANDB_MODE": "online"}), pytest.raises(InputError, match="no API key"):
+        resolve_mode("auto")
 
 
 def test_auto_is_offline_without_a_key_and_online_with_one() -> None:

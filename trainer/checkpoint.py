@@ -43,7 +43,9 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensors], facts: Mapping
     Raises:
         InputError: the disk is full or cannot be written. Older checkpoints are as they were.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        sync_folder(folder.parent)
     final = folder / f"step-{step:09d}"
     partial = folder / f".{final.name}.partial"
     try:
@@ -63,7 +65,8 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensors], facts: Mapping
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise InputError(_not_written(folder, final, error)) from error
-    for old in checkpoints(folder)[:-keep]:
+    # Not the newer ones: they are torn, or this run would have begun there, and must not count as kept.
+    for old in [path for path in checkpoints(folder) if path.name <= final.name][:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 

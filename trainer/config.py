@@ -186,7 +186,8 @@ class Config:
 
 FREE = ("data.shards", "data.workers", "data.audit", "checkpoint.", "samples.", "tracking.", "out", "batch_size",
         "steps", "epochs", "threads", "log_every", "dry_run", "default_steps", "model.sync_bn")  # fmt: skip
-"""What may differ when a run goes on: none of it changes what the run is. The data are compared by their digest."""
+"""What may differ when a run goes on: where it runs and reports, how long, and how it is cut into batches, ranks and
+workers. The data are compared by their digest."""
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

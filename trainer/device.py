@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from shards.cores import available_cores
 from shards.errors import InputError
 
 
@@ -38,6 +39,15 @@ def read_launch() -> Launch:
         cpu=cpu,
         precision=environment.get("ACCELERATE_MIXED_PRECISION", "no"),
     )
+
+
+def check_batch(batch_size: int, launch: Launch) -> None:
+    """Raises ``InputError`` unless the global batch divides among the ranks."""
+    if batch_size % launch.ranks:
+        fitting = max(1, round(batch_size / launch.ranks)) * launch.ranks
+        raise InputError(
+            f"--batch-size {batch_size} does not divide among {launch.ranks} ranks; --batch-size {fitting} does."
+        )
 
 
 def resolve_precision(launch: Launch, dtype: str) -> tuple[str, str | None]:
@@ -84,7 +94,7 @@ def set_threads(launch: Launch, asked: int) -> int:
     The launcher sets OMP_NUM_THREADS=1 for every script it is not told more about, which on a CPU would leave all cores
     but one idle.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     threads = asked or (max(1, cores // launch.local_ranks) if launch.cpu else 0)
     if threads:
         torch.set_num_threads(threads)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,9 @@ from shards.files import atomic_write
 from trainer.config import Config, differences, flatten
 
 Ending = Literal["running", "preempted", "done", "failed"]
+
+
+LOCK = ".lock"
 
 
 class RunFolder:
@@ -51,28 +56,63 @@ class RunFolder:
                 "Give the old values to go on with that run, or another --out to start a new one."
             )
 
-    def claim(self, config: Config) -> None:
-        """Create the folder, lock it for the life of this process, and record ``config``.
+    @contextmanager
+    def locked_if(self, main: bool) -> Iterator[None]:
+        """Lock the folder for the life of this process, making it if need be, when this is the ``main`` one. If the
+        block fails in a folder that this made, the folder goes again.
 
         Raises:
             InputError: it cannot be written, or another process trains in it.
         """
+        new = main and not self.path.exists()
+        if main:
+            self._take_lock()
         try:
-            self.samples.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+            yield
+        except InputError:
+            if new:
+                (self.path / LOCK).unlink()
+                with suppress(OSError):
+                    self.path.rmdir()
+            raise
+
+    def _take_lock(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: orphaned workers would inherit that
-            with atomic_write(self._config) as file:
-                file.write(yaml.safe_dump(flatten(config), sort_keys=False).encode())
         except BlockingIOError as error:
             raise InputError(
                 f"Another process is training in {self.path}. Wait for it, or give another --out."
             ) from error
         except OSError as error:
-            raise InputError(
-                f"The run folder {self.path} cannot be written: {error.strerror}. Give another --out."
-            ) from error
+            raise self._unwritable(error) from error
+
+    def record(self, config: Config) -> None:
+        """Write down ``config``; the folder must be locked and checked.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        try:
+            self.samples.mkdir(exist_ok=True)
+            with atomic_write(self._config) as file:
+                file.write(yaml.safe_dump(flatten(config), sort_keys=False).encode())
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def forget_stop(self, before: float) -> None:
+        """Remove a STOP file from before ``before`` (seconds since the epoch): it stopped a run that ended without
+        taking it away. A younger one is for this run, which was still starting.
+        """
+        with suppress(FileNotFoundError):
+            if self.stop.stat().st_mtime < before:
+                self.stop.unlink()
 
     def write_status(self, state: Ending, step: int, position: int, **more: Any) -> None:
         """Replace ``status.json`` whole."""
         with atomic_write(self.status) as file:
             file.write((json.dumps({"state": state, "step": step, "position": position, **more}) + "\n").encode())
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(f"The run folder {self.path} cannot be written: {error.strerror}. Give another --out.")

@@ -12,7 +12,7 @@ from trainer.preempt import Preemption
 from trainer.session import Session
 
 
-def train(session: Session) -> Ending:
+def train(session: Session, preemption: Preemption) -> Ending:
     """Train until the run is long enough or is asked to leave; either way it ends with a checkpoint.
 
     Raises:
@@ -29,7 +29,7 @@ def train(session: Session) -> Ending:
         pin_memory=accelerator.device.type == "cuda",
     )
     meter, reason = Meter(state.position), None
-    with closing(stream), Preemption(session.folder.stop) as preemption:
+    with closing(stream):
         while session.steps_left and not reason:
             with meter.waiting():
                 parts = list(islice(stream, config.d_steps))
@@ -37,7 +37,7 @@ def train(session: Session) -> Ending:
             metrics = session.advance(parts, report=report)
             done = not session.steps_left
             if report:
-                session.report(metrics, meter.read(state.position))
+                session.report(metrics, meter)
             if done or (config.samples.every and state.step % config.samples.every == 0):
                 session.draw_samples()
             reason = session.agree(preemption.reason(), now=report)

@@ -17,13 +17,12 @@ def latents(seed: int, position: int, count: int, z_dim: int, purpose: int = LAT
     train in starts from the same numbers.
     """
     counts_per_row = -(-z_dim // 4)  # Philox makes four words per count
-    generator = np.random.Generator(
-        np.random.Philox(
-            key=np.array([seed, purpose], dtype=np.uint64),
-            counter=np.array([position * counts_per_row, 0, 0, 0], dtype=np.uint64),
-        )
+    generator = np.random.Philox(
+        key=np.array([seed, purpose], dtype=np.uint64),
+        counter=np.array([position * counts_per_row, 0, 0, 0], dtype=np.uint64),
     )
-    uniform = generator.random((count, 2, 2 * counts_per_row))
+    words = generator.random_raw((count, 2, 2 * counts_per_row))
+    uniform = (words >> np.uint64(11)) * 2.0**-53
     radius = np.sqrt(-2 * np.log1p(-uniform[:, 0]))
     angle = 2 * np.pi * uniform[:, 1]
     normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)

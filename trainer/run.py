@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import sys
 import warnings
 
 from shards.errors import InputError
 from trainer.config import Config, parse
+from trainer.preempt import follow_launcher
 
 USAGE_ERROR = 2
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
@@ -21,13 +23,21 @@ def main() -> None:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         preset, config = parse(quiet=not shown)
+        follow_launcher()
         mistake = _train(preset, config)
     except InputError as error:
         mistake = error
     if mistake:
-        if shown:
-            print(f"error: {mistake}", file=sys.stderr)
+        _tell(mistake, shown=shown)
         sys.exit(USAGE_ERROR)
+
+
+def _tell(mistake: Exception, *, shown: bool) -> None:
+    """Before the ranks have met, each finds the same mistake and one tells it; later it may be one rank's own."""
+    if shown:
+        print(f"error: {mistake}", file=sys.stderr)
+    elif "torch" in sys.modules and sys.modules["torch"].distributed.is_initialized():
+        print(f"error (rank {os.environ['RANK']} on {platform.node()}): {mistake}", file=sys.stderr)
 
 
 def _train(preset: str, config: Config) -> Exception | None:

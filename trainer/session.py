@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from trainer import checkpoint
 from trainer.config import Config
 from trainer.folder import RunFolder
 from trainer.journal import Journal
+from trainer.meter import Meter
 from trainer.noise import latents
 from trainer.progress import Progress
 from trainer.samples import fixed_latents, generate, write_sheet
@@ -52,13 +53,9 @@ class Session:
 
     def advance(self, parts: Sequence[Batch], *, report: bool) -> Metrics:
         """One iteration on this rank's rows of ``d_steps`` batches; the position moves past them when it is over."""
-        config, state, device = self.config, self.state, self.accelerator.device
-        reals = [normalise(part.images, device, self.dtype) for part in parts]
-        noise = [
-            latents(config.seed, part.position, len(part.images), config.model.z_dim).to(device, self.dtype)
-            for part in parts
-        ]
-        metrics = self.step(reals, noise, report=report)
+        config, state = self.config, self.state
+        reals = [normalise(part.images, self.accelerator.device, self.dtype) for part in parts]
+        metrics = self.step(reals, [self._noise(part) for part in parts], report=report)
         images = config.batch_size * config.d_steps
         state.step += 1
         state.position += images
@@ -70,12 +67,12 @@ class Session:
         self.progress.step()
         return metrics
 
-    def report(self, metrics: Metrics, speed: Mapping[str, float]) -> None:
+    def report(self, metrics: Metrics, meter: Meter) -> None:
         """Read the figures of the last step, averaged over the ranks; the one place where the host waits for the
         device.
         """
-        row = self._read(metrics)
-        state = self.state
+        state, row = self.state, self._read(metrics)
+        speed = meter.read(state.position)  # after the wait: what is only queued is not done
         images_left = self.steps_left * self.config.batch_size * self.config.d_steps
         row |= {**speed, "step": state.step, AXIS: state.position, "epoch": state.position / len(self.dataset)}
         self.progress.report(row, images_left / speed["speed/images_per_second"])
@@ -125,18 +122,20 @@ class Session:
                 "block": self.dataset.order.block,
                 "manifest": self.dataset.manifest.digest,
                 "data": self.dataset.manifest.summary,
+                "precision": self.accelerator.mixed_precision,
                 "scaler": state.scaler.state_dict(),
             }
             checkpoint.save(self.folder.checkpoints, state.step, state.tensors(), facts, config.checkpoint.keep)
             self.folder.write_status("running", state.step, state.position)
         self.accelerator.wait_for_everyone()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         """Release the bar, the journals and the tracker; nothing is lost without it."""
         self.progress.close()
-        for journal in (self.audit, self.tracker):
-            if journal:
-                journal.close()
+        if self.audit:
+            self.audit.close()
+        if self.tracker:
+            self.tracker.close(failed=failed)
 
     def agree(self, reason: str | None, *, now: bool) -> str | None:
         """Why to leave, equal on all ranks; asking the others costs a wait, so they are asked only ``now`` and then."""
@@ -147,10 +146,17 @@ class Session:
         asked = torch.tensor(float(reason is not None), device=self.accelerator.device)
         return reason or "another rank's signal" if self.accelerator.reduce(asked, "sum").item() else None
 
+    def _noise(self, part: Batch) -> torch.Tensor:
+        noise = latents(self.config.seed, part.position, len(part.images), self.config.model.z_dim).to(self.dtype)
+        # From pageable memory the copy would wait for everything the device still has to do.
+        device = self.accelerator.device
+        return (noise.pin_memory() if device.type == "cuda" else noise).to(device, non_blocking=True)
+
     def _read(self, metrics: Metrics) -> dict[str, float]:
         values = self.accelerator.reduce(torch.stack(list(metrics.values())), "mean").tolist()
         row = dict(zip(metrics, values, strict=True))
-        bad = [name for name, value in row.items() if not math.isfinite(value)]
+        # Only the losses: under fp16 a gradient may overflow, and the scaler then skips that step.
+        bad = [name for name, value in row.items() if name.startswith("loss/") and not math.isfinite(value)]
         if bad:
             raise InputError(
                 f"{', '.join(bad)} stopped being finite by step {self.state.step}: the training has diverged. "

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
+import psutil
+import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from shards.build import build
 from shards.dataset import ShardDataset
 from shards.errors import InputError
-from shards.manifest import MANIFEST
-from shards.sources.faces import Faces
 from trainer import checkpoint, plan
 from trainer.batchnorm import synchronise
-from trainer.config import PRESETS, Config, flatten
-from trainer.device import Launch, idle_gpus, resolve_precision, set_threads
+from trainer.config import Config, flatten
+from trainer.data import build_default, open_data, planned_default, wants_default
+from trainer.device import Launch, check_batch, idle_gpus, resolve_precision, set_threads
 from trainer.folder import RunFolder
 from trainer.journal import Journal, roll_back
 from trainer.loop import train
+from trainer.preempt import Preemption
 from trainer.progress import Progress
 from trainer.session import Session
 from trainer.state import create_state
 from trainer.step import Step
-from trainer.tracking import Tracker
+from trainer.tracking import Tracker, resolve_mode
 
 
 def run(preset: str, config: Config, launch: Launch) -> None:
@@ -36,31 +36,32 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     Raises:
         InputError: the data, the run folder or the launch does not fit the config.
     """
-    folder = RunFolder(config.out)
-    folder.check(config)
-    if config.batch_size % launch.ranks:
-        raise InputError(f"--batch-size {config.batch_size} does not divide among {launch.ranks} ranks.")
+    main = launch.rank == 0
+    check_batch(config.batch_size, launch)
     precision, note = resolve_precision(launch, config.dtype)
-    _build_default(preset, config, launch.rank)
-    resumed = checkpoint.load_newest(folder.checkpoints)
-    facts: dict[str, Any] = resumed[2] if resumed else {}
-    dataset = _open_data(config, facts)
-    left = config.remaining_steps(facts.get("step", 0), facts.get("position", 0), len(dataset))
-    shown = launch.rank == 0
-    if shown:
-        header = plan.describe(config, dataset.manifest, launch, precision, facts.get("position", 0), left)
-        notes = [f"note     {line}" for line in (note, idle_gpus(launch)) if line]
-        print("\n".join([header, *notes]), file=sys.stderr, flush=True)
+    resolve_mode(config.tracking.mode)
+    folder = RunFolder(config.out)
     if config.dry_run:
-        if shown:
-            print("\n".join(f"{name}: {value}" for name, value in flatten(config).items()))
-        return
+        return _dry_run(preset, config, launch, precision, folder)
+    with folder.locked_if(main):
+        folder.check(config)
+        if wants_default(preset, config):
+            build_default(config, shown=main)
+        resumed = checkpoint.load_newest(folder.checkpoints)
+        facts: dict[str, Any] = resumed[2] if resumed else {}
+        dataset = open_data(config, facts)
+    step, position = facts.get("step", 0), facts.get("position", 0)
+    left = config.remaining_steps(step, position, len(dataset))
+    if main:
+        notes = [f"note     {line}" for line in (note, idle_gpus(launch), _changed(facts, precision)) if line]
+        header = plan.describe(config, dataset.manifest, launch, precision, position, left)
+        print("\n".join([header, *notes]), file=sys.stderr, flush=True)
+        folder.record(config)
     if not left:
-        if shown:
+        if main:
+            folder.write_status("done", step, position)  # whoever finished may have been killed before it did
             print("Done already: nothing to do. Raise --steps or --epochs, or give another --out.", file=sys.stderr)
-        return
-    if shown:
-        folder.claim(config)
+        return None
     set_threads(launch, config.threads)
     accelerator = Accelerator(
         cpu=launch.cpu,
@@ -70,40 +71,29 @@ def run(preset: str, config: Config, launch: Launch) -> None:
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     session = _open_session(config, folder, dataset, accelerator, resumed, left)
-    _conduct(session)
+    with Preemption(folder.stop) as preemption:  # to the last word, or a signal's echo would cut that short
+        _conduct(session, preemption)
     accelerator.state.destroy_process_group()
+    return None
 
 
-def _build_default(preset: str, config: Config, rank: int) -> None:
-    """Draw the embedded data set where it is wanted and not there yet."""
-    shards = Path(config.data.shards)
-    if preset == "faces" and config.data.shards == PRESETS["faces"][1].data.shards and not (shards / MANIFEST).exists():
-        if rank == 0:
-            print(f"Drawing the embedded data set into {shards}, once.", file=sys.stderr, flush=True)
-        build(Faces(), shards)
+def _dry_run(preset: str, config: Config, launch: Launch, precision: str, folder: RunFolder) -> None:
+    folder.check(config)
+    if wants_default(preset, config):
+        manifest, step, position = planned_default(), 0, 0
+    else:
+        resumed = checkpoint.load_newest(folder.checkpoints)
+        facts = resumed[2] if resumed else {}
+        manifest, step, position = open_data(config, facts).manifest, facts.get("step", 0), facts.get("position", 0)
+    if launch.rank == 0:
+        left = config.remaining_steps(step, position, manifest.samples)
+        print(plan.describe(config, manifest, launch, precision, position, left), file=sys.stderr)
+        print("\n".join(f"{name}: {value}" for name, value in flatten(config).items()))
 
 
-def _open_data(config: Config, facts: dict[str, Any]) -> ShardDataset:
-    """The data set, in the order that the run began with."""
-    dataset = ShardDataset(
-        Path(config.data.shards),
-        seed=config.seed,
-        lanes=facts.get("lanes", config.batch_size),
-        block=facts.get("block"),
-        flip=config.data.flip,
-        keys=config.data.audit is not None,
-    )
-    if len(dataset) < config.batch_size:
-        raise InputError(
-            f"{config.data.shards} holds {len(dataset)} samples, fewer than one batch of {config.batch_size}. "
-            "Give a smaller --batch-size or more data."
-        )
-    if facts and facts["manifest"] != dataset.manifest.digest:
-        raise InputError(
-            f"{config.data.shards} is not the data set that the run in {config.out} was started on: now "
-            f"{dataset.manifest.summary}, then {facts['data']}. Give the old data, or another --out for a new run."
-        )
-    return dataset
+def _changed(facts: dict[str, Any], precision: str) -> str | None:
+    before = facts.get("precision", precision)
+    return None if before == precision else f"This run was trained with mixed precision {before!r} before."
 
 
 def _open_session(
@@ -119,10 +109,12 @@ def _open_session(
     if resumed:
         _, tensors, facts = resumed
         state.load(tensors)
-        state.scaler.load_state_dict(facts["scaler"])
+        if facts["scaler"]:  # empty unless the run was trained in fp16 before
+            state.scaler.load_state_dict(facts["scaler"])
         state.step, state.position = facts["step"], facts["position"]
+    _agree_on_start(accelerator, state.step, dataset.manifest.digest)
     if main:
-        folder.stop.unlink(missing_ok=True)  # one that stopped the run before; it has done its work
+        folder.forget_stop(before=psutil.Process().create_time())
         for journal in (folder.metrics, *(config.data.audit.glob("rank-*.jsonl") if config.data.audit else ())):
             roll_back(journal, state.step)
     accelerator.wait_for_everyone()
@@ -130,6 +122,8 @@ def _open_session(
         synchronise(state.generator, accelerator.device)
         synchronise(state.discriminator, accelerator.device)
     generator, discriminator = accelerator.prepare(state.generator, state.discriminator)
+    environment = {"data.digest": dataset.manifest.digest, "ranks": accelerator.num_processes}
+    environment["precision"] = accelerator.mixed_precision
     return Session(
         config,
         folder,
@@ -137,24 +131,38 @@ def _open_session(
         accelerator,
         state,
         Step(state, generator, discriminator, config.loss),
-        Tracker(accelerator, folder, config, {"data.digest": dataset.manifest.digest}) if main else None,
+        Tracker(accelerator, folder, config, environment) if main else None,
         Journal(config.data.audit / f"rank-{rank}.jsonl") if config.data.audit else None,
         Progress(state.step, state.step + left, shown=main),
     )
 
 
-def _conduct(session: Session) -> None:
+def _agree_on_start(accelerator: Accelerator, step: int, digest: str) -> None:
+    """DDP makes weights equal and nothing else: ranks with other checkpoints or data would drift apart silently."""
+    if accelerator.num_processes == 1:
+        return
+    mine = torch.tensor([[step, int(digest[:15], 16)]], device=accelerator.device)
+    steps, digests = accelerator.gather(mine).T.tolist()
+    if len(set(steps)) > 1:
+        raise InputError(f"The ranks found different newest checkpoints: steps {steps}. Do all see the same --out?")
+    if len(set(digests)) > 1:
+        raise InputError("The ranks found different data sets. Do all see the same --data.shards?")
+
+
+def _conduct(session: Session, preemption: Preemption) -> None:
     """Train, and leave word of how it ended."""
     state, folder, main = session.state, session.folder, session.accelerator.is_main_process
+    failed = True
     try:
         if main:
             folder.write_status("running", state.step, state.position)
         if state.step == 0:
             session.draw_reals()
             session.draw_samples()
-        ending = train(session)
-        folder.stop.unlink(missing_ok=True)
+        ending = train(session, preemption)
+        failed = False
         if main:
+            folder.stop.unlink(missing_ok=True)
             folder.write_status(ending, state.step, state.position)
     except BaseException as error:
         if main:
@@ -162,4 +170,4 @@ def _conduct(session: Session) -> None:
                 folder.write_status("failed", state.step, state.position, error=str(error) or type(error).__name__)
         raise
     finally:
-        session.close()
+        session.close(failed=failed)

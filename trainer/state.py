@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
 
-from shards.errors import InputError
 from shards.manifest import Manifest
 from trainer.config import Config
-from trainer.networks import SIZES, Discriminator, Generator, initialise
+from trainer.networks import Discriminator, Generator, initialise
 
 Tensors = dict[str, torch.Tensor]
 
@@ -66,20 +66,17 @@ class State:
         """
         reach = min(half_life, 0.05 * self.position)
         weight = 1 - 0.5 ** (images / reach) if reach else 1.0
-        sources, targets = list(_floats(self.generator)), list(_floats(self.average))
+        sources, targets = self._averaged
         torch._foreach_lerp_(targets, sources, weight)
+
+    @cached_property
+    def _averaged(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Looked up once: everything that loads or synchronises a network keeps its tensors."""
+        return _floats(self.generator), _floats(self.average)
 
 
 def create_state(config: Config, manifest: Manifest, device: torch.device, *, fp16: bool = False) -> State:
-    """A run at position 0. Equal configs and data give bit-equal states, whatever the device.
-
-    Raises:
-        InputError: there are no networks for the size of these images.
-    """
-    if manifest.size not in SIZES:
-        raise InputError(
-            f"The images are {manifest.size} pixels wide; networks exist for {SIZES}. Build with --size 64."
-        )
+    """A run at position 0. Equal configs and data give bit-equal states, whatever the device."""
     model, dtype = config.model, torch.float64 if config.dtype == "float64" else torch.float32
     generator = Generator(manifest.size, manifest.channels, model.z_dim, model.features_g)
     discriminator = Discriminator(manifest.size, manifest.channels, model.features_d)

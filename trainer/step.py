@@ -38,6 +38,8 @@ class Step:
             with torch.set_grad_enabled(last):
                 fake = self.generator(latent)
             metrics = self._discriminator_step(real, fake.detach(), report=report and last)
+            if not last:
+                self.state.scaler.update()  # it takes one step of an optimizer between two updates
         metrics |= self._generator_step(fake, report=report)
         self.state.scaler.update()
         return metrics

@@ -13,23 +13,30 @@ from urllib.parse import urlparse
 
 from accelerate import Accelerator
 
+from shards.errors import InputError
 from shards.files import atomic_write
 from trainer.config import Config, flatten
 from trainer.folder import RunFolder
 from trainer.journal import Journal
 
 AXIS = "images"
-"""The one x axis: real images consumed. Comparable between batch sizes and ranks, and it never runs backwards."""
+"""The one x axis: real images consumed. Comparable between batch sizes and ranks."""
 
 
 def resolve_mode(mode: str) -> Literal["online", "offline", "disabled"]:
-    """``auto`` to ``online`` when a key is configured (environment or netrc), else to ``offline``. Never asks."""
-    if mode != "auto":
-        return mode  # type: ignore[return-value]
-    wanted = os.environ.get("WANDB_MODE")
-    if wanted in ("online", "offline", "disabled"):
+    """``auto`` to what WANDB_MODE says, else to ``online`` when a key is configured (environment or netrc), else to
+    ``offline``.
+
+    Raises:
+        InputError: ``online`` without a key, where wandb would ask for one.
+    """
+    wanted = os.environ.get("WANDB_MODE", mode) if mode == "auto" else mode
+    if wanted in ("offline", "disabled"):
         return wanted  # type: ignore[return-value]
-    return "online" if os.environ.get("WANDB_API_KEY") or _netrc_has_key() else "offline"
+    keyed = bool(os.environ.get("WANDB_API_KEY")) or _netrc_has_key()
+    if wanted == "online" and not keyed:
+        raise InputError("W&B has no API key here. Run `wandb login` first, or give --tracking.mode offline.")
+    return "online" if keyed else "offline"
 
 
 class Tracker:
@@ -48,7 +55,8 @@ class Tracker:
     def log(self, row: Mapping[str, Any]) -> None:
         """One row of scalars; must hold ``step`` and ``images``."""
         self._journal.append(row)
-        self._log_run(row)
+        if self._run is not None:
+            self._try(lambda: self._run.log(dict(row)))
 
     def log_sheet(self, name: str, path: Path, images: int) -> None:
         """The PNG at ``path`` as ``samples/name``, at ``images`` on the x axis."""
@@ -65,15 +73,11 @@ class Tracker:
         """Make the journal durable; called before a checkpoint that counts on it is published."""
         self._journal.sync()
 
-    def close(self) -> None:
-        """Finish the W&B run and close the journal."""
+    def close(self, *, failed: bool) -> None:
+        """Close the journal and finish the W&B run, as failed or not."""
         self._journal.close()
         if self._run is not None:
-            self._try(lambda: self._run.finish())
-
-    def _log_run(self, row: Mapping[str, Any]) -> None:
-        if self._run is not None:
-            self._try(lambda: self._run.log(dict(row)))
+            self._try(lambda: self._run.finish(exit_code=int(failed)))
 
     def _start(
         self, accelerator: Accelerator, folder: RunFolder, config: Config, facts: Mapping[str, Any], mode: str
@@ -111,5 +115,5 @@ def _netrc_has_key() -> bool:
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     try:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, ValueError, netrc.NetrcParseError):  # ValueError: not text
         return False

@@ -15,7 +15,7 @@ JPEG_QUALITY = 95
 NPY = np.lib.format.MAGIC_PREFIX + b"\1\0"
 """How a .npy file of version 1.0 begins; the length of its header follows in two bytes."""
 
-Decoder = Callable[[memoryview, np.ndarray], None]
+Decoder = Callable[[bytes, np.ndarray], None]
 """Decodes one image into a preallocated uint8 array (height, width, channels); ``ValueError`` if it does not fit."""
 
 
@@ -50,12 +50,12 @@ def _encode_npy(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _decode_jpg(data: memoryview, out: np.ndarray) -> None:
+def _decode_jpg(data: bytes, out: np.ndarray) -> None:
     # A buffer too large is filled in part without a word; the shape that comes back tells.
     _check(simplejpeg.decode_jpeg(data, "GRAY" if out.shape[2] == 1 else "RGB", buffer=out).shape, out)
 
 
-def _decode_png(data: memoryview, out: np.ndarray) -> None:
+def _decode_png(data: bytes, out: np.ndarray) -> None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             pixels = np.asarray(image.convert("L" if out.shape[2] == 1 else "RGB"))
@@ -65,9 +65,9 @@ def _decode_png(data: memoryview, out: np.ndarray) -> None:
     out[:] = pixels.reshape(out.shape)
 
 
-def _decode_npy(data: memoryview, out: np.ndarray) -> None:
+def _decode_npy(data: bytes, out: np.ndarray) -> None:
     start = len(data) - out.nbytes
-    if bytes(data[:8]) != NPY or 10 + int.from_bytes(data[8:10], "little") != start:
+    if data[:8] != NPY or 10 + int.from_bytes(data[8:10], "little") != start:
         raise ValueError("not a .npy file of the expected size")
     out[:] = np.frombuffer(data, np.uint8, offset=start).reshape(out.shape)
 

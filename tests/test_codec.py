@@ -15,7 +15,7 @@ IMAGES = st.tuples(st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 3
 
 def decode(data: bytes, format: str, shape: tuple[int, ...]) -> np.ndarray:
     out = np.full(shape, 123, np.uint8)
-    decoder(format)(memoryview(data), out)
+    decoder(format)(data, out)
     return out
 
 

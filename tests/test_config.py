@@ -25,6 +25,8 @@ WORDS: list[tuple[str, str, Any]] = [
     ("--data.shards https://host/x", "data.shards", "https://host/x"),
     ("--data.workers 0", "data.workers", 0),
     ("--data.audit x", "data.audit", "x"),
+    ("--data.strict", "data.strict", True),
+    ("--data.max-bad 0.5", "data.max_bad", 0.5),
     ("--data.flip", "data.flip", True),
     ("--data.no-flip", "data.flip", False),
     ("--out x/y", "out", "x/y"),
@@ -50,7 +52,8 @@ WORDS: list[tuple[str, str, Any]] = [
 ]
 
 FREE = {
-    "data.shards", "data.workers", "data.audit", "checkpoint.every", "checkpoint.keep", "samples.every",
+    "data.shards", "data.workers", "data.audit", "data.strict", "data.max_bad", "checkpoint.every",
+    "checkpoint.keep", "samples.every",
     "samples.count", "tracking.mode", "tracking.project", "out", "batch_size", "steps", "epochs", "threads",
     "log_every", "dry_run", "default_steps", "model.sync_bn",
 }  # fmt: skip

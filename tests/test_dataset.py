@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from shards.dataset import BLOCK_BYTES, Batch, ShardDataset, default_block
+from shards.dataset import Batch, ShardDataset
 from shards.errors import InputError
 from shards.index import ENTRY
 from shards.manifest import INDEX, MANIFEST, Manifest, Shard, read_manifest
 from shards.order import flips
+from shards.reader import BLOCK_BYTES, default_block
 from tests.make import flags, key, make_shards, numbers, reindex
 
 SAMPLES = 50
@@ -131,13 +132,25 @@ def test_a_header_that_is_gone_is_noticed_when_keys_are_read(tmp_path: Path, dam
 
 
 @pytest.mark.parametrize("format", ["jpg", "png", "npy"])
-def test_an_image_that_was_indexed_broken_does_not_decode(tmp_path: Path, format: str) -> None:
+def test_an_image_that_was_indexed_broken_is_replaced_by_its_neighbour(tmp_path: Path, format: str) -> None:
     manifest = make_shards(tmp_path, samples=SAMPLES, format=format)
     row = entry(tmp_path, 27)
     overwrite(tmp_path, 1, int(row["offset"]), bytes(int(row["size"])))
     reindex(tmp_path, manifest)
+    dataset = ShardDataset(tmp_path, keys=True)
+    stream = dataset.__getitems__(range(SAMPLES + 1))
+    bad = stream.bad[0]
+    assert (bad.key, bad.offset) == (key(27), row["offset"])
+    assert bad.shard.endswith("shard-00001.tar")
+    assert torch.equal(stream.images[bad.position], stream.images[bad.position + 1])
+    assert stream.keys[bad.position] == stream.keys[bad.position + 1] != key(27)
+    shards, rows = dataset.order.lookup(np.arange(SAMPLES))
+    assert bad.position == (shards * 20 + rows).tolist().index(27)
+    alone = dataset[bad.position]  # the neighbour lies in another batch, perhaps another rank's
+    assert torch.equal(alone.images[0], stream.images[bad.position]) and alone.bad == (bad,)
+    strict = ShardDataset(tmp_path, strict=True)
     with pytest.raises(InputError, match=f"'{key(27)}' of .*shard-00001.tar, at byte {row['offset']}, does not decode"):
-        read_all(ShardDataset(tmp_path))
+        read_all(strict)
 
 
 @pytest.mark.parametrize("format", ["jpg", "png", "npy"])
@@ -148,6 +161,8 @@ def test_an_image_of_another_size_does_not_decode(tmp_path: Path, format: str) -
         (tmp_path / "other" / shard.name).replace(tmp_path / shard.name)
     reindex(tmp_path, manifest)
     with pytest.raises(InputError, match="does not decode"):
+        read_all(ShardDataset(tmp_path, strict=True))
+    with pytest.raises(InputError, match="100 samples in a row do not decode"):
         read_all(ShardDataset(tmp_path))
 
 
@@ -216,7 +231,7 @@ def test_no_folder_is_an_error_that_says_how_to_make_it(tmp_path: Path) -> None:
 
 
 def test_the_index_is_mapped_not_read(folder: Path) -> None:
-    index = ShardDataset(folder)._index
+    index = ShardDataset(folder).reader._index
     assert isinstance(index, np.memmap)
     assert index.dtype == ENTRY
 
@@ -226,9 +241,9 @@ def test_a_copy_reads_the_same_with_files_and_a_map_of_its_own(folder: Path) -> 
     dataset = ShardDataset(folder, seed=2, flip=True)
     expected = numbers(dataset.__getitems__(range(100)).images)
     pickled = pickle.dumps(dataset)
-    assert dataset._index.tobytes() not in pickled
+    assert dataset.reader._index.tobytes() not in pickled
     copy: ShardDataset = pickle.loads(pickled)
-    dataset._storage.close()
+    dataset.reader._storage.close()
     assert numbers(copy.__getitems__(range(100)).images) == expected
     assert isinstance(copy._index, np.memmap)
     assert copy._index._mmap is not None

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -129,26 +130,44 @@ def test_workers_outlive_a_signal_to_all_processes(dataset: ShardDataset) -> Non
     assert [batch.position for batch in rest] == list(range(8, 88, 4))
 
 
-class Lethal(ShardDataset):
-    """The system's out-of-memory killer, at position 40."""
-
-    def __getitems__(self, positions: Sequence[int]) -> Batch:
-        if 40 in positions:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitems__(positions)
-
-
 def test_a_killed_worker_ends_the_stream_with_an_error(dataset: ShardDataset) -> None:
-    """Asked for within the block: the error may strike anywhere in this process."""
-    stream = batches(Lethal(dataset.folder), position=0, batch_size=4, workers=2)
-    with pytest.raises(RuntimeError, match=r"worker.*(killed|exited unexpectedly)"), closing(stream):
-        take(stream, 100)
+    """As by the system's out-of-memory killer."""
+    before = set(children())
+    with closing(batches(dataset, position=0, batch_size=4, workers=2)) as stream:
+        take(stream, 2)
+        (set(children()) - before).pop().kill()
+        with pytest.raises(RuntimeError, match="worker was killed by SIGKILL"):
+            take(stream, 100)
+    assert set(children()) == before
+
+
+def test_workers_are_gone_with_their_parent(dataset: ShardDataset) -> None:
+    """However it ends: the link closes."""
+    script = (
+        "import sys, time; from pathlib import Path; from shards.dataset import ShardDataset\n"
+        "from shards.loader import batches; import psutil\n"
+        "stream = batches(ShardDataset(Path(sys.argv[1])), position=0, batch_size=4, workers=2); next(stream)\n"
+        "print(*(child.pid for child in psutil.Process().children()), flush=True); time.sleep(60)\n"
+    )
+    words = [sys.executable, "-c", script, str(dataset.reader.folder)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        workers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        assert len(workers) == 2
+        parent.kill()
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+
+
+def test_what_was_taken_stays_when_the_stream_goes_on(dataset: ShardDataset) -> None:
+    with closing(batches(dataset, position=0, batch_size=5, workers=1)) as stream:
+        early = take(stream, 30)
+    assert [n for batch in early for n in numbers(batch.images)] == numbers(dataset.__getitems__(range(150)).images)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_normalise_maps_bytes_onto_minus_one_to_one(dtype: torch.dtype) -> None:
     images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1)
-    values = normalise(images, torch.device("cpu"), dtype)
+    values = normalise(images, dtype)
     assert values.dtype == dtype
     assert values.shape == (1, 1, 16, 16)
     assert values.min() == values[0, 0, 0, 0] == -1
@@ -160,7 +179,7 @@ def test_normalise_maps_bytes_onto_minus_one_to_one(dtype: torch.dtype) -> None:
 def test_normalise_moves_channels_without_moving_memory() -> None:
     images = torch.randint(256, (2, 8, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     kept = images.clone()
-    values = normalise(images, torch.device("cpu"), torch.float32)
+    values = normalise(images, torch.float32)
     assert values.shape == (2, 3, 8, 6)
     assert values.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(values[1, 2, 5, 4], images[1, 5, 4, 2] / 127.5 - 1)

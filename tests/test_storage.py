@@ -32,7 +32,7 @@ def test_any_bytes_of_any_tar(local: LocalStorage, manifest: Manifest, tmp_path:
     for number, shard in [*enumerate(manifest.shards)] * 2:
         whole = (tmp_path / shard.name).read_bytes()
         for offset, size in ((0, len(whole)), (700, 5), (len(whole) - 1, 1), (3, 0)):
-            assert local.read(number, offset, size) == whole[offset : offset + size]
+            assert local.read(number, 0, offset, size) == whole[offset : offset + size]
         assert local.name(number) == str(tmp_path / shard.name)
 
 
@@ -42,18 +42,18 @@ def test_few_tars_are_open_at_once_and_none_after_closing(
     monkeypatch.setattr(storage, "OPEN_FILES", 2)
     before = descriptors()
     for number in [*range(len(manifest.shards))] * 3:
-        local.read(number, 0, 1)
+        local.read(number, 0, 0, 1)
         assert len(descriptors() - before) <= 2
     local.close()
     assert descriptors() == before
-    assert local.read(0, 0, 1)
+    assert local.read(0, 0, 0, 1)
     local.close()
 
 
 def test_a_missing_tar_is_named(local: LocalStorage, manifest: Manifest, tmp_path: Path) -> None:
     path = tmp_path / manifest.shards[1].name
     path.unlink()
-    for action in (local.check, lambda: local.read(1, 0, 1)):
+    for action in (local.check, lambda: local.read(1, 0, 0, 1)):
         with pytest.raises(InputError, match=rf"{path.name} cannot be read \(No such file"):
             action()
 
@@ -63,7 +63,7 @@ def test_a_tar_of_another_size_is_named(local: LocalStorage, manifest: Manifest,
     shard = manifest.shards[1]
     os.truncate(tmp_path / shard.name, shard.bytes + change)
     before = descriptors()
-    for action in (local.check, lambda: local.read(1, 0, 1)):
+    for action in (local.check, lambda: local.read(1, 0, 0, 1)):
         with pytest.raises(InputError, match=f"{shard.name} has {shard.bytes + change} bytes.*says {shard.bytes}"):
             action()
     assert descriptors() == before
@@ -71,20 +71,20 @@ def test_a_tar_of_another_size_is_named(local: LocalStorage, manifest: Manifest,
 
 def test_a_tar_cut_while_it_is_open_is_named(local: LocalStorage, manifest: Manifest, tmp_path: Path) -> None:
     shard = manifest.shards[2]
-    local.read(2, 0, 1)
+    local.read(2, 0, 0, 1)
     os.truncate(tmp_path / shard.name, 1000)
     with pytest.raises(InputError, match=f"{shard.name} ends before byte 1100"):
-        local.read(2, 600, 500)
+        local.read(2, 0, 600, 500)
     local.close()
 
 
 def test_a_copy_shares_no_descriptors(local: LocalStorage, tmp_path: Path, manifest: Manifest) -> None:
     """A descriptor's number means another file, or none, in another process."""
-    expected = local.read(0, 0, 600)
+    expected = local.read(0, 0, 0, 600)
     copy: LocalStorage = pickle.loads(pickle.dumps(local))
     local.close()
     with (tmp_path / "other").open("wb+") as other:
         other.write(bytes(manifest.shards[0].bytes))
         other.flush()
-        assert copy.read(0, 0, 600) == expected
+        assert copy.read(0, 0, 0, 600) == expected
     copy.close()

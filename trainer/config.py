@@ -39,6 +39,10 @@ class Data:
     """Loader processes per rank. One decodes about 10,000 images/s; 0 decodes between the steps."""
     flip: bool = False
     """Mirror each image left to right with probability 1/2."""
+    strict: bool = False
+    """Stop at the first sample that does not decode, instead of taking its neighbour in the order."""
+    max_bad: float = 0.001
+    """Stop when more than this share of the samples did not decode."""
     audit: Path | None = None
     """Folder for rank-R.jsonl, which names the samples that each rank trained on in each step."""
 
@@ -170,6 +174,8 @@ class Config:
         ):
             if not 0 <= rate < below:
                 raise InputError(f"{flag} is {rate}; it must be at least 0 and less than {below}.")
+        if not 0 <= self.data.max_bad <= 1:
+            raise InputError(f"--data.max-bad is {self.data.max_bad}; it must be a share from 0 to 1.")
         if self.epochs is not None and not (0 < self.epochs < math.inf):
             raise InputError(f"--epochs is {self.epochs}; it must be more than 0.")
         if self.seed >= 2**63:
@@ -184,8 +190,9 @@ class Config:
         return max(0, math.ceil((self.epochs * samples - position) / (self.batch_size * self.d_steps)))
 
 
-FREE = ("data.shards", "data.workers", "data.audit", "checkpoint.", "samples.", "tracking.", "out", "batch_size",
-        "steps", "epochs", "threads", "log_every", "dry_run", "default_steps", "model.sync_bn")  # fmt: skip
+FREE = ("data.shards", "data.workers", "data.audit", "data.strict", "data.max_bad", "checkpoint.", "samples.",
+        "tracking.", "out", "batch_size", "steps", "epochs", "threads", "log_every", "dry_run", "default_steps",
+        "model.sync_bn")  # fmt: skip
 """What may differ when a run goes on: where it runs and reports, how long, and how it is cut into batches, ranks and
 workers. The data are compared by their digest."""
 

@@ -66,4 +66,5 @@ def open_data(config: Config, facts: dict[str, Any]) -> ShardDataset:
         block=facts.get("block"),
         flip=config.data.flip,
         keys=config.data.audit is not None,
+        strict=config.data.strict,
     )

@@ -26,7 +26,7 @@ def train(session: Session, preemption: Preemption) -> Ending:
         rank=accelerator.process_index,
         ranks=accelerator.num_processes,
         workers=config.data.workers,
-        pin_memory=accelerator.device.type == "cuda",
+        device=accelerator.device,
     )
     meter, reason = Meter(state.position), None
     with closing(stream):

@@ -23,6 +23,7 @@ from trainer.progress import Progress
 from trainer.samples import fixed_latents, generate, write_sheet
 from trainer.state import State
 from trainer.step import Metrics, Step
+from trainer.tally import Tally, check_share
 from trainer.tracking import AXIS, Tracker
 
 
@@ -39,7 +40,10 @@ class Session:
     tracker: Tracker | None
     """On the main rank only."""
     audit: Journal | None
+    tally: Tally
     progress: Progress
+    began: int
+    """Position that this process started from."""
 
     @property
     def steps_left(self) -> int:
@@ -54,7 +58,7 @@ class Session:
     def advance(self, parts: Sequence[Batch], *, report: bool) -> Metrics:
         """One iteration on this rank's rows of ``d_steps`` batches; the position moves past them when it is over."""
         config, state = self.config, self.state
-        reals = [normalise(part.images, self.accelerator.device, self.dtype) for part in parts]
+        reals = [normalise(part.images, self.dtype) for part in parts]
         metrics = self.step(reals, [self._noise(part) for part in parts], report=report)
         images = config.batch_size * config.d_steps
         state.step += 1
@@ -64,6 +68,8 @@ class Session:
         if self.audit:
             keys = [key for part in parts for key in part.keys]
             self.audit.append({"step": state.step, "position": parts[0].position, "keys": keys})
+        for part in parts:
+            self.tally.add(part.bad, state.step)
         self.progress.step()
         return metrics
 
@@ -75,6 +81,7 @@ class Session:
         speed = meter.read(state.position)  # after the wait: what is only queued is not done
         images_left = self.steps_left * self.config.batch_size * self.config.d_steps
         row |= {**speed, "step": state.step, AXIS: state.position, "epoch": state.position / len(self.dataset)}
+        row["data/replaced"] = self._replaced()
         self.progress.report(row, images_left / speed["speed/images_per_second"])
         if self.tracker:
             self.tracker.log(row)
@@ -97,7 +104,7 @@ class Session:
         path = self.folder.samples / "real.png"
         if self.accelerator.is_main_process and not path.exists():
             count = min(self.config.samples.count, len(self.dataset))
-            images = normalise(self.dataset.__getitems__(range(count)).images, torch.device("cpu"), torch.float32)
+            images = normalise(self.dataset.__getitems__(range(count)).images, torch.float32)
             write_sheet(images, path)
             self._show("real", path)
 
@@ -132,6 +139,7 @@ class Session:
     def close(self, *, failed: bool) -> None:
         """Release the bar, the journals and the tracker; nothing is lost without it."""
         self.progress.close()
+        self.tally.close()
         if self.audit:
             self.audit.close()
         if self.tracker:
@@ -163,6 +171,14 @@ class Session:
                 "No checkpoint was written of it; start anew with a lower learning rate and another --out."
             )
         return row
+
+    def _replaced(self) -> int:
+        """Bad samples so far, of all ranks; ends the run on all of them alike when they are too many."""
+        count = torch.tensor(self.tally.count, device=self.accelerator.device)
+        total = int(self.accelerator.reduce(count, "sum").item())
+        consumed = self.state.position - self.began
+        check_share(total, consumed, len(self.dataset), self.config.data.max_bad)
+        return total
 
     def _show(self, name: str, path: Path) -> None:
         if self.tracker:

@@ -25,6 +25,7 @@ from trainer.progress import Progress
 from trainer.session import Session
 from trainer.state import create_state
 from trainer.step import Step
+from trainer.tally import Tally
 from trainer.tracking import Tracker, resolve_mode
 
 
@@ -133,7 +134,9 @@ def _open_session(
         Step(state, generator, discriminator, config.loss),
         Tracker(accelerator, folder, config, environment) if main else None,
         Journal(config.data.audit / f"rank-{rank}.jsonl") if config.data.audit else None,
+        Tally(folder.path / f"bad-rank-{rank}.jsonl"),
         Progress(state.step, state.step + left, shown=main),
+        state.position,
     )
 
 

@@ -1,0 +1,48 @@
+"""A worker process of a loader: ``python -m shards.feeder LINK RING``, both open descriptors.
+
+It gets a reader and the ring's shape, then pairs of slot and position until the link closes. It fills the slot and
+answers with a :class:`~shards.reader.Report`, or with the :class:`InputError` that it met.
+"""
+
+from __future__ import annotations
+
+import mmap
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+import numpy as np
+
+from shards.errors import InputError
+from shards.reader import Reader
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""A cluster sends them to every process of a job; the rank decides when to leave, and its workers leave with it."""
+
+
+def serve(link: Connection, ring: int) -> None:
+    """Fill slots until nobody is there to ask."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the parent started us with these blocked
+    try:
+        reader: Reader
+        reader, shape = link.recv()
+        slots = map_ring(ring, shape)
+        while True:
+            slot, position = link.recv()
+            try:
+                link.send(reader.read(position, slots[slot]))
+            except InputError as error:
+                link.send(error)
+    except (EOFError, ConnectionError):
+        pass
+
+
+def map_ring(descriptor: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The memory behind ``descriptor`` as a uint8 array."""
+    return np.frombuffer(mmap.mmap(descriptor, int(np.prod(shape))), np.uint8).reshape(shape)
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])), int(sys.argv[2]))

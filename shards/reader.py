@@ -1,0 +1,192 @@
+"""From positions to pixels: the core of the stream. NumPy only, so that a worker process starts in half a second."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from shards.codec import decoder
+from shards.errors import InputError
+from shards.index import ENTRY, member_key
+from shards.manifest import INDEX, Manifest, read_manifest
+from shards.order import Order, flips
+from shards.storage import LocalStorage, Storage
+
+BLOCK_BYTES = 2 << 20
+
+CHECKED_BYTES = 256 << 20
+"""The largest index (11 million samples) that is hashed at every start: 0.2 s here. A larger one is only verified when
+asked, and its samples carry digests of their own anyway."""
+
+REACH = 100
+"""How many neighbours in the order may be broken in a row before the data set is given up."""
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A sample that does not decode, and for which its neighbour in the order stands in."""
+
+    position: int
+    shard: str
+    key: str
+    offset: int
+    """Byte of the image in the shard."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"The sample {self.key!r} of {self.shard}, at byte {self.offset}, does not decode: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was read beside the pixels."""
+
+    keys: tuple[str, ...]
+    """Keys of the samples, in order; empty unless they were asked for."""
+    bad: tuple[Bad, ...]
+
+
+class Reader:
+    """Reads the endless stream of a data set's images by position; see :class:`shards.dataset.ShardDataset`.
+
+    Pickled, it goes to a worker process without its open files and its index, which the worker maps again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        seed: int = 0,
+        lanes: int = 128,
+        block: int | None = None,
+        flip: bool = False,
+        keys: bool = False,
+        strict: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.manifest = read_manifest(folder)
+        self.seed = seed
+        self.flip = flip
+        self.keys = keys
+        self.strict = strict
+        self._storage: Storage = LocalStorage(folder, self.manifest)
+        self._storage.check()
+        self._index = _open_index(folder, self.manifest)
+        _check_index(folder, self.manifest)
+        self._first = np.concatenate([[0], np.cumsum(self.manifest.counts)])
+        self._decode = decoder(self.manifest.format)
+        self.order = Order(self.manifest.counts, seed, lanes, block or default_block(self.manifest))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_index": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._index = _open_index(self.folder, self.manifest)  # by value it would be 24 bytes a sample in each worker
+
+    def read(self, start: int, out: np.ndarray) -> Report:
+        """Fill ``out``, uint8 (n, height, width, channels), C-contiguous, with the images at positions ``start ...
+        start + n``.
+
+        Raises:
+            InputError: a sample is not what the index says, or, if ``strict``, does not decode; names shard, key and
+                offset.
+        """
+        shards, rows = self.order.lookup(np.arange(start, start + len(out)))
+        entries = self._index[self._first[shards] + rows]
+        numbers = shards.tolist()
+        broken: list[tuple[int, str]] = []
+        columns = (entries[name].tolist() for name in ("offset", "digest", "size"))
+        for place, (shard, row, offset, digest, size) in enumerate(zip(numbers, rows.tolist(), *columns, strict=True)):
+            data = self._storage.read(shard, row, offset, size)
+            if xxhash.xxh3_64_intdigest(data) != digest:
+                raise InputError(self._changed(shard, row))
+            try:
+                self._decode(data, out[place])
+            except ValueError as error:
+                broken.append((place, str(error)))
+        bad = [self._bad(start + place, numbers[place], int(rows[place]), reason) for place, reason in broken]
+        for sample, (place, _) in zip(bad, broken, strict=True):
+            if self.strict:
+                raise InputError(f"{sample}.")
+            shards[place], rows[place] = self._replace(start + place, out[place])
+        if self.flip:
+            mirrored = flips(self.seed, start, len(out))
+            out[mirrored] = out[mirrored, :, ::-1]
+        pairs = zip(shards.tolist(), rows.tolist(), strict=True) if self.keys else ()
+        return Report(tuple(self._key(shard, row) for shard, row in pairs), tuple(bad))
+
+    def _replace(self, position: int, out: np.ndarray) -> tuple[int, int]:
+        """Put the nearest later sample that decodes in the place of the one at ``position``; returns shard and row."""
+        for neighbour in range(position + 1, position + 1 + REACH):
+            shard, row = (int(number[0]) for number in self.order.lookup(np.array([neighbour])))
+            entry = self._entry(shard, row)
+            data = self._storage.read(shard, row, int(entry["offset"]), int(entry["size"]))
+            if xxhash.xxh3_64_intdigest(data) != int(entry["digest"]):
+                raise InputError(self._changed(shard, row))
+            try:
+                self._decode(data, out)
+            except ValueError:
+                continue
+            return shard, row
+        raise InputError(f"{REACH} samples in a row do not decode, from position {position} on. Verify the data set.")
+
+    def _entry(self, shard: int, row: int) -> np.void:
+        entry: np.void = self._index[self._first[shard] + row]
+        return entry
+
+    def _key(self, shard: int, row: int) -> str:
+        entry = self._entry(shard, row)
+        offset, header = int(entry["offset"]), int(entry["header"])
+        try:
+            return member_key(self._storage.read(shard, row, offset - header, header))
+        except InputError as error:
+            raise InputError(f"{self._storage.name(shard)}, at byte {offset - header}: {error}") from error
+
+    def _key_or_not(self, shard: int, row: int) -> str:
+        try:
+            return self._key(shard, row)
+        except InputError:
+            return "?"
+
+    def _bad(self, position: int, shard: int, row: int, reason: str) -> Bad:
+        offset = int(self._entry(shard, row)["offset"])
+        return Bad(position, self._storage.name(shard), self._key_or_not(shard, row), offset, reason)
+
+    def _changed(self, shard: int, row: int) -> str:
+        return (
+            f"The sample {self._key_or_not(shard, row)!r} of {self._storage.name(shard)}, at byte "
+            f"{self._entry(shard, row)['offset']}, is not what was indexed: the shard changed."
+        )
+
+
+def default_block(manifest: Manifest) -> int:
+    """Samples in about 2 MiB of tar: large enough for disks and networks, small enough to hold one per lane."""
+    return max(1, BLOCK_BYTES * manifest.samples // sum(shard.bytes for shard in manifest.shards))
+
+
+def _check_index(folder: Path, manifest: Manifest) -> None:
+    path = folder / INDEX
+    if path.stat().st_size > CHECKED_BYTES:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != manifest.index_sha256:
+        raise InputError(f"{path} is not the one that the manifest was written with. Build the data set again.")
+
+
+def _open_index(folder: Path, manifest: Manifest) -> np.ndarray:
+    path = folder / INDEX
+    try:
+        index: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} cannot be read ({error}). Build the data set again.") from error
+    if index.dtype != ENTRY or len(index) != manifest.samples:
+        raise InputError(
+            f"{path} holds {len(index)} samples, the manifest {manifest.samples}: they are not of one data set."
+        )
+    return index

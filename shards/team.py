@@ -1,0 +1,110 @@
+"""Who fills a ring's slots: processes that read ahead, or, without any, the caller itself at the time of asking."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from multiprocessing.connection import Connection
+from typing import Protocol
+
+from shards.errors import InputError
+from shards.feeder import SIGNALS
+from shards.reader import Reader, Report
+from shards.ring import Ring
+
+Answer = Report | InputError
+
+
+class Team(Protocol):
+    """Takes orders and answers them in the same order."""
+
+    def ask(self, slot: int, position: int) -> None:
+        """Have ``slot`` filled with the samples from ``position`` on."""
+
+    def answer(self) -> Answer:
+        """Wait for the oldest order's answer."""
+
+    def close(self) -> None:
+        """Send everyone home."""
+
+
+class Alone:
+    """No process: reads when the answer is asked for."""
+
+    def __init__(self, reader: Reader, ring: Ring) -> None:
+        self._reader, self._ring = reader, ring
+        self._orders: deque[tuple[int, int]] = deque()
+
+    def ask(self, slot: int, position: int) -> None:
+        self._orders.append((slot, position))
+
+    def answer(self) -> Answer:
+        slot, position = self._orders.popleft()
+        try:
+            return self._reader.read(position, self._ring.array[slot])
+        except InputError as error:
+            return error
+
+    def close(self) -> None:
+        pass
+
+
+class Feeders:
+    """``workers`` processes of :mod:`shards.feeder`; orders are dealt in turn, so that answers come in order.
+
+    Not :mod:`multiprocessing`'s: a forked one would inherit this process's threads' locks, a spawned one would import
+    the trainer and torch, 5 s and 300 MB each. These start in half a second and see their link close when we die.
+    """
+
+    def __init__(self, reader: Reader, ring: Ring, workers: int) -> None:
+        self._crew = [_hire(ring) for _ in range(workers)]
+        for link, _ in self._crew:
+            link.send((reader, ring.shape))
+        self._asked = self._answered = 0
+
+    def ask(self, slot: int, position: int) -> None:
+        link, process = self._crew[self._asked % len(self._crew)]
+        self._asked += 1
+        try:
+            link.send((slot, position))
+        except ConnectionError:
+            raise _died(process) from None
+
+    def answer(self) -> Answer:
+        link, process = self._crew[self._answered % len(self._crew)]
+        self._answered += 1
+        try:
+            answer: Answer = link.recv()
+        except (EOFError, ConnectionError):
+            raise _died(process) from None
+        return answer
+
+    def close(self) -> None:
+        for link, process in self._crew:
+            link.close()
+            process.kill()
+        for _, process in self._crew:
+            process.wait()
+
+
+def _hire(ring: Ring) -> tuple[Connection, subprocess.Popen[bytes]]:
+    ours, theirs = socket.socketpair()
+    # A signal to all processes of a job could strike before the worker ignores it: it starts with them blocked.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        with theirs:
+            words = [sys.executable, "-m", "shards.feeder", str(theirs.fileno()), str(ring.fileno())]
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno(), ring.fileno()])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return Connection(ours.detach()), process
+
+
+def _died(process: subprocess.Popen[bytes]) -> RuntimeError:
+    code = process.wait()
+    if code < 0:
+        return RuntimeError(f"A loader's worker was killed by {signal.Signals(-code).name}: out of memory?")
+    return RuntimeError(f"A loader's worker failed with exit code {code}; what it printed stands above.")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 JPEG_QUALITY = 95
 """With full colour resolution; 64x64 faces take about 4 kB and show no blocks that a discriminator could learn."""
@@ -59,6 +59,8 @@ def _decode_png(data: bytes, out: np.ndarray) -> None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             pixels = np.asarray(image.convert("L" if out.shape[2] == 1 else "RGB"))
+    except UnidentifiedImageError as error:
+        raise ValueError("not an image in any format known here") from error
     except (OSError, SyntaxError) as error:  # Pillow's two ways of saying "broken"
         raise ValueError(str(error)) from error
     _check(pixels.shape, out)

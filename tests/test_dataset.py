@@ -245,8 +245,8 @@ def test_a_copy_reads_the_same_with_files_and_a_map_of_its_own(folder: Path) -> 
     copy: ShardDataset = pickle.loads(pickled)
     dataset.reader._storage.close()
     assert numbers(copy.__getitems__(range(100)).images) == expected
-    assert isinstance(copy._index, np.memmap)
-    assert copy._index._mmap is not None
+    assert isinstance(copy.reader._index, np.memmap)
+    assert copy.reader._index._mmap is not None
 
 
 def test_its_manifest_is_the_folders(folder: Path) -> None:

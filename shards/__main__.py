@@ -20,12 +20,14 @@ from tyro.conf import (
 
 from shards.build import build
 from shards.errors import InputError
-from shards.manifest import MANIFEST, Manifest, read_manifest
+from shards.existing import Index, Info, Verify, summary
+from shards.manifest import MANIFEST
 from shards.options import Options
 from shards.sources.celeba import Celeba
 from shards.sources.faces import Faces
 from shards.sources.folder import Folder
 from shards.sources.item import Source
+from shards.sources.lsun import Lsun
 from shards.sources.mnist import Mnist
 
 DEFAULTS = Options(format="jpg")
@@ -87,6 +89,27 @@ class BuildCeleba(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BuildLsun(Common):
+    """LSUN: scenes or objects from the LMDBs that it is handed out as; several categories become classes.
+
+    Example: python -m shards build lsun raw/lsun data/lsun64 --categories bedroom,church_outdoor --dedup
+    """
+
+    raw: Positional[Path]
+    """An unzipped LMDB, such as bedroom_train_lmdb, or the folder that holds several."""
+    out: Positional[Path]
+    """Folder to build into; made if need be."""
+    categories: str = ""
+    """Names with commas between them, in the order of the labels. Without, all that are there, by the alphabet."""
+    split: Literal["train", "val", "all"] = "train"
+    """Which of the LMDBs in a folder; one that RAW names itself is always taken."""
+
+    def run(self) -> None:
+        categories = tuple(name for name in self.categories.split(",") if name)
+        self.build(Lsun(self.raw, categories, self.split), self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildFolder(Common):
     """Any folder of images, at any depth; the first-level sub-folder is the class.
 
@@ -125,6 +148,7 @@ class BuildFaces(Common):
 Kind = (
     Annotated[BuildMnist, subcommand("mnist")]
     | Annotated[BuildCeleba, subcommand("celeba")]
+    | Annotated[BuildLsun, subcommand("lsun")]
     | Annotated[BuildFolder, subcommand("folder")]
     | Annotated[BuildFaces, subcommand("faces")]
 )
@@ -143,42 +167,18 @@ class Build:
         self.kind.run()
 
 
-@dataclass(frozen=True)
-class Info:
-    """Say what a built folder holds.
-
-    Example: python -m shards info data/celeba64
-    """
-
-    path: Positional[Path]
-    """Folder that holds manifest.json."""
-
-    def run(self) -> None:
-        print(summary(read_manifest(self.path)))
-
-
-Command = Annotated[Build, subcommand("build")] | Annotated[Info, subcommand("info")]
-
-
-def summary(manifest: Manifest) -> str:
-    """A few lines for people."""
-    total = sum(shard.bytes for shard in manifest.shards)
-    facts = {
-        "source": manifest.source,
-        "images": f"{manifest.samples:,} of {manifest.size}x{manifest.size}x{manifest.channels}, {manifest.format}",
-        "shards": f"{len(manifest.shards):,}, together {total / 1e6:,.1f} MB",
-        "classes": f"{len(manifest.classes)}: {', '.join(manifest.classes[:10])}" if manifest.classes else "none",
-        "skipped": f"{len(manifest.skipped):,}",
-        "built with": ", ".join(f"{name} {value}" for name, value in manifest.build.items()),
-        "digest": manifest.digest,
-    }
-    return "\n".join(f"{name:>10}  {value}" for name, value in facts.items())
+Command = (
+    Annotated[Build, subcommand("build")]
+    | Annotated[Index, subcommand("index")]
+    | Annotated[Verify, subcommand("verify")]
+    | Annotated[Info, subcommand("info")]
+)
 
 
 def main() -> int:
     """Parse, run, and turn what went wrong into one sentence and an exit code."""
     try:
-        command: Build | Info = tyro.cli(
+        command: Build | Index | Verify | Info = tyro.cli(
             Command,
             prog="python -m shards",
             description="Turn raw images into WebDataset shards that train without a pause, and look at them.",

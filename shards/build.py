@@ -20,6 +20,7 @@ import numpy as np
 
 from shards.cores import available_cores
 from shards.crew import run_crew
+from shards.dedup import HASHES, leave_out_duplicates
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.manifest import INDEX, MANIFEST, Manifest, read_manifest, write_manifest
@@ -30,6 +31,8 @@ from shards.record import load_record
 from shards.sources.item import Source
 from shards.worker import explain
 
+DUPLICATES = "duplicates"
+"""Among the manifest's build options: how many were left out, when that was asked for."""
 NOTES = ".build.json"
 LOCK = ".build.lock"
 DEFAULTS = Options()
@@ -65,8 +68,9 @@ def build(source: Source, out: Path, options: Options = DEFAULTS, workers: int |
 
 def _finished(recipe: Recipe) -> Manifest:
     manifest = read_manifest(recipe.out)
+    found = {name: value for name, value in manifest.build.items() if name != DUPLICATES}
     wanted = json.loads(json.dumps({"source": recipe.source.name, **recipe.choices()}))
-    if other := differences({"source": manifest.source, **manifest.build}, wanted):
+    if other := differences({"source": manifest.source, **found}, wanted):
         raise InputError(f"{recipe.out} was built with other options: {other}. Build into another folder.")
     return manifest
 
@@ -108,6 +112,8 @@ def _run(recipe: Recipe, workers: int) -> Manifest:
     _take_notes(recipe)
     _sweep(recipe.out, ".*.partial")
     try:
+        if recipe.options.dedup:
+            recipe = leave_out_duplicates(recipe, workers)
         todo = [shard for shard in range(recipe.shards) if not _is_done(recipe, shard)]
         left = sum(len(recipe.positions(shard)) for shard in todo)
         if todo:
@@ -123,7 +129,8 @@ def _take_notes(recipe: Recipe) -> None:
     path = recipe.out / NOTES
     wanted = {"source": recipe.source.name, **recipe.choices(), **recipe.places()}
     text = json.dumps(wanted, indent=1).encode()
-    if path.exists() and (other := differences(json.loads(path.read_bytes()), json.loads(text))):
+    begun = path.exists() and any(recipe.out.glob(".*.npz"))
+    if begun and (other := differences(json.loads(path.read_bytes()), json.loads(text))):
         raise InputError(
             f"{recipe.out} holds an unfinished build with other options: {other}. "
             "Finish it with its own, build into another folder, or delete it."
@@ -155,7 +162,7 @@ def _publish(recipe: Recipe) -> Manifest:
         shards=tuple(record.shard for record in kept),
         index_sha256=hashlib.sha256(index.getbuffer()).hexdigest(),
         classes=recipe.source.classes,
-        build=recipe.choices(),
+        build=recipe.choices() | ({DUPLICATES: len(recipe.duplicates)} if recipe.options.dedup else {}),
         skipped=skipped,
     )
     write_manifest(manifest, recipe.out)
@@ -170,6 +177,7 @@ def _tidy(out: Path) -> None:
         if not record.shard.samples:
             (out / record.shard.name).unlink(missing_ok=True)
         path.unlink()
+    _sweep(out, HASHES)
     for name in (NOTES, LOCK):
         (out / name).unlink(missing_ok=True)
 

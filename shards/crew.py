@@ -1,4 +1,4 @@
-"""The worker processes of a build: started, fed one shard at a time, watched, and gone at the end whatever happens.
+"""The worker processes of a build: started, fed one part at a time, watched, and gone at the end whatever happens.
 
 Each is a ``python -m shards.worker`` of its own and not one of :mod:`multiprocessing`'s, because those import the
 caller's ``__main__`` again (5 s where that is the trainer), inherit or share its torch, and, in a process pool, outlive
@@ -17,23 +17,23 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
 from shards.errors import InputError
-from shards.recipe import Recipe
+from shards.worker import Job
 
 
-def run_crew(recipe: Recipe, shards: Iterable[int], workers: int, progress: Callable[[int], None]) -> None:
-    """Build ``shards`` of ``recipe`` in at most ``workers`` processes; ``progress`` gets counts of images done.
+def run_crew(job: Job, parts: Iterable[int], workers: int, progress: Callable[[int], None]) -> None:
+    """Do ``parts`` of ``job`` in at most ``workers`` processes; ``progress`` gets counts of images done.
 
     Raises:
         InputError: the first that a worker ended with, or a worker was killed.
         RuntimeError: a worker died of a bug; its traceback stands on stderr.
     """
-    waiting = deque(shards)
+    waiting = deque(parts)
     crew: dict[Connection, subprocess.Popen[bytes]] = {}
     try:
         for _ in range(min(workers, len(waiting))):
             link, process = _hire()
             crew[link] = process
-            _tell(link, recipe)
+            _tell(link, job)
             _tell(link, waiting.popleft())
         while crew:
             for link in _ready(crew):
@@ -76,7 +76,7 @@ def _tell(link: Connection, message: object) -> None:
 
 
 def _listen(link: Connection, process: subprocess.Popen[bytes]) -> int | None:
-    """A count of images, or None for a finished shard."""
+    """A count of images, or None for a finished part."""
     try:
         answer: int | InputError | None = link.recv()
     except (EOFError, ConnectionError):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import xxhash
@@ -19,35 +22,61 @@ IMAGES = frozenset({"jpg", "jpeg", "png", "npy", "webp"})
 BLOCK = 512
 
 
-def index_tar(path: Path) -> np.ndarray:
-    """Index one uncompressed tar: an ``ENTRY`` array, one row per image, in the order of the tar.
+@dataclass(frozen=True)
+class Member:
+    """An image in a tar."""
 
-    Reads the whole file once. ``tarfile`` follows PAX and GNU long names and ``prefix`` fields.
+    key: str
+    extension: str
+    """In lower case: one of ``IMAGES``."""
+    offset: int
+    header: int
+    data: bytes
+
+    @property
+    def entry(self) -> tuple[int, int, int, int]:
+        """Its ``ENTRY``."""
+        return self.offset, xxhash.xxh3_64_intdigest(self.data), len(self.data), self.header
+
+
+def index_tar(path: Path) -> np.ndarray:
+    """Index one local tar: an ``ENTRY`` array, one row per image, in the order of the tar.
+
+    Raises:
+        InputError: as :func:`walk_tar`.
+    """
+    with path.open("rb") as file:
+        return np.array([member.entry for member in walk_tar(file, str(path))], dtype=ENTRY)
+
+
+def walk_tar(file: BinaryIO, name: str) -> Iterator[Member]:
+    """Every image of one uncompressed tar, in its order; reads the whole file once.
+
+    ``tarfile`` follows PAX and GNU long names and ``prefix`` fields.
 
     Raises:
         InputError: not a tar, truncated (a tar cut at a member's border ends silently without its end marker), or
             two images under one key.
     """
-    rows, keys = [], set()
+    keys = set()
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 key, extension = split_key(member.name)
                 if not member.isfile() or extension.lower() not in IMAGES:
                     continue
                 if key in keys:
-                    raise InputError(f"{path} holds two images under the key {key!r}; keys must be unique.")
+                    raise InputError(f"{name} holds two images under the key {key!r}; keys must be unique.")
                 keys.add(key)
                 file.seek(member.offset_data)
                 data = file.read(member.size)
-                header = member.offset_data - member.offset
-                rows.append((member.offset_data, xxhash.xxh3_64_intdigest(data), member.size, header))
+                yield Member(key, extension.lower(), member.offset_data, member.offset_data - member.offset, data)
+                tar.members.clear()  # type: ignore[attr-defined]  # a list of all would be 1 kB a member
             file.seek(tar.offset)
             if file.read(BLOCK) != bytes(BLOCK):
-                raise InputError(f"{path} is truncated: it lacks a tar's end marker. Fetch or build it again.")
+                raise InputError(f"{name} is truncated: it lacks a tar's end marker. Fetch or build it again.")
     except tarfile.TarError as error:
-        raise InputError(f"{path} is not a whole, uncompressed tar ({error}). Fetch or build it again.") from error
-    return np.array(rows, dtype=ENTRY)
+        raise InputError(f"{name} is not a whole, uncompressed tar ({error}). Fetch or build it again.") from error
 
 
 def split_key(name: str) -> tuple[str, str]:

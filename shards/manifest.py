@@ -36,9 +36,9 @@ class Manifest:
     """A data set: its shards in order, and what every image in them looks like."""
 
     source: str
-    """The kind of source it was built from: ``celeba``, ``mnist``, ``folder``, ``faces``."""
+    """The kind of source it was built from, such as ``celeba``; ``tars`` that someone else wrote."""
     format: str
-    """Encoding of the images: ``jpg``, ``png`` or ``npy``."""
+    """Encoding of the images: ``jpg``, ``png``, ``npy``; ``any``: several encodings or sizes, resized when read."""
     size: int
     """Height and width in pixels."""
     channels: int
@@ -51,6 +51,8 @@ class Manifest:
     """The options it was built with. No paths, host names or dates: equal inputs give equal manifests."""
     skipped: tuple[str, ...] = ()
     """Origins of raw images that could not be used and were left out on request."""
+    base: str = ""
+    """Where the tars lie, if not beside the manifest: an absolute path or an address."""
     version: int = VERSION
 
     @cached_property
@@ -61,6 +63,10 @@ class Manifest:
     @cached_property
     def samples(self) -> int:
         return int(self.counts.sum())
+
+    def root(self, folder: Path) -> Path:
+        """The folder of the tars, for the manifest that lies in ``folder``."""
+        return Path(self.base) if self.base else folder
 
     @property
     def shape(self) -> tuple[int, int, int]:

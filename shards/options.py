@@ -30,6 +30,8 @@ class Options:
     """Leave out broken or too small images, and list them in the manifest, instead of stopping at the first."""
     upscale: bool = False
     """Enlarge images smaller than the size instead of stopping at the first."""
+    dedup: bool = False
+    """Leave out near-duplicates (equal perceptual hash; the first stays), and list them in duplicates.jsonl."""
 
     def __post_init__(self) -> None:
         if self.size < 1:

@@ -12,13 +12,11 @@ import webdataset
 import xxhash
 
 from shards.codec import encode
-from shards.errors import InputError
 from shards.files import atomic_write
 from shards.index import BLOCK, ENTRY
 from shards.manifest import Shard
 from shards.recipe import Recipe
 from shards.record import Record, save_record
-from shards.resize import fit
 from shards.sources.pixels import BadImage
 
 
@@ -30,8 +28,7 @@ class Packer:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        if (found := len(recipe.source)) != recipe.items:
-            raise InputError(f"The raw images changed while they were read: {recipe.items} before, {found} now.")
+        recipe.check()
         self._recipe = recipe
         self._order = recipe.order()
 
@@ -49,8 +46,7 @@ class Packer:
             try:
                 tar.add(f"{position:09d}", recipe.format, self._sample(int(self._order[position])))
             except BadImage as error:
-                if not recipe.options.skip_bad:
-                    raise InputError(f"{error}. --skip-bad leaves such images out.") from error
+                recipe.excuse(error)
                 skipped.append(error.origin)
             progress(1)
         data, path = tar.close(), recipe.tar(number)
@@ -61,13 +57,8 @@ class Packer:
 
     def _sample(self, index: int) -> Mapping[str, bytes]:
         """One sample's members by extension."""
-        recipe = self._recipe
-        item = recipe.source[index]
-        try:
-            pixels = fit(item.image, recipe.options.size, recipe.source.channels, recipe.upscale)
-        except ValueError as error:
-            raise BadImage(item.origin, str(error)) from error
-        sample = {recipe.format: encode(pixels, recipe.format)}
+        item, pixels = self._recipe.read(index)
+        sample = {self._recipe.format: encode(pixels, self._recipe.format)}
         if item.label is not None:
             sample["cls"] = str(item.label).encode()
         if item.attributes is not None:

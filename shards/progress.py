@@ -11,16 +11,17 @@ PERIOD = 10.0
 
 
 class Progress:
-    """Counts images up to ``total`` on stderr, with rate and time left; ``done`` of them were there before."""
+    """Counts ``unit`` up to ``total`` on stderr, with rate and time left; ``done`` of them were there before."""
 
-    def __init__(self, total: int, done: int) -> None:
+    def __init__(self, total: int, done: int, unit: str = "images") -> None:
+        self._unit = unit
         self._total, self._done, self._before = total, done, done
         self._start = self._last = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
             from tqdm import tqdm  # 0.1 s that a log has no use for
 
-            self._bar = tqdm(total=total, initial=done, unit="image", unit_scale=True, smoothing=0.1)
+            self._bar = tqdm(total=total, initial=done, unit=f" {unit}", unit_scale=True, smoothing=0.1)
 
     def add(self, count: int) -> None:
         self._done += count
@@ -42,4 +43,5 @@ class Progress:
         self._last = time.monotonic()
         rate = (self._done - self._before) / max(self._last - self._start, 1e-9)
         left = f", {(self._total - self._done) / rate:,.0f} s left" if rate > 0 and self._done < self._total else ""
-        print(f"{self._done:,} of {self._total:,} images, {rate:,.0f} a second{left}", file=sys.stderr, flush=True)
+        done = f"{self._done:,} of {self._total:,} {self._unit}"
+        print(f"{done}, {rate:,.0f} a second{left}", file=sys.stderr, flush=True)

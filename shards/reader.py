@@ -73,9 +73,9 @@ class Reader:
         self.flip = flip
         self.keys = keys
         self.strict = strict
-        self._storage: Storage = LocalStorage(folder, self.manifest)
+        self._storage: Storage = LocalStorage(self.manifest.root(folder), self.manifest)
         self._storage.check()
-        self._index = _open_index(folder, self.manifest)
+        self._index = open_index(folder, self.manifest)
         _check_index(folder, self.manifest)
         self._first = np.concatenate([[0], np.cumsum(self.manifest.counts)])
         self._decode = decoder(self.manifest.format)
@@ -86,7 +86,7 @@ class Reader:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        self._index = _open_index(self.folder, self.manifest)  # by value it would be 24 bytes a sample in each worker
+        self._index = open_index(self.folder, self.manifest)  # by value it would be 24 bytes a sample in each worker
 
     def read(self, start: int, out: np.ndarray) -> Report:
         """Fill ``out``, uint8 (n, height, width, channels), C-contiguous, with the images at positions ``start ...
@@ -160,7 +160,8 @@ class Reader:
     def _changed(self, shard: int, row: int) -> str:
         return (
             f"The sample {self._key_or_not(shard, row)!r} of {self._storage.name(shard)}, at byte "
-            f"{self._entry(shard, row)['offset']}, is not what was indexed: the shard changed."
+            f"{self._entry(shard, row)['offset']}, is not what was indexed: the shard changed. "
+            "Fetch or build it again."
         )
 
 
@@ -179,7 +180,12 @@ def _check_index(folder: Path, manifest: Manifest) -> None:
         raise InputError(f"{path} is not the one that the manifest was written with. Build the data set again.")
 
 
-def _open_index(folder: Path, manifest: Manifest) -> np.ndarray:
+def open_index(folder: Path, manifest: Manifest) -> np.ndarray:
+    """The index of ``manifest`` in ``folder``, memory-mapped: ``ENTRY``, one per sample.
+
+    Raises:
+        InputError: it is missing, broken, or of another length.
+    """
     path = folder / INDEX
     try:
         index: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)

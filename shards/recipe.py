@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from shards.errors import InputError
 from shards.options import Options
 from shards.order import shuffled
-from shards.sources.item import Source
+from shards.resize import fit
+from shards.sources.item import Item, Source
+from shards.sources.pixels import BadImage
+from shards.worker import Work
 
 SHUFFLE = 0x5AFD
 """Second word of the Philox key: keeps the shuffle apart from every other stream of the same seed."""
@@ -28,6 +32,8 @@ class Recipe:
     options: Options
     items: int
     """``len(source)`` when the build began."""
+    duplicates: tuple[int, ...] = ()
+    """Of these, the ones to leave out; ascending."""
 
     @property
     def format(self) -> str:
@@ -39,7 +45,8 @@ class Recipe:
 
     @property
     def samples(self) -> int:
-        return self.items if self.options.limit is None else min(self.options.limit, self.items)
+        left = self.items - len(self.duplicates)
+        return left if self.options.limit is None else min(self.options.limit, left)
 
     @property
     def shards(self) -> int:
@@ -48,7 +55,9 @@ class Recipe:
     def order(self) -> np.ndarray:
         """int64: the source's index of the sample at each position."""
         key = np.array([self.options.seed, SHUFFLE], np.uint64)
-        return shuffled(np.random.Philox(key=key), self.items)[: self.samples]
+        left = np.delete(np.arange(self.items), np.array(self.duplicates, np.int64))
+        chosen: np.ndarray = left[shuffled(np.random.Philox(key=key), len(left))[: self.samples]]
+        return chosen
 
     def positions(self, shard: int) -> range:
         start = shard * self.options.shard_samples
@@ -60,15 +69,42 @@ class Recipe:
     def record(self, shard: int) -> Path:
         return self.out / f".shard-{shard:06d}.npz"
 
+    def start(self) -> Work:
+        """In a worker: what builds a shard, given its number."""
+        from shards.pack import Packer  # brings webdataset, which nobody else needs
+
+        return Packer(self).pack
+
+    def check(self) -> None:
+        """Raises ``InputError`` when the source is not what it was when the build began."""
+        if (found := len(self.source)) != self.items:
+            raise InputError(f"The raw images changed while they were read: {self.items} before, {found} now.")
+
+    def read(self, index: int) -> tuple[Item, np.ndarray]:
+        """The source's item ``index`` and its pixels as they go into a shard; ``BadImage`` when it cannot be used."""
+        item = self.source[index]
+        try:
+            return item, fit(item.image, self.options.size, self.source.channels, self.upscale)
+        except ValueError as error:
+            raise BadImage(item.origin, str(error)) from error
+
+    def excuse(self, error: BadImage) -> None:
+        """Raises ``InputError`` unless bad images may be left out."""
+        if not self.options.skip_bad:
+            raise InputError(f"{error}. --skip-bad leaves such images out.") from error
+
     def choices(self) -> dict[str, Any]:
         """Everything that decides the output, flat and JSON-ready; the source's own fields as ``"celeba.crop"``.
 
         A source's fields are its attributes; :class:`Path` ones are left to :meth:`places`, so that equal data builds
         equal manifests wherever it lies. ``skip_bad`` is no choice: who stopped at a bad image may go on with it.
+        ``dedup`` is one when it is made: data sets from before it was known must not differ.
         """
         own = {f"{self.source.name}.{name}": value for name, value in vars(self.source).items()}
         chosen = {**asdict(self.options), "format": self.format, "upscale": self.upscale, **own}
         del chosen["skip_bad"]
+        if not self.options.dedup:
+            del chosen["dedup"]
         return {"items": self.items} | {name: value for name, value in chosen.items() if not isinstance(value, Path)}
 
     def places(self) -> dict[str, str]:

@@ -38,11 +38,12 @@ def run(
     )
 
 
-def start(*flags: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+def start(*flags: str, launcher: tuple[str, ...] = (), env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """Start in a process group of its own, so that the group can be killed whole."""
     return subprocess.Popen(
         command(*flags, launcher=launcher),
         cwd=ROOT,
+        env={**os.environ, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

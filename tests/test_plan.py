@@ -2,11 +2,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from shards.errors import InputError
 from shards.manifest import Manifest, Shard
 from trainer.config import Checkpoints, Config, Data
 from trainer.device import Launch
-from trainer.plan import describe
+from trainer.plan import describe, disk_note
 
 MANIFEST = Manifest("celeba", "jpg", 64, 3, (Shard("a.tar", 1500, 9, ""), Shard("b.tar", 500, 9, "")), "")
 CONFIG = Config(data=Data(shards="here"), out=Path("there"), checkpoint=Checkpoints(keep=2))
@@ -33,6 +37,19 @@ def test_it_says_what_differs_from_the_usual() -> None:
     found = lines(replace(CONFIG, d_steps=2), replace(ONE, ranks=4, cpu=False), "bf16", 256_000)
     assert found["compute"] == "4 GPU ranks, bf16 mixed precision, global batch 128, 2 D steps per G step"
     assert found["length"] == "1,234 steps from image 256,000"
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, out=tmp_path / "not" / "there" / "yet")
+    for free, says in ((10**10, None), (700 * 10**6, "700 MB free, perhaps too few")):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        note = disk_note(config, MANIFEST)
+        assert (note is None) if says is None else (note is not None and says in note and str(tmp_path) in note)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**8))
+    with pytest.raises(InputError, match=r"takes 236 MB; .* has 100 MB free"):
+        disk_note(config, MANIFEST)
 
 
 def test_double_precision_takes_double_the_disk() -> None:

@@ -46,11 +46,29 @@ def test_build_info_and_build_again(raw: Path, tmp_path: Path) -> None:
     assert "3 of 3 images" in first.stderr
     info = run("info", out)
     assert info.returncode == 0
-    assert info.stdout in first.stdout
+    facts, _, sheet = info.stdout.rstrip().rpartition("\n")
+    assert facts + "\n" == first.stdout
+    assert sheet.split() == ["sheet", str(out / "contact-sheet.png")]
+    with Image.open(out / "contact-sheet.png") as picture:
+        assert picture.size == (2 * 34 + 2, 2 * 34 + 2)
     assert "3 of 32x32x3, npy" in info.stdout
     again = run("build", "folder", raw, out, "--size", "32", "--format", "npy")
-    assert (again.returncode, again.stdout) == (0, info.stdout)
+    assert (again.returncode, again.stdout) == (0, first.stdout)
     assert "was built before" in again.stderr
+
+
+def test_index_and_verify(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run("build", "folder", raw, out, "--size", "32").returncode == 0
+    index = run("index", out, "--out", tmp_path / "index")
+    assert index.returncode == 0 and "3 of 32x32x3, jpg" in index.stdout and "tars at" in index.stdout
+    assert "whole: every file" in run("verify", tmp_path / "index").stderr
+    tar = next(out.glob("*.tar"))
+    tar.write_bytes(tar.read_bytes().replace(b"JFIF", b"JFJF", 1))
+    verify = run("verify", out)
+    assert verify.returncode == 2
+    assert "error: " in verify.stderr and "2 problems" in verify.stderr
+    assert [line.partition(":")[0].split(",")[0] for line in verify.stdout.splitlines()] == [tar.name, tar.name]
 
 
 def test_errors_are_one_sentence_and_exit_code_2(raw: Path, tmp_path: Path) -> None:

@@ -68,3 +68,5 @@ def test_a_run_stops_where_too_many_are_bad_or_one_is_too_many(one_broken: Path,
     strict = run(*flags(one_broken, tmp_path / "strict", "--data.strict"))
     assert strict.returncode == 2 and f"error: The sample '{key(27)}' of" in strict.stderr
     assert "does not decode" in strict.stderr
+    step = status(tmp_path / "strict")["step"]
+    assert step > 0 and (tmp_path / "strict" / "checkpoints" / f"step-{step:09d}").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from itertools import islice
 
+from shards.errors import InputError
 from shards.loader import batches
 from trainer.folder import Ending
 from trainer.meter import Meter
@@ -31,8 +32,12 @@ def train(session: Session, preemption: Preemption) -> Ending:
     meter, reason = Meter(state.position), None
     with closing(stream):
         while session.steps_left and not reason:
-            with meter.waiting():
-                parts = list(islice(stream, config.d_steps))
+            try:
+                with meter.waiting():
+                    parts = list(islice(stream, config.d_steps))
+            except InputError:
+                session.rescue()
+                raise
             report = session.steps_left == 1 or (state.step + 1) % config.log_every == 0
             metrics = session.advance(parts, report=report)
             done = not session.steps_left

@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+import shutil
+
 import torch
 
+from shards.errors import InputError
 from shards.manifest import Manifest
 from trainer.config import Config
 from trainer.device import Launch
 from trainer.networks import Discriminator, Generator
 
 
-def describe(config: Config, manifest: Manifest, launch: Launch, precision: str, position: int, steps_left: int) -> str:
-    """Data, networks, ranks, precision, length and disk, one line each."""
+def checkpoint_bytes(config: Config, manifest: Manifest) -> int:
+    """Size of one checkpoint: the generator twice, for its average; Adam keeps two values a weight."""
+    g, d = _parameters(config, manifest)
+    return (8 if config.dtype == "float64" else 4) * (2 * g + d + 2 * (g + d))
+
+
+def disk_note(config: Config, manifest: Manifest) -> str | None:
+    """A line, if the checkpoints that are to be kept, and one more while it is written, may not fit.
+
+    Raises:
+        InputError: not even one fits, as 500 steps later would turn out.
+    """
+    folder = next(path for path in (config.out, *config.out.absolute().parents) if path.is_dir())
+    free, one = shutil.disk_usage(folder).free, checkpoint_bytes(config, manifest)
+    if free < one:
+        raise InputError(f"A checkpoint takes {one / 1e6:.0f} MB; {folder} has {free / 1e6:.0f} MB free. Make room.")
+    if free < one * (config.checkpoint.keep + 1):
+        return f"{folder} has {free / 1e6:.0f} MB free, perhaps too few for the checkpoints (--checkpoint.keep 1?)."
+    return None
+
+
+def _parameters(config: Config, manifest: Manifest) -> tuple[int, int]:
     with torch.device("meta"):
         generator = Generator(manifest.size, manifest.channels, config.model.z_dim, config.model.features_g)
         discriminator = Discriminator(manifest.size, manifest.channels, config.model.features_d)
     g, d = (sum(p.numel() for p in network.parameters()) for network in (generator, discriminator))
-    width = 8 if config.dtype == "float64" else 4
-    checkpoint = width * (2 * g + d + 2 * (g + d)) / 1e6  # generator twice: its average; Adam keeps two values a weight
+    return g, d
+
+
+def describe(config: Config, manifest: Manifest, launch: Launch, precision: str, position: int, steps_left: int) -> str:
+    """Data, networks, ranks, precision, length and disk, one line each."""
+    g, d = _parameters(config, manifest)
+    checkpoint = checkpoint_bytes(config, manifest) / 1e6
     arithmetic = f"{precision} mixed precision" if precision != "no" else config.dtype
     device = "CPU" if launch.cpu else "GPU"
     begin = f"from image {position:,}" if position else "from the start"

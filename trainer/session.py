@@ -44,6 +44,8 @@ class Session:
     progress: Progress
     began: int
     """Position that this process started from."""
+    unsaved: Metrics | None = None
+    """Figures of the last step, if no checkpoint holds it yet."""
 
     @property
     def steps_left(self) -> int:
@@ -71,6 +73,7 @@ class Session:
         for part in parts:
             self.tally.add(part.bad, state.step)
         self.progress.step()
+        self.unsaved = metrics
         return metrics
 
     def report(self, metrics: Metrics, meter: Meter) -> None:
@@ -134,7 +137,13 @@ class Session:
             }
             checkpoint.save(self.folder.checkpoints, state.step, state.tensors(), facts, config.checkpoint.keep)
             self.folder.write_status("running", state.step, state.position)
+        self.unsaved = None
         self.accelerator.wait_for_everyone()
+
+    def rescue(self) -> None:
+        """Save the steps before a mistake in the data, unless other ranks, who know nothing of it, had to help."""
+        if self.unsaved and self.accelerator.num_processes == 1:
+            self.save(self.unsaved)
 
     def close(self, *, failed: bool) -> None:
         """Release the bar, the journals and the tracker; nothing is lost without it."""

@@ -51,10 +51,11 @@ def run(preset: str, config: Config, launch: Launch) -> None:
         resumed = checkpoint.load_newest(folder.checkpoints)
         facts: dict[str, Any] = resumed[2] if resumed else {}
         dataset = open_data(config, facts)
-    step, position = facts.get("step", 0), facts.get("position", 0)
-    left = config.remaining_steps(step, position, len(dataset))
+        step, position = facts.get("step", 0), facts.get("position", 0)
+        left = config.remaining_steps(step, position, len(dataset))
+        room = plan.disk_note(config, dataset.manifest) if left else None
     if main:
-        notes = [f"note     {line}" for line in (note, idle_gpus(launch), _changed(facts, precision)) if line]
+        notes = [f"note     {line}" for line in (note, idle_gpus(launch), _changed(facts, precision), room) if line]
         header = plan.describe(config, dataset.manifest, launch, precision, position, left)
         print("\n".join([header, *notes]), file=sys.stderr, flush=True)
         folder.record(config)

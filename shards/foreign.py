@@ -1,0 +1,169 @@
+"""Tars that someone else wrote: find them, index them, and learn what is in them, without writing a byte to them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+import simplejpeg
+from braceexpand import braceexpand
+from PIL import Image
+
+from shards.errors import InputError
+from shards.files import atomic_write
+from shards.index import ENTRY, Member, walk_tar
+from shards.manifest import INDEX, MANIFEST, Manifest, Shard, read_manifest, write_manifest
+from shards.progress import Progress
+
+SOURCE = "tars"
+SIZES: tuple[Literal[32, 64, 128], ...] = (32, 64, 128)
+FORMATS = {"jpg": "jpg", "jpeg": "jpg", "png": "png", "npy": "npy", "webp": "webp"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What an image's header says."""
+
+    format: str
+    width: int
+    height: int
+    grey: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """The tars of a data set: ``names`` below the folder ``base``."""
+
+    base: Path
+    names: tuple[str, ...]
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        with (self.base / name).open("rb") as file:
+            yield file
+
+
+def index_tars(where: str, out: Path | None = None, size: int | None = None, channels: int | None = None) -> Manifest:
+    """Index the tars at ``where``: a folder, one tar, or a pattern such as ``train-{000..099}.tar``.
+
+    Args:
+        where: the tars; they are read once, whole, and not changed.
+        out: where the manifest and the index go; None for beside the tars.
+        size: images are read as squares of so many pixels; None for their own size if it is 32, 64 or 128, else 64.
+        channels: 1 or 3; None for 1 if all are grey.
+
+    Raises:
+        InputError: nothing there, a tar that is broken, or a folder that was built by ``python -m shards build``.
+    """
+    found = find_tars(where)
+    target = out or found.base
+    _refuse_built(target)
+    shards, rows, looks = [], [], Counter[Look | None]()
+    with Progress(len(found.names), 0, unit="shards") as progress:
+        for name in found.names:
+            shard, entries = _index_one(found, name, looks)
+            progress.add(1)
+            if len(entries):
+                shards.append(shard)
+                rows.append(entries)
+    if not shards:
+        raise InputError(f"{where} holds no images (members named KEY.jpg, .jpeg, .png, .webp or .npy).")
+    size = size or _own_size(looks)
+    channels = channels or (1 if all(look is None or look.grey for look in looks) else 3)
+    index = io.BytesIO()
+    np.lib.format.write_array(index, np.concatenate(rows), allow_pickle=False)
+    manifest = Manifest(
+        source=SOURCE,
+        format=_format(looks, size),
+        size=size,
+        channels=channels,
+        shards=tuple(shards),
+        index_sha256=hashlib.sha256(index.getbuffer()).hexdigest(),
+        build={"formats": dict(sorted(_tally(looks, lambda look: look.format).items())), "broken": looks[None]},
+        base="" if out is None else str(found.base.resolve()),
+    )
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with atomic_write(target / INDEX) as file:
+            file.write(index.getbuffer())
+        write_manifest(manifest, target)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written ({error.strerror}). Give --out FOLDER for the index.") from error
+    return manifest
+
+
+def find_tars(where: str) -> Found:
+    """The tars at ``where``, by name.
+
+    Raises:
+        InputError: there are none, or one that is named is missing.
+    """
+    path = Path(where)
+    if path.is_dir():
+        names = tuple(sorted(tar.relative_to(path).as_posix() for tar in path.rglob("*.tar") if tar.name[0] != "."))
+        if not names:
+            raise InputError(f"{where} holds no .tar files.")
+        return Found(path, names)
+    paths = [Path(name) for name in braceexpand(where)]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise InputError(f"No tars at {where}: there is no {missing[0]}.")
+    return Found(paths[0].parent, tuple(path.relative_to(paths[0].parent).as_posix() for path in paths))
+
+
+def _index_one(found: Found, name: str, looks: Counter[Look | None]) -> tuple[Shard, np.ndarray]:
+    with found.open(name) as file:
+        entries = []
+        for member in walk_tar(file, str(found.base / name)):
+            entries.append(member.entry)
+            looks[look_at(member)] += 1
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # it reads into
+        size = file.seek(0, io.SEEK_END)
+    return Shard(name, len(entries), size, digest), np.array(entries, ENTRY)
+
+
+def look_at(member: Member) -> Look | None:
+    """What the header of an image says, without decoding it: about 20 us; None where it says nothing."""
+    format = FORMATS[member.extension]
+    try:
+        if format == "jpg":
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(member.data)
+            return Look(format, width, height, colours.lower() == "gray")
+        if format == "npy":
+            height, width, *rest = np.load(io.BytesIO(member.data), allow_pickle=False).shape
+            return Look(format, width, height, rest in ([], [1]))
+        with Image.open(io.BytesIO(member.data)) as image:
+            return Look(format, *image.size, image.mode in ("1", "L", "I;16"))
+    except (ValueError, OSError, SyntaxError, EOFError):
+        return None
+
+
+def _refuse_built(target: Path) -> None:
+    if (target / MANIFEST).exists() and (source := read_manifest(target).source) != SOURCE:
+        raise InputError(f"{target} was built by `python -m shards build {source}` and has its index; nothing to do.")
+
+
+def _tally(looks: Counter[Look | None], of: Callable[[Look], object]) -> Counter[object]:
+    counts = Counter[object]()
+    for look, count in looks.items():
+        if look is not None:
+            counts[of(look)] += count
+    return counts
+
+
+def _own_size(looks: Counter[Look | None]) -> int:
+    shapes = _tally(looks, lambda look: (look.width, look.height))
+    return next((size for size in SIZES if set(shapes) == {(size, size)}), 64)
+
+
+def _format(looks: Counter[Look | None], size: int) -> str:
+    """One encoding where every image has it and the size; else each image is looked at, and resized, as it is read."""
+    formats = _tally(looks, lambda look: (look.format, look.width, look.height))
+    return next((name for name in ("jpg", "png") if set(formats) == {(name, size, size)}), "any")

@@ -40,8 +40,8 @@ class Arguments:
 
     shards: tyro.conf.Positional[Path]
     """A data set in JPEG that `python -m shards build` wrote."""
-    images: int = 3000
-    """How many of it each contestant gets."""
+    images: int = 20_000
+    """How many each contestant gets; some come more than once if the data set has fewer."""
     batch_size: int = 128
     """Images in a batch."""
     rounds: int = 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,20 +44,21 @@ class Data:
 
 
 def prepare(shards: Path, images: int, work: Path) -> Data:
-    """Unpack ``images`` JPEGs of a data set into files and build both of our formats from them."""
+    """Unpack ``images`` JPEGs of a data set into files, some more than once if it has fewer, and build both of our
+    formats from them.
+    """
     data = Data(work / "files", work / "jpg", work / "npy", work)
     (data.files / "all").mkdir(parents=True)
     manifest = read_manifest(shards)
-    left = images
+    members = []
     for shard in manifest.shards:
         with (shards / shard.name).open("rb") as file:
-            for member in walk_tar(file, shard.name):
-                if left:
-                    (data.files / "all" / f"{member.key}.jpg").write_bytes(member.data)
-                    left -= 1
+            members += [member.data for member in walk_tar(file, shard.name)]
+    for number, member in zip(range(images), itertools.cycle(members), strict=False):
+        (data.files / "all" / f"{number:09d}.jpg").write_bytes(member)
     size = manifest.size
     for out, format in ((data.jpg, "jpg"), (data.npy, "npy")):
-        build(Folder(data.files), out, Options(size=size, format=format, shard_samples=512))  # type: ignore[arg-type]
+        build(Folder(data.files), out, Options(size=size, format=format, shard_samples=2048))  # type: ignore[arg-type]
     return data
 
 
@@ -80,6 +82,7 @@ def webdataset_usual(data: Data, batch_size: int) -> Stream:
         .decode("rgb8")
         .to_tuple("jpg")
         .batched(batch_size)
+        .repeat()
     )
     return loader(dataset, batch_size=None)
 
@@ -90,7 +93,13 @@ def webdataset_simplejpeg(data: Data, batch_size: int) -> Stream:
     def decode(sample: dict[str, bytes]) -> tuple[np.ndarray]:
         return (simplejpeg.decode_jpeg(sample["jpg"], "RGB"),)
 
-    dataset = webdataset.WebDataset(data.tars, shardshuffle=100, seed=0).shuffle(1000).map(decode).batched(batch_size)
+    dataset = (
+        webdataset.WebDataset(data.tars, shardshuffle=100, seed=0)
+        .shuffle(1000)
+        .map(decode)
+        .batched(batch_size)
+        .repeat()
+    )
     return loader(dataset, batch_size=None)
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from shards.manifest import Manifest
 from shards.order import Order
+from shards.place import Cache
 from shards.reader import Bad, Reader
 
 
@@ -33,13 +34,14 @@ class ShardDataset(Dataset[Batch]):
     """The endless stream of a data set's images, addressed by position.
 
     Args:
-        folder: holds ``manifest.json``, ``index.npy`` and the tars.
+        where: folder or URL that holds ``manifest.json``, ``index.npy`` and the tars.
         seed: of the order and of the flips.
         lanes: see :class:`shards.order.Order`.
         block: most samples in a block; None for about 2 MiB.
         flip: mirror each sample left to right with probability 1/2, decided by (seed, position).
         keys: look up each sample's key too; costs one small read and a tar header's parsing a sample.
         strict: a sample that does not decode is an error; otherwise its neighbour in the order stands in.
+        cache: for what comes from afar; see :class:`shards.place.Cache`.
 
     Raises:
         InputError: no data set there, or its parts do not fit each other.
@@ -47,7 +49,7 @@ class ShardDataset(Dataset[Batch]):
 
     def __init__(
         self,
-        folder: Path,
+        where: str | Path,
         *,
         seed: int = 0,
         lanes: int = 128,
@@ -55,8 +57,11 @@ class ShardDataset(Dataset[Batch]):
         flip: bool = False,
         keys: bool = False,
         strict: bool = False,
+        cache: Cache | None = None,
     ) -> None:
-        self.reader = Reader(folder, seed=seed, lanes=lanes, block=block, flip=flip, keys=keys, strict=strict)
+        self.reader = Reader(
+            where, seed=seed, lanes=lanes, block=block, flip=flip, keys=keys, strict=strict, cache=cache
+        )
 
     @property
     def manifest(self) -> Manifest:

@@ -13,9 +13,10 @@ from tyro.conf import Positional
 from shards.build import DUPLICATES
 from shards.errors import InputError
 from shards.foreign import index_tars
-from shards.manifest import Manifest, read_manifest
+from shards.manifest import Manifest
 from shards.reader import Reader
 from shards.sheet import write_sheet
+from shards.urls import is_remote, local_path, redact
 from shards.verify import verify
 
 SHOWN = 64
@@ -30,9 +31,10 @@ class Index:
     """
 
     where: Positional[str]
-    """Folder of .tar files, one .tar, or a pattern such as "train-{000..099}.tar"."""
+    """Folder of .tar files, one .tar, or a pattern such as "train-{000..099}.tar"; or a URL of these."""
     out: Path | None = None
-    """Folder for manifest.json and index.npy, where the tars' own cannot be written. Train with this folder then."""
+    """Folder for manifest.json and index.npy, where the tars' own cannot be written. Train with this folder then.
+    Credentials in a URL are not kept: put them where fsspec finds them (~/.config/fsspec or FSSPEC_... variables)."""
     size: Literal[32, 64, 128] | None = None
     """Read the images as squares of so many pixels. Their own size if all have one of these; else 64."""
     channels: Literal[1, 3] | None = None
@@ -56,17 +58,17 @@ class Verify:
     Example: python -m shards verify data/celeba64
     """
 
-    path: Positional[Path]
-    """Folder that holds manifest.json."""
+    where: Positional[str]
+    """Folder or URL that holds manifest.json."""
 
     def run(self) -> None:
         count = 0
-        for problem in verify(self.path):
+        for problem in verify(self.where):
             print(problem, flush=True)
             count += 1
         if count:
-            raise InputError(f"{self.path} has {count:,} problem{'s' * (count > 1)}. Fetch or build it again.")
-        print(f"{self.path} is whole: every file, checksum and image.", file=sys.stderr)
+            raise InputError(f"{redact(self.where)} has {count:,} problem{'s' * (count > 1)}. Fetch or build it again.")
+        print(f"{redact(self.where)} is whole: every file, checksum and image.", file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,20 @@ class Info:
     Example: python -m shards info data/celeba64 --sheet celeba.png
     """
 
-    path: Positional[Path]
-    """Folder that holds manifest.json."""
+    where: Positional[str]
+    """Folder or URL that holds manifest.json."""
     sheet: Path | None = None
-    """The picture; contact-sheet.png in the folder unless given."""
+    """The picture; contact-sheet.png in the folder unless given, in this one for a URL."""
 
     def run(self) -> None:
-        manifest = read_manifest(self.path)
+        reader = Reader(self.where)
+        manifest = reader.manifest
         print(summary(manifest))
-        reader = Reader(self.path)
         images = np.empty((min(SHOWN, manifest.samples), *manifest.shape), np.uint8)
         reader.read(0, images)
-        path = self.sheet or self.path / "contact-sheet.png"
+        reader.close()
+        folder = Path() if is_remote(self.where) else local_path(self.where)
+        path = self.sheet or folder / "contact-sheet.png"
         try:
             write_sheet(images, path)
         except OSError as error:

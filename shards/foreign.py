@@ -1,19 +1,17 @@
-"""Tars that someone else wrote: find them, index them, and learn what is in them, without writing a byte to them."""
+"""Tars that someone else wrote: index them, and learn what is in them, without writing a byte to them."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 import simplejpeg
-from braceexpand import braceexpand
 from PIL import Image
 
 from shards.errors import InputError
@@ -21,6 +19,8 @@ from shards.files import atomic_write
 from shards.index import ENTRY, Member, walk_tar
 from shards.manifest import INDEX, MANIFEST, Manifest, Shard, read_manifest, write_manifest
 from shards.progress import Progress
+from shards.tars import Found, find_tars
+from shards.urls import bare, is_remote, redact
 
 SOURCE = "tars"
 SIZES: tuple[Literal[32, 64, 128], ...] = (32, 64, 128)
@@ -37,25 +37,12 @@ class Look:
     grey: bool
 
 
-@dataclass(frozen=True)
-class Found:
-    """The tars of a data set: ``names`` below the folder ``base``."""
-
-    base: Path
-    names: tuple[str, ...]
-
-    @contextmanager
-    def open(self, name: str) -> Iterator[BinaryIO]:
-        with (self.base / name).open("rb") as file:
-            yield file
-
-
 def index_tars(where: str, out: Path | None = None, size: int | None = None, channels: int | None = None) -> Manifest:
-    """Index the tars at ``where``: a folder, one tar, or a pattern such as ``train-{000..099}.tar``.
+    """Index the tars at ``where``: a folder, one tar, or a pattern such as ``train-{000..099}.tar``; or a URL of these.
 
     Args:
         where: the tars; they are read once, whole, and not changed.
-        out: where the manifest and the index go; None for beside the tars.
+        out: where the manifest and the index go; None for beside the tars, which must be local then.
         size: images are read as squares of so many pixels; None for their own size if it is 32, 64 or 128, else 64.
         channels: 1 or 3; None for 1 if all are grey.
 
@@ -63,7 +50,9 @@ def index_tars(where: str, out: Path | None = None, size: int | None = None, cha
         InputError: nothing there, a tar that is broken, or a folder that was built by ``python -m shards build``.
     """
     found = find_tars(where)
-    target = out or found.base
+    if out is None and is_remote(where):
+        raise InputError("Give --out FOLDER for the index of tars that lie behind a URL.")
+    target = out or Path(found.base)
     _refuse_built(target)
     shards, rows, looks = [], [], Counter[Look | None]()
     with Progress(len(found.names), 0, unit="shards") as progress:
@@ -87,7 +76,7 @@ def index_tars(where: str, out: Path | None = None, size: int | None = None, cha
         shards=tuple(shards),
         index_sha256=hashlib.sha256(index.getbuffer()).hexdigest(),
         build={"formats": dict(sorted(_tally(looks, lambda look: look.format).items())), "broken": looks[None]},
-        base="" if out is None else str(found.base.resolve()),
+        base="" if out is None else (bare(found.base) if is_remote(where) else str(Path(found.base).resolve())),
     )
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -99,34 +88,20 @@ def index_tars(where: str, out: Path | None = None, size: int | None = None, cha
     return manifest
 
 
-def find_tars(where: str) -> Found:
-    """The tars at ``where``, by name.
-
-    Raises:
-        InputError: there are none, or one that is named is missing.
-    """
-    path = Path(where)
-    if path.is_dir():
-        names = tuple(sorted(tar.relative_to(path).as_posix() for tar in path.rglob("*.tar") if tar.name[0] != "."))
-        if not names:
-            raise InputError(f"{where} holds no .tar files.")
-        return Found(path, names)
-    paths = [Path(name) for name in braceexpand(where)]
-    if missing := [path for path in paths if not path.is_file()]:
-        raise InputError(f"No tars at {where}: there is no {missing[0]}.")
-    return Found(paths[0].parent, tuple(path.relative_to(paths[0].parent).as_posix() for path in paths))
-
-
 def _index_one(found: Found, name: str, looks: Counter[Look | None]) -> tuple[Shard, np.ndarray]:
     with found.open(name) as file:
         entries = []
-        for member in walk_tar(file, str(found.base / name)):
+        for member in walk_tar(file, redact(found.path(name))):
             entries.append(member.entry)
             looks[look_at(member)] += 1
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # it reads into
+        digest = "" if is_remote(found.base) else _checksum(file)  # else all would be fetched twice
         size = file.seek(0, io.SEEK_END)
     return Shard(name, len(entries), size, digest), np.array(entries, ENTRY)
+
+
+def _checksum(file: BinaryIO) -> str:
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # it reads into
 
 
 def look_at(member: Member) -> Look | None:

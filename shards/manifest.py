@@ -29,6 +29,7 @@ class Shard:
     samples: int
     bytes: int
     sha256: str
+    """Of the file; empty for one that was indexed from afar."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,6 @@ class Manifest:
     def samples(self) -> int:
         return int(self.counts.sum())
 
-    def root(self, folder: Path) -> Path:
-        """The folder of the tars, for the manifest that lies in ``folder``."""
-        return Path(self.base) if self.base else folder
-
     @property
     def shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of every image."""
@@ -101,10 +98,23 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        facts = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError:
         raise InputError(_no_manifest(folder)) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}). Build the data set again.") from error
+    return parse_manifest(data, str(path))
+
+
+def parse_manifest(data: bytes, path: str) -> Manifest:
+    """The manifest in ``data``; errors name ``path``.
+
+    Raises:
+        InputError: it is not a manifest this version can read.
+    """
+    try:
+        facts = json.loads(data)
+    except ValueError as error:
         raise InputError(f"{path} cannot be read ({error}). Build the data set again.") from error
     try:
         if facts["version"] != VERSION:

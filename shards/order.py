@@ -78,31 +78,37 @@ class Order:
         """The samples at ``positions``, int64 (n,), in any order: shard and row in the shard, each int64 (n,)."""
         epochs, places = np.divmod(np.asarray(positions, dtype=np.int64), self.samples)
         shards, rows = np.empty_like(places), np.empty_like(places)
-        for epoch in np.unique(epochs):
+        for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
-            shards[here], rows[here] = self._lookup_epoch(int(epoch), places[here])
+            blocks, inside = self._locate(epoch, places[here])
+            shards[here], firsts, sizes = self._extents(blocks)
+            keys = zip(blocks.tolist(), sizes.tolist(), inside.tolist(), strict=True)
+            rows[here] = firsts + np.fromiter(
+                (_block_permutation(self.seed, epoch, block, size)[i] for block, size, i in keys), np.int64, len(blocks)
+            )
         return shards, rows
 
-    def _lookup_epoch(self, epoch: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def blocks(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The blocks that hold ``positions``: shard and first row in the shard. A tenth of the cost of a look-up."""
+        epochs, places = np.divmod(np.asarray(positions, dtype=np.int64), self.samples)
+        found = [self._locate(epoch, places[epochs == epoch])[0] for epoch in np.unique(epochs).tolist()]
+        shards, firsts, _ = self._extents(np.unique(np.concatenate(found)))
+        return shards, firsts
+
+    def _locate(self, epoch: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Number of the block, and the place in its permutation, of each place in the epoch."""
         quotient, remainder = divmod(self.samples, self.lanes)
         step, lane = np.divmod(places, self.lanes)
         element = lane * quotient + np.minimum(lane, remainder) + step
-
         visits, starts = self._sequence(epoch)
         visit = np.searchsorted(starts, element, side="right") - 1
-        blocks, inside = visits[visit].astype(np.int64), element - starts[visit]
+        return visits[visit].astype(np.int64), element - starts[visit]
+
+    def _extents(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Shard, first row and number of samples of each block."""
         shards = np.searchsorted(self._first_block, blocks, side="right") - 1
-        first_rows = (blocks - self._first_block[shards]) * self.block
-        sizes = np.minimum(self.block, self.counts[shards] - first_rows)
-        rows = np.fromiter(
-            (
-                _block_permutation(self.seed, epoch, b, n)[i]
-                for b, n, i in zip(blocks.tolist(), sizes.tolist(), inside.tolist(), strict=True)
-            ),
-            dtype=np.int64,
-            count=len(places),
-        )
-        return shards, first_rows + rows
+        firsts = (blocks - self._first_block[shards]) * self.block
+        return shards, firsts, np.minimum(self.block, self.counts[shards] - firsts)
 
     def _sequence(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The blocks in the order of their visit, and the place in the sequence where each visit starts."""

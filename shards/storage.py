@@ -7,6 +7,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from shards.errors import InputError
 from shards.manifest import Manifest
 
@@ -27,8 +29,17 @@ class Storage(Protocol):
             InputError: the tar is gone, fails, or is not the one that was indexed.
         """
 
+    def need(self, shards: np.ndarray, rows: np.ndarray) -> None:
+        """Have the blocks of these samples at hand before they are read one by one."""
+
+    def expect(self, shards: np.ndarray, rows: np.ndarray) -> None:
+        """The blocks of these samples will be needed soon."""
+
     def name(self, shard: int) -> str:
         """The tar's path or address, for messages."""
+
+    def close(self) -> None:
+        """Close every file and connection."""
 
 
 class LocalStorage:
@@ -65,6 +76,12 @@ class LocalStorage:
         if len(data) != size:
             raise InputError(f"{self.name(shard)} ends before byte {offset + size}; it was cut since it was indexed.")
         return data
+
+    def need(self, shards: np.ndarray, rows: np.ndarray) -> None:
+        """Local files are at hand."""
+
+    def expect(self, shards: np.ndarray, rows: np.ndarray) -> None:
+        """The page cache reads ahead by itself."""
 
     def name(self, shard: int) -> str:
         """The tar's path, for messages."""

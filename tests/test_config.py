@@ -27,6 +27,8 @@ WORDS: list[tuple[str, str, Any]] = [
     ("--data.audit x", "data.audit", "x"),
     ("--data.strict", "data.strict", True),
     ("--data.max-bad 0.5", "data.max_bad", 0.5),
+    ("--data.cache x", "data.cache", "x"),
+    ("--data.cache-gb 2", "data.cache_gb", 2.0),
     ("--data.flip", "data.flip", True),
     ("--data.no-flip", "data.flip", False),
     ("--out x/y", "out", "x/y"),
@@ -52,7 +54,8 @@ WORDS: list[tuple[str, str, Any]] = [
 ]
 
 FREE = {
-    "data.shards", "data.workers", "data.audit", "data.strict", "data.max_bad", "checkpoint.every",
+    "data.shards", "data.workers", "data.audit", "data.strict", "data.max_bad", "data.cache",
+    "data.cache_gb", "checkpoint.every",
     "checkpoint.keep", "samples.every",
     "samples.count", "tracking.mode", "tracking.project", "out", "batch_size", "steps", "epochs", "threads",
     "log_every", "dry_run", "default_steps", "model.sync_bn",

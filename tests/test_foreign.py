@@ -14,8 +14,10 @@ from shards.dataset import ShardDataset
 from shards.errors import InputError
 from shards.foreign import index_tars
 from shards.manifest import read_manifest
+from shards.place import Cache
 from shards.resize import fit
 from shards.verify import verify
+from tests.faulty import FaultyServer
 from tests.make import key, make_shards, numbers, picture
 
 LONG = "deep/" * 30 + "x" * 130
@@ -146,3 +148,22 @@ def test_keys_of_our_own_tars_are_found_again(tmp_path: Path) -> None:
     batch = ShardDataset(tmp_path / "index", keys=True).__getitems__(range(5))
     assert sorted(batch.keys) == [key(number) for number in range(5)]
     assert np.array_equal(batch.images[batch.keys.index(key(2))].numpy(), picture(2))
+
+
+def test_tars_behind_a_url_are_indexed_and_read(tmp_path: Path) -> None:
+    make_shards(tmp_path / "tars", samples=30, shard_samples=10, format="png")
+    (tmp_path / "tars" / "manifest.json").unlink()
+    with FaultyServer(tmp_path / "tars", login="me:secret") as server:
+        url = server.url.replace("://", "://me:secret@") + "/shard-{00000..00002}.tar"
+        with pytest.raises(InputError, match="Give --out"):
+            index_tars(url)
+        index_tars(url, out=tmp_path / "index")
+        assert "secret" not in (tmp_path / "index" / "manifest.json").read_text()
+    with FaultyServer(tmp_path / "tars") as server:  # no login: as if fsspec's configuration had it
+        index_tars(f"{server.url}/shard-{{00000..00002}}.tar", out=tmp_path / "index")
+        dataset = ShardDataset(tmp_path / "index", cache=Cache(tmp_path / "cache"))
+        assert sorted(numbers(dataset.__getitems__(range(30)).images)) == list(range(30))
+        dataset.reader.close()
+    with pytest.raises(InputError, match=r"cannot be (read|listed)") as caught:
+        index_tars(f"http://me:secret@127.0.0.1:{server.port}/x.tar", out=tmp_path / "none")
+    assert "secret" not in str(caught.value)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from shards.errors import InputError
+from shards.urls import redact
 
 Loss = Literal["non-saturating", "minimax"]
 Switch = Annotated[
@@ -34,7 +35,7 @@ class Data:
     """The stream of real images."""
 
     shards: str = "data/faces64"
-    """Folder that holds manifest.json, its index and the tars; see `python -m shards build --help`."""
+    """Folder or URL that holds manifest.json, its index and the tars; see `python -m shards build --help`."""
     workers: int = 1
     """Loader processes per rank. One decodes about 10,000 images/s; 0 decodes between the steps."""
     flip: bool = False
@@ -43,6 +44,10 @@ class Data:
     """Stop at the first sample that does not decode, instead of taking its neighbour in the order."""
     max_bad: float = 0.001
     """Stop when more than this share of the samples did not decode."""
+    cache: Path | None = None
+    """Folder on this node for what comes from a URL; shardgan-cache-UID in the temporary folder unless given."""
+    cache_gb: float = 16.0
+    """Most GiB to keep there. As much as the data spares the network every epoch but the first."""
     audit: Path | None = None
     """Folder for rank-R.jsonl, which names the samples that each rank trained on in each step."""
 
@@ -174,6 +179,8 @@ class Config:
         ):
             if not 0 <= rate < below:
                 raise InputError(f"{flag} is {rate}; it must be at least 0 and less than {below}.")
+        if not 0 < self.data.cache_gb < math.inf:
+            raise InputError(f"--data.cache-gb is {self.data.cache_gb}; it must be more than 0.")
         if not 0 <= self.data.max_bad <= 1:
             raise InputError(f"--data.max-bad is {self.data.max_bad}; it must be a share from 0 to 1.")
         if self.epochs is not None and not (0 < self.epochs < math.inf):
@@ -190,9 +197,9 @@ class Config:
         return max(0, math.ceil((self.epochs * samples - position) / (self.batch_size * self.d_steps)))
 
 
-FREE = ("data.shards", "data.workers", "data.audit", "data.strict", "data.max_bad", "checkpoint.", "samples.",
-        "tracking.", "out", "batch_size", "steps", "epochs", "threads", "log_every", "dry_run", "default_steps",
-        "model.sync_bn")  # fmt: skip
+FREE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "data.audit", "data.strict", "data.max_bad",
+        "checkpoint.", "samples.", "tracking.", "out", "batch_size", "steps", "epochs", "threads", "log_every",
+        "dry_run", "default_steps", "model.sync_bn")  # fmt: skip
 """What may differ when a run goes on: where it runs and reports, how long, and how it is cut into batches, ranks and
 workers. The data are compared by their digest."""
 
@@ -205,7 +212,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             flat |= flatten(value, f"{prefix}{entry.name}.")
         else:
-            flat[prefix + entry.name] = str(value) if isinstance(value, Path) else value
+            # Redacted here: what is flat goes into files, onto terminals and to W&B.
+            flat[prefix + entry.name] = redact(str(value)) if isinstance(value, str | Path) else value
     return flat
 
 

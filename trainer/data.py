@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from shards.build import build
+from shards.cache import default_cache
 from shards.dataset import ShardDataset
 from shards.errors import InputError
-from shards.manifest import MANIFEST, Manifest, Shard, read_manifest
+from shards.manifest import MANIFEST, Manifest, Shard
+from shards.place import Cache
 from shards.sources.faces import Faces
+from shards.urls import redact
 from trainer.config import PRESETS, Config
 from trainer.networks import SIZES
 
@@ -43,28 +46,30 @@ def open_data(config: Config, facts: dict[str, Any]) -> ShardDataset:
     Raises:
         InputError: it is not there, not whole, too small, of a size without networks, or not the one of that run.
     """
-    manifest = read_manifest(Path(config.data.shards))
-    if manifest.size not in SIZES:
-        raise InputError(
-            f"The images in {config.data.shards} are {manifest.size} pixels wide; networks exist for "
-            f"{', '.join(map(str, SIZES))}. Build with --size 64."
-        )
-    if manifest.samples < config.batch_size:
-        raise InputError(
-            f"{config.data.shards} holds {manifest.samples} samples, fewer than one batch of {config.batch_size}. "
-            "Give a smaller --batch-size or more data."
-        )
-    if facts and facts["manifest"] != manifest.digest:
-        raise InputError(
-            f"{config.data.shards} is not the data set that the run in {config.out} was started on: now "
-            f"{manifest.summary}, then {facts['data']}. Give the old data, or another --out for a new run."
-        )
-    return ShardDataset(
-        Path(config.data.shards),
+    dataset = ShardDataset(
+        config.data.shards,
         seed=config.seed,
         lanes=facts.get("lanes", config.batch_size),
         block=facts.get("block"),
         flip=config.data.flip,
         keys=config.data.audit is not None,
         strict=config.data.strict,
+        cache=Cache(config.data.cache or default_cache(), int(config.data.cache_gb * 2**30)),
     )
+    manifest, shown = dataset.manifest, redact(config.data.shards)
+    if manifest.size not in SIZES:
+        raise InputError(
+            f"The images in {shown} are {manifest.size} pixels wide; networks exist for "
+            f"{', '.join(map(str, SIZES))}. Build with --size 64."
+        )
+    if manifest.samples < config.batch_size:
+        raise InputError(
+            f"{shown} holds {manifest.samples} samples, fewer than one batch of {config.batch_size}. "
+            "Give a smaller --batch-size or more data."
+        )
+    if facts and facts["manifest"] != manifest.digest:
+        raise InputError(
+            f"{shown} is not the data set that the run in {config.out} was started on: now "
+            f"{manifest.summary}, then {facts['data']}. Give the old data, or another --out for a new run."
+        )
+    return dataset

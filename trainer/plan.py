@@ -8,6 +8,7 @@ import torch
 
 from shards.errors import InputError
 from shards.manifest import Manifest
+from shards.urls import redact
 from trainer.config import Config
 from trainer.device import Launch
 from trainer.networks import Discriminator, Generator
@@ -51,7 +52,7 @@ def describe(config: Config, manifest: Manifest, launch: Launch, precision: str,
     begin = f"from image {position:,}" if position else "from the start"
     return "\n".join(
         (
-            f"data     {manifest.summary} at {config.data.shards}",
+            f"data     {manifest.summary} at {redact(config.data.shards)}",
             f"networks generator {g:,} parameters, discriminator {d:,}, latents of {config.model.z_dim}",
             f"compute  {launch.ranks} {device} rank{'s' * (launch.ranks > 1)}, {arithmetic}, "
             f"global batch {config.batch_size}, {config.d_steps} D step{'s' * (config.d_steps > 1)} per G step",

@@ -9,6 +9,7 @@ import sys
 import warnings
 
 from shards.errors import InputError
+from shards.urls import redact
 from trainer.config import Config, parse
 from trainer.preempt import follow_launcher
 
@@ -24,6 +25,7 @@ def main() -> None:
     try:
         preset, config = parse(quiet=not shown)
         follow_launcher()
+        sys.argv = [redact(word) for word in sys.argv]  # W&B records the command line
         mistake = _train(preset, config)
     except InputError as error:
         mistake = error

@@ -148,6 +148,7 @@ class Session:
     def close(self, *, failed: bool) -> None:
         """Release the bar, the journals and the tracker; nothing is lost without it."""
         self.progress.close()
+        self.dataset.reader.close()
         self.tally.close()
         if self.audit:
             self.audit.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -12,8 +13,7 @@ from torch.utils.data import Dataset
 
 from shards.manifest import Manifest
 from shards.order import Order
-from shards.place import Cache
-from shards.reader import Bad, Reader
+from shards.reader import Bad, Options, Reader
 
 
 @dataclass(frozen=True)
@@ -35,33 +35,14 @@ class ShardDataset(Dataset[Batch]):
 
     Args:
         where: folder or URL that holds ``manifest.json``, ``index.npy`` and the tars.
-        seed: of the order and of the flips.
-        lanes: see :class:`shards.order.Order`.
-        block: most samples in a block; None for about 2 MiB.
-        flip: mirror each sample left to right with probability 1/2, decided by (seed, position).
-        keys: look up each sample's key too; costs one small read and a tar header's parsing a sample.
-        strict: a sample that does not decode is an error; otherwise its neighbour in the order stands in.
-        cache: for what comes from afar; see :class:`shards.place.Cache`.
+        options: see :class:`shards.reader.Options`.
 
     Raises:
         InputError: no data set there, or its parts do not fit each other.
     """
 
-    def __init__(
-        self,
-        where: str | Path,
-        *,
-        seed: int = 0,
-        lanes: int = 128,
-        block: int | None = None,
-        flip: bool = False,
-        keys: bool = False,
-        strict: bool = False,
-        cache: Cache | None = None,
-    ) -> None:
-        self.reader = Reader(
-            where, seed=seed, lanes=lanes, block=block, flip=flip, keys=keys, strict=strict, cache=cache
-        )
+    def __init__(self, where: str | Path, **options: Unpack[Options]) -> None:
+        self.reader = Reader(where, **options)
 
     @property
     def manifest(self) -> Manifest:

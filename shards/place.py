@@ -9,11 +9,15 @@ import numpy as np
 
 from shards.cache import BlockCache, default_cache
 from shards.errors import InputError
+from shards.fetch import fetch_index, fetch_small
 from shards.index import ENTRY
 from shards.manifest import INDEX, MANIFEST, Manifest, parse_manifest, read_manifest
-from shards.remote import RemoteStorage, fetch_index, fetch_small
+from shards.remote import RemoteStorage
 from shards.storage import LocalStorage, Storage
 from shards.urls import is_remote, join, local_path, redact
+
+FIRST = 15.0
+"""Seconds of patience with the first answer: an address that is wrong should not take two minutes to say so."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def find(where: str | Path, cache: Cache | None = None) -> Place:
     cache = cache or Cache()
     if is_remote(str(where)):
         url = str(where)
-        manifest = parse_manifest(fetch_small(join(url, MANIFEST)), f"{redact(url)}: {MANIFEST}")
+        manifest = parse_manifest(fetch_small(join(url, MANIFEST), patience=FIRST), f"{redact(url)}: {MANIFEST}")
         return Place(redact(url), manifest, fetch_index(url, manifest, cache.folder), manifest.base or url)
     folder = local_path(str(where))
     manifest = read_manifest(folder)

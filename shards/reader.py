@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 import xxhash
@@ -54,32 +55,45 @@ class Report:
     bad: tuple[Bad, ...]
 
 
+class Options(TypedDict, total=False):
+    """How a data set is to be read."""
+
+    seed: int
+    """Of the order and of the flips."""
+    lanes: int
+    """See :class:`shards.order.Order`."""
+    block: int | None
+    """Most samples in a block; None for about 2 MiB."""
+    flip: bool
+    """Mirror each sample left to right with probability 1/2, decided by (seed, position)."""
+    keys: bool
+    """Look up each sample's key too; costs one small read and a tar header's parsing a sample."""
+    strict: bool
+    """A sample that does not decode is an error; otherwise its neighbour in the order stands in."""
+    cache: Cache | None
+    """For what comes from afar."""
+
+
+DEFAULTS: Options = {
+    "seed": 0, "lanes": 128, "block": None, "flip": False, "keys": False, "strict": False, "cache": None
+}  # fmt: skip
+
+
 class Reader:
     """Reads the endless stream of a data set's images by position; see :class:`shards.dataset.ShardDataset`.
 
     Pickled, it goes to a worker process without its open files and its index, which the worker maps again.
     """
 
-    def __init__(
-        self,
-        where: str | Path,
-        *,
-        seed: int = 0,
-        lanes: int = 128,
-        block: int | None = None,
-        flip: bool = False,
-        keys: bool = False,
-        strict: bool = False,
-        cache: Cache | None = None,
-    ) -> None:
-        cache = cache or Cache()
+    def __init__(self, where: str | Path, **options: Unpack[Options]) -> None:
+        asked: Options = {**DEFAULTS, **options}
+        cache, block = asked["cache"] or Cache(), asked["block"]
         self.place = find(where, cache)
         self.manifest = self.place.manifest
-        self.seed = seed
-        self.flip = flip
-        self.keys = keys
-        self.strict = strict
-        self.order = Order(self.manifest.counts, seed, lanes, block or default_block(self.manifest))
+        self.seed, self.flip = asked["seed"], asked["flip"]
+        self.keys, self.strict = asked["keys"], asked["strict"]
+        block = block or default_block(self.manifest)
+        self.order = Order(self.manifest.counts, self.seed, asked["lanes"], block)
         self._index = self.place.open_index()
         _check_index(self.place)
         self._storage = self.place.storage(self._index, self.order.block, cache)

@@ -18,8 +18,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from shards import remote as module
 from shards.cache import BLOCK, BlockCache, MemoryBlock
 from shards.errors import InputError
+from shards.fetch import fetch_index, fetch_small
 from shards.manifest import INDEX, MANIFEST, Manifest, read_manifest
-from shards.remote import RemoteStorage, fetch_index, fetch_small
+from shards.remote import RemoteStorage
 from shards.storage import LocalStorage
 from tests.faulty import FAULTS, FaultyServer, seeded
 from tests.make import make_shards

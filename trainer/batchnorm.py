@@ -6,10 +6,11 @@ Both keep the parameters and buffers of plain BatchNorm, so that a checkpoint mo
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 
 from trainer.losses import exact
 
@@ -26,9 +27,9 @@ class SyncBatchNorm(nn.BatchNorm2d):
             return super().forward(images)
         values = exact(images)
         count = dist.get_world_size() * images.numel() // images.shape[1]
-        mean = all_reduce(values.sum((0, 2, 3))) / count  # type: ignore[no-untyped-call]
+        mean = _over_ranks(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / count  # type: ignore[no-untyped-call]
+        variance = _over_ranks(centred.square().sum((0, 2, 3))) / count
         self._track(mean.detach(), variance.detach() * (count / (count - 1)))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None]).to(images.dtype)
@@ -40,6 +41,25 @@ class SyncBatchNorm(nn.BatchNorm2d):
         self.num_batches_tracked += 1
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum or 0.0)
         self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum or 0.0)
+
+
+class _Sum(torch.autograd.Function):
+    """Every rank's loss depends on the sum, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(_: Any, values: torch.Tensor) -> torch.Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _Sum.forward(ctx, gradient)
+
+
+def _over_ranks(values: torch.Tensor) -> torch.Tensor:
+    total: torch.Tensor = _Sum.apply(values)
+    return total
 
 
 def synchronise(network: nn.Module, device: torch.device) -> None:

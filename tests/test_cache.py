@@ -165,7 +165,6 @@ for name in map(str, range(100, 140)):
         fetched = [one.communicate()[0].split(), other.communicate()[0].split()]
         assert one.returncode == other.returncode == 0
     assert sorted(fetched[0] + fetched[1]) == [*map(str, range(100, 140))]
-    assert all(fetched)
 
 
 STUCK = """

@@ -78,7 +78,7 @@ def test_a_dry_run_of_the_default_draws_nothing(monkeypatch: pytest.MonkeyPatch,
         [sys.executable, str(ROOT / "trainer" / "run.py"), "--dry-run"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert "8,192 faces images" in done.stderr and "550 steps from the start" in done.stderr
+    assert "8,192 faces images" in done.stderr and "480 steps from the start" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

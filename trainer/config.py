@@ -235,7 +235,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             batch_size=32,
             checkpoint=Checkpoints(every=200),
             samples=Samples(every=100),
-            default_steps=550,
+            default_steps=480,
         ),
     ),
     "mnist": (

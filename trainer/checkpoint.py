@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from shards.errors import InputError
 from shards.files import sync_folder
-from trainer.state import Tensors
+from trainer.adam import Tensors
 
 CHECKSUMS, FACTS = "checksums.json", "state.json"
 

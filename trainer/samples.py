@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
-
+import numpy as np
 import torch
 from torch import nn
-from torchvision.utils import make_grid, save_image
 
-from shards.files import atomic_write
 from trainer.noise import FIXED, latents
 
 
@@ -29,8 +25,7 @@ def generate(generator: nn.Module, noise: torch.Tensor, batch: int = 64) -> torc
     return torch.cat(parts).float().cpu()
 
 
-def write_sheet(images: torch.Tensor, path: Path) -> None:
-    """Write images (n, channels, height, width) in [-1, 1] as one near-square PNG, whole or not at all."""
-    columns = math.ceil(math.sqrt(len(images)))
-    with atomic_write(path) as file:
-        save_image(make_grid(images, nrow=columns, normalize=True, value_range=(-1, 1)), file, format="png")
+def to_pixels(images: torch.Tensor) -> np.ndarray:
+    """Images (n, channels, height, width) in [-1, 1], clamped there, as uint8 (n, height, width, channels)."""
+    levels = images.clamp(-1, 1).add(1).mul(127.5).add(0.5)
+    return levels.permute(0, 2, 3, 1).to(torch.uint8).numpy()

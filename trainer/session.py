@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from shards.dataset import Batch, ShardDataset
 from shards.errors import InputError
 from shards.loader import normalise
+from shards.sheet import write_sheet
 from trainer import checkpoint
 from trainer.config import Config
 from trainer.folder import RunFolder
@@ -20,7 +21,7 @@ from trainer.journal import Journal
 from trainer.meter import Meter
 from trainer.noise import latents
 from trainer.progress import Progress
-from trainer.samples import fixed_latents, generate, write_sheet
+from trainer.samples import fixed_latents, generate, to_pixels
 from trainer.state import State
 from trainer.step import Metrics, Step
 from trainer.tally import Tally, check_share
@@ -98,7 +99,7 @@ class Session:
         path = self.folder.samples / f"step-{self.state.step:09d}.png"
         network = self.state.average if self.config.ema_images else self.state.generator
         network.eval()
-        write_sheet(generate(network, noise), path)
+        write_sheet(to_pixels(generate(network, noise)), path)
         self.state.generator.train()
         self._show("fake", path)
 
@@ -107,8 +108,7 @@ class Session:
         path = self.folder.samples / "real.png"
         if self.accelerator.is_main_process and not path.exists():
             count = min(self.config.samples.count, len(self.dataset))
-            images = normalise(self.dataset.__getitems__(range(count)).images, torch.float32)
-            write_sheet(images, path)
+            write_sheet(self.dataset.__getitems__(range(count)).images.numpy(), path)
             self._show("real", path)
 
     def save(self, metrics: Metrics) -> None:

@@ -123,7 +123,10 @@ def _open_session(
     if accelerator.num_processes > 1 and config.model.sync_bn:
         synchronise(state.generator, accelerator.device)
         synchronise(state.discriminator, accelerator.device)
-    generator, discriminator = accelerator.prepare(state.generator, state.discriminator)
+    # Both are on the device; asked to place them, accelerate would load DTensor, which takes longer than we do to start.
+    generator, discriminator = accelerator.prepare(
+        state.generator, state.discriminator, device_placement=[False, False]
+    )
     environment = {"data.digest": dataset.manifest.digest, "ranks": accelerator.num_processes}
     environment["precision"] = accelerator.mixed_precision
     return Session(

@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from shards.manifest import Manifest
+from trainer.adam import Adam, Tensors
 from trainer.config import Config
 from trainer.networks import Discriminator, Generator, initialise
-
-Tensors = dict[str, torch.Tensor]
 
 
 @dataclass
@@ -25,8 +24,8 @@ class State:
     discriminator: Discriminator
     average: Generator
     """Moving average of ``generator``, buffers too (Karras et al., arXiv 1710.10196, section 6)."""
-    generator_optim: torch.optim.Adam
-    discriminator_optim: torch.optim.Adam
+    generator_optim: Adam
+    discriminator_optim: Adam
     scaler: torch.amp.GradScaler
     """Scales losses under fp16; passes everything through otherwise."""
     step: int = 0
@@ -40,8 +39,8 @@ class State:
             "generator": dict(self.generator.state_dict()),
             "average": dict(self.average.state_dict()),
             "discriminator": dict(self.discriminator.state_dict()),
-            "generator_optim": _optimizer_tensors(self.generator, self.generator_optim),
-            "discriminator_optim": _optimizer_tensors(self.discriminator, self.discriminator_optim),
+            "generator_optim": self.generator_optim.tensors(),
+            "discriminator_optim": self.discriminator_optim.tensors(),
         }
 
     def load(self, tensors: Mapping[str, Tensors]) -> None:
@@ -53,8 +52,8 @@ class State:
         self.generator.load_state_dict(tensors["generator"])
         self.average.load_state_dict(tensors["average"])
         self.discriminator.load_state_dict(tensors["discriminator"])
-        _load_optimizer(self.generator, self.generator_optim, tensors["generator_optim"])
-        _load_optimizer(self.discriminator, self.discriminator_optim, tensors["discriminator_optim"])
+        self.generator_optim.load(tensors["generator_optim"])
+        self.discriminator_optim.load(tensors["discriminator_optim"])
 
     @torch.no_grad()
     def update_average(self, images: int, half_life: int) -> None:
@@ -84,41 +83,16 @@ def create_state(config: Config, manifest: Manifest, device: torch.device, *, fp
     initialise(discriminator, 2 * config.seed + 1, model.bn_init_mean)
     for network in (generator, discriminator):
         network.to(device, dtype).to(memory_format=torch.channels_last)
+    betas = (config.optim.beta1, config.optim.beta2)
     return State(
         generator,
         discriminator,
         copy.deepcopy(generator).eval().requires_grad_(False),
-        _adam(generator, config.optim.lr_g, config),
-        _adam(discriminator, config.optim.lr_d, config),
+        Adam(generator, config.optim.lr_g, betas),
+        Adam(discriminator, config.optim.lr_d, betas),
         torch.amp.GradScaler(device.type, enabled=fp16),
     )
 
 
-def _adam(network: nn.Module, rate: float, config: Config) -> torch.optim.Adam:
-    betas = (config.optim.beta1, config.optim.beta2)
-    return torch.optim.Adam(network.parameters(), lr=rate, betas=betas, fused=True)
-
-
 def _floats(network: nn.Module) -> list[torch.Tensor]:
     return [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
-
-
-def _optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
-    return {
-        f"{name}.{part}": tensor
-        for name, parameter in network.named_parameters()
-        for part, tensor in optimizer.state[parameter].items()
-    }
-
-
-def _load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    parts: dict[int, Tensors] = {}
-    parameters = {name: (number, value) for number, (name, value) in enumerate(network.named_parameters())}
-    for key, tensor in tensors.items():
-        name, _, part = key.rpartition(".")
-        number, parameter = parameters[name]
-        if tensor.shape == parameter.shape:
-            # Fused Adam walks memory, not indices: averages laid out otherwise than their weights would be scrambled.
-            tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
-        parts.setdefault(number, {})[part] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": parts})

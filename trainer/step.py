@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from trainer.adam import Adam
 from trainer.config import Loss
 from trainer.losses import discriminator_loss, exact, generator_loss
 from trainer.state import State
@@ -62,17 +63,15 @@ class Step:
         scores = {"score/fake_after": logits}
         return {"loss/g": loss.detach(), **_means(scores), **({"gradient/g": norm} if norm is not None else {})}
 
-    def _update(
-        self, loss: torch.Tensor, network: nn.Module, optimizer: torch.optim.Optimizer, *, report: bool
-    ) -> torch.Tensor | None:
+    def _update(self, loss: torch.Tensor, network: nn.Module, optimizer: Adam, *, report: bool) -> torch.Tensor | None:
         scaler = self.state.scaler
         optimizer.zero_grad()
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         norm = None
         if report:
-            scaler.unscale_(optimizer)
+            scaler.unscale_(optimizer)  # type: ignore[arg-type]
             norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
-        scaler.step(optimizer)
+        scaler.step(optimizer)  # type: ignore[arg-type]
         return norm
 
 

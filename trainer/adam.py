@@ -1,0 +1,89 @@
+"""Adam, without what an optimizer of PyTorch's brings along.
+
+``torch.optim.Optimizer`` loads ``torch._dynamo`` when it is made: seconds of every start and every resume, for nothing
+here. The arithmetic is PyTorch's own fused kernel.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.optim.adam import adam
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Adam:
+    """Fused Adam over the parameters of one network (Kingma and Ba, arXiv 1412.6980), as a loss scaler expects it."""
+
+    _step_supports_amp_scaling = True
+    """Tells ``torch.amp.GradScaler`` that the kernel unscales, and skips an overflow, without a word to the host."""
+
+    def __init__(self, network: nn.Module, rate: float, betas: tuple[float, float]) -> None:
+        self._named = dict(network.named_parameters())
+        self._parameters = list(self._named.values())
+        self._rate, self._betas = rate, betas
+        self.param_groups = [{"params": self._parameters}]
+        # Laid out as the weights are: the kernel walks memory, not indices.
+        self._means = [torch.zeros_like(p, requires_grad=False) for p in self._parameters]
+        self._squares = [torch.zeros_like(p, requires_grad=False) for p in self._parameters]
+        self._steps = [torch.zeros((), device=p.device) for p in self._parameters]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the weights along their gradients.
+
+        Raises:
+            RuntimeError: a weight has no gradient.
+        """
+        scaling: dict[str, torch.Tensor] = vars(self)  # the scaler sets two attributes for the length of this call
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if len(gradients) < len(self._parameters):
+            raise RuntimeError("step() without a backward pass through the whole network")
+        adam(
+            [p.detach() for p in self._parameters],
+            gradients,
+            self._means,
+            self._squares,
+            [],
+            self._steps,
+            fused=True,
+            grad_scale=scaling.get("grad_scale"),
+            found_inf=scaling.get("found_inf"),
+            amsgrad=False,
+            beta1=self._betas[0],
+            beta2=self._betas[1],
+            lr=self._rate,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
+
+    def tensors(self) -> Tensors:
+        """The moving averages and the count of steps by the weight's name; nothing is copied."""
+        return {
+            f"{name}.{part}": tensor
+            for part, tensors in self._parts.items()
+            for name, tensor in zip(self._named, tensors, strict=True)
+        }
+
+    def load(self, tensors: Tensors) -> None:
+        """Take over what :meth:`tensors` gave, whatever its device and memory layout.
+
+        Raises:
+            RuntimeError: the tensors are those of another network.
+        """
+        mine = self.tensors()
+        if mine.keys() != tensors.keys():
+            raise RuntimeError(f"the optimizer's tensors differ by name: {sorted(mine.keys() ^ tensors.keys())[:3]}")
+        for name, tensor in mine.items():
+            tensor.copy_(tensors[name])
+
+    @property
+    def _parts(self) -> dict[str, list[torch.Tensor]]:
+        return {"step": self._steps, "exp_avg": self._means, "exp_avg_sq": self._squares}

@@ -1,6 +1,6 @@
 """How fast do images come out of shards, beside the pipelines that people use?
 
-The same images, are written once in every contestant's own format; then each reads them in batches
+The same images are written once in every contestant's own format; then each reads them in batches
 of 128 with one worker process, in turns, so that whatever else the machine does hits them alike. The table gives
 medians of images per second, from the second batch on, and ratios to webdataset's usual pipeline.
 
@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -27,6 +25,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks import peers
+from benchmarks.machine import describe
 from shards.dataset import ShardDataset
 from shards.loader import batches
 
@@ -80,6 +79,7 @@ def contestants(arguments: Arguments, work: Path) -> dict[str, Stream]:
     for module, name, make in (
         ("streaming", "mosaicml-streaming", peers.mosaic),
         ("litdata", "litdata", peers.lit),
+        ("litdata", "litdata, simplejpeg", peers.lit_simplejpeg),
     ):
         if importlib.util.find_spec(module):
             found[name] = make(data, size)
@@ -113,12 +113,12 @@ def main() -> None:
                 rates[name].append(rate(stream, arguments.seconds))
     medians = {name: statistics.median(values) for name, values in rates.items()}
     usual = medians["webdataset, usual"]
-    print(f"{arguments.images:,} images, batches of {arguments.batch_size}, {os.cpu_count()} cores, one worker each\n")
+    print(f"{describe()}\n\n{arguments.images:,} images, batches of {arguments.batch_size}, one worker each\n")
     print(f"{'':<26}{'images/s':>10}{'of the usual':>14}")
     for name, median in sorted(medians.items(), key=lambda item: item[1]):
         print(f"{name:<26}{median:>10,.0f}{median / usual:>13.2f}x")
     if arguments.json is not None:
-        facts = {"images": arguments.images, "cores": os.cpu_count(), "machine": platform.processor()}
+        facts = {"images": arguments.images, "machine": describe()}
         arguments.json.write_text(json.dumps({**facts, "rates": rates, "median": medians}, indent=1))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +56,9 @@ class Place:
                 f"{self.index} holds {len(index)} samples, the manifest {self.manifest.samples}: they are not of one "
                 "data set."
             )
+        mapped: object = index.base
+        if isinstance(mapped, mmap.mmap):
+            mapped.madvise(mmap.MADV_RANDOM)  # reading ahead would fetch 128 kB for each 24 bytes
         return index
 
     def storage(self, index: np.ndarray, block: int, cache: Cache) -> Storage:

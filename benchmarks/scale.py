@@ -33,6 +33,7 @@ from shards.reader import CHECKED_BYTES, Reader
 from shards.sources.folder import Folder
 
 BATCH, LANES = 1024, 128
+JUMPS, RUN = 10, 200
 
 
 @dataclass(frozen=True)
@@ -104,13 +105,13 @@ def look_up(folder: Path, _: float) -> dict[str, float]:
     start = time.perf_counter() - began
     took, first = [], np.concatenate([[0], np.cumsum(reader.manifest.counts)])
     index = reader.place.open_index()
-    for position in np.linspace(0, reader.manifest.samples - 9 * BATCH, 20, dtype=np.int64).tolist():
-        for batch in range(8):  # the first is a jump to other blocks, the rest what a run sees
+    for position in np.linspace(0, reader.manifest.samples // 2, JUMPS, dtype=np.int64).tolist():
+        for batch in range(RUN):  # the first is a jump to other blocks, the rest what a run sees
             began = time.perf_counter()
             shards, rows = reader.order.lookup(np.arange(position + batch * BATCH, position + (batch + 1) * BATCH))
             index[first[shards] + rows]["size"].sum()
             took.append(time.perf_counter() - began)
-    jumps, steady = took[::8], [seconds for number, seconds in enumerate(took) if number % 8]
+    jumps, steady = took[::RUN], [seconds for number, seconds in enumerate(took) if number % RUN]
     memory = psutil.Process().memory_info().rss
     return {
         "start": start, "jump": statistics.median(jumps), "steady": statistics.median(steady), "memory": memory

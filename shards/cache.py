@@ -39,6 +39,9 @@ KNOWN = 8192
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
+Data = bytes | bytearray
+
+
 class Block(Protocol):
     """The bytes of one block, to be closed."""
 
@@ -72,11 +75,11 @@ class FileBlock:
 class MemoryBlock:
     """A block that the disk had no room for."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: Data) -> None:
         self._data = data
 
     def read(self, offset: int, size: int) -> bytes:
-        return self._data[offset : offset + size]
+        return bytes(self._data[offset : offset + size])
 
     def close(self) -> None:
         self._data = b""
@@ -104,7 +107,7 @@ class BlockCache:
     def __reduce__(self) -> tuple[type[BlockCache], tuple[Path, int]]:
         return BlockCache, (self._folder, self._limit)
 
-    def get(self, name: str, fetch: Callable[[], bytes]) -> Block:
+    def get(self, name: str, fetch: Callable[[], Data]) -> Block:
         """The block ``name`` (fit for a file's name), from ``fetch`` if it is absent: one caller on the node at a time.
 
         Raises:
@@ -160,7 +163,7 @@ class BlockCache:
         while len(self._known) > KNOWN:
             self._known.popitem(last=False)
 
-    def _store(self, name: str, data: bytes) -> Block:
+    def _store(self, name: str, data: Data) -> Block:
         """Called with the block's lock held."""
         try:
             block = self._write(name, data)
@@ -178,7 +181,7 @@ class BlockCache:
             self._evict(name)
         return block
 
-    def _refused(self, error: OSError, data: bytes) -> Block:
+    def _refused(self, error: OSError, data: Data) -> Block:
         if error.errno not in FULL:
             raise InputError(f"The cache {self._folder} cannot be written ({error.strerror}).") from error
         if not self._warned:
@@ -186,7 +189,7 @@ class BlockCache:
             warnings.warn(f"the cache's disk is full ({self._folder}): blocks stay in memory", stacklevel=2)
         return MemoryBlock(data)
 
-    def _write(self, name: str, data: bytes) -> FileBlock:
+    def _write(self, name: str, data: Data) -> FileBlock:
         partial = self._folder / f"{name}.{secrets.token_hex(4)}{PARTIAL}"
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:

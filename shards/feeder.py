@@ -1,7 +1,8 @@
 """A worker process of a loader: ``python -m shards.feeder LINK RING``, both open descriptors.
 
-It gets a reader and the ring's shape, then pairs of slot and position until the link closes. It fills the slot and
-answers with a :class:`~shards.reader.Report`, or with the :class:`InputError` that it met.
+It gets a reader and the ring's shape, then orders until the link closes: a slot, its first and last row, and the
+position of the first. It fills the rows and answers with a :class:`~shards.reader.Report`, or with the
+:class:`InputError` that it met.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ def serve(link: Connection, ring: int) -> None:
         reader, shape = link.recv()
         slots = map_ring(ring, shape)
         while True:
-            slot, position = link.recv()
+            slot, first, last, position = link.recv()
             try:
-                link.send(reader.read(position, slots[slot]))
+                link.send(reader.read(position, slots[slot, first:last]))
             except InputError as error:
                 link.send(error)
     except (EOFError, ConnectionError):

@@ -26,7 +26,7 @@ def fetch_small(url: str, *, patience: float = PATIENCE) -> bytes:
     """
     origin = Origin(url, patience)
     try:
-        return origin.read(url, 0, origin.size(url))
+        return bytes(origin.read(url, 0, origin.size(url)))
     finally:
         origin.close()
 

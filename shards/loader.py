@@ -14,8 +14,8 @@ from shards.errors import InputError
 from shards.ring import Ring
 from shards.team import Alone, Feeders, Team
 
-PREFETCH = 4
-"""Batches in flight per worker: rides out a slow read without holding much (a batch of 128 at 64x64 is 1.5 MB)."""
+PREFETCH = 6
+"""Batches in flight beside two: rides out a slow read without holding much (a batch of 128 at 64x64 is 1.5 MB)."""
 
 CPU = torch.device("cpu")
 
@@ -50,7 +50,7 @@ def batches(
         raise ValueError(f"a batch of {batch_size} does not divide among {ranks} ranks")
     rows = batch_size // ranks
     starts = count(position + rank * rows, batch_size)
-    slots = max(2, PREFETCH * workers)
+    slots = 2 + PREFETCH * bool(workers)
     with closing(Ring(slots, (rows, *dataset.manifest.shape), device)) as ring:
         team: Team = Feeders(dataset.reader, ring, workers) if workers else Alone(dataset.reader, ring)
         with closing(team):

@@ -56,7 +56,7 @@ class Origin:
         self._fs: Any = None
         self._closed = threading.Event()
 
-    def read(self, url: str, start: int, end: int, *, whole: int | None = None) -> bytes:
+    def read(self, url: str, start: int, end: int, *, whole: int | None = None) -> bytearray:
         """Bytes ``start`` to ``end`` of the file at ``url``, which has ``whole`` bytes; a broken answer is continued.
 
         Raises:
@@ -74,7 +74,7 @@ class Origin:
         self._patiently(url, more)
         if len(data) > end - start:
             raise _ignores_ranges(url)
-        return bytes(data)
+        return data
 
     def size(self, url: str) -> int:
         """Bytes of the file at ``url``. Of HTTP a byte is asked for: some signed URLs allow no HEAD request."""

@@ -133,7 +133,6 @@ class Reader:
         """
         shards, rows = self._look_up(start, len(out))
         self._storage.need(shards, rows)
-        self._expect(start, len(out))
         entries = self._index[self._first[shards] + rows]
         numbers = shards.tolist()
         broken: list[tuple[int, str]] = []
@@ -167,6 +166,7 @@ class Reader:
             parts = zip(shards.reshape(-1, count), rows.reshape(-1, count), strict=True)
             self._places = dict(zip(starts.tolist(), parts, strict=True))
             found = self._places.pop(start)
+            self._expect(starts, count)
         self._last = start
         self._reads += 1
         mapped: object = self._index.base
@@ -174,15 +174,15 @@ class Reader:
             mapped.madvise(mmap.MADV_DONTNEED)
         return found
 
-    def _expect(self, start: int, count: int) -> None:
-        """Announce the blocks that these lanes reach in ``AHEAD`` batches; at first, all those on the way there."""
+    def _expect(self, starts: np.ndarray, count: int) -> None:
+        """Announce the blocks of the batches ``AHEAD`` turns after ``starts``; at first, those between too."""
         if isinstance(self._storage, LocalStorage):
             return
-        steps = np.arange(AHEAD if self._started else 1, AHEAD + 1)
+        later = starts + AHEAD * self.order.lanes
+        if not self._started:
+            later = np.concatenate([np.arange(starts[0], later[0], self.order.lanes), later])
         self._started = True
-        self._storage.expect(
-            *self.order.blocks(np.add.outer(steps * self.order.lanes, np.arange(start, start + count)))
-        )
+        self._storage.expect(*self.order.blocks(np.add.outer(later, np.arange(count))))
 
     def _replace(self, position: int, out: np.ndarray) -> tuple[int, int]:
         """Put the nearest later sample that decodes in the place of the one at ``position``; returns shard and row."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from shards.cache import Block, BlockCache, MemoryBlock
+from shards.cache import Block, BlockCache, Data, MemoryBlock
 from shards.errors import InputError
 from shards.manifest import Manifest
 from shards.origin import PATIENCE, STALL, Origin
@@ -25,6 +25,11 @@ THREADS = 16
 
 OPEN_BLOCKS = 256
 """Blocks kept open at once, of the 1,024 descriptors that a process usually has; reopening one costs about 20 us."""
+
+EXPECTED = 4096
+"""Blocks that were asked for ahead and need no second look: a ``stat`` for each of them in every batch would cost as
+much as reading. One that is evicted in between is fetched when it is needed.
+"""
 
 Key = tuple[int, int]
 
@@ -67,6 +72,7 @@ class RemoteStorage:
         self._first = np.concatenate([[0], np.cumsum(manifest.counts)])
         self._prefix = f"{manifest.digest[:32]}-{block}"
         self._open: OrderedDict[Key, tuple[int, Block]] = OrderedDict()
+        self._expected: dict[Key, None] = {}
         self._here: _Here | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -99,7 +105,12 @@ class RemoteStorage:
 
     def expect(self, shards: np.ndarray, rows: np.ndarray) -> None:
         """Have the blocks of these samples fetched in the background, in this order, after what is needed."""
-        for key in self._missing(shards, rows):
+        keys = dict.fromkeys(zip(shards.tolist(), (rows // self._block).tolist(), strict=True))
+        new = [key for key in keys if key not in self._expected]
+        self._expected.update(dict.fromkeys(new))
+        while len(self._expected) > EXPECTED:
+            del self._expected[next(iter(self._expected))]
+        for key in self._absent(new):
             self._ask(key, urgent=False)
         coming = self._here.coming if self._here is not None else {}
         for key in [key for key, future in coming.items() if _is_cached(future)]:
@@ -164,7 +175,9 @@ class RemoteStorage:
             self._open.popitem(last=False)[1][1].close()
 
     def _missing(self, shards: np.ndarray, rows: np.ndarray) -> list[Key]:
-        keys: Iterable[Key] = dict.fromkeys(zip(shards.tolist(), (rows // self._block).tolist(), strict=True))
+        return self._absent(dict.fromkeys(zip(shards.tolist(), (rows // self._block).tolist(), strict=True)))
+
+    def _absent(self, keys: Iterable[Key]) -> list[Key]:
         closed = [key for key in keys if key not in self._open]
         coming = self._now().coming if closed else {}
         return [key for key in closed if key in coming or not self._cache.has(self._name(key))]
@@ -177,7 +190,7 @@ class RemoteStorage:
             self._here = _Here(Origin(self._url, self._patience, self._stall))
         return self._here
 
-    def _fetch(self, key: Key) -> bytes:
+    def _fetch(self, key: Key) -> Data:
         start, end = self._span(key)
         url, whole = self._address(key[0]), self._manifest.shards[key[0]].bytes
         for _ in range(2):
@@ -213,7 +226,7 @@ def _is_cached(future: Future[MemoryBlock | None]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None and future.result() is None
 
 
-def _sound(data: bytes, start: int, entries: np.ndarray) -> bool:
+def _sound(data: Data, start: int, entries: np.ndarray) -> bool:
     view = memoryview(data)
     columns = (entries[name].tolist() for name in ("offset", "size", "digest"))
     return all(

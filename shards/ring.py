@@ -50,7 +50,7 @@ class Ring:
         On CUDA neither the host nor the device's arithmetic waits for it; :meth:`free` does.
         """
         if self._stream is None:
-            return self._tensor[slot].clone()
+            return torch.from_numpy(self.array[slot].copy())  # clone() would wake all threads, which then spin
         with torch.cuda.stream(self._stream):
             images = self._tensor[slot].to(self._device, non_blocking=True)
             self._copies[slot] = self._stream.record_event()

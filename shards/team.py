@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Sequence
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import Protocol
 
@@ -53,29 +55,37 @@ class Alone:
 
 
 class Feeders:
-    """``workers`` processes of :mod:`shards.feeder`; orders are dealt in turn, so that answers come in order.
+    """``workers`` processes of :mod:`shards.feeder`, each of which fills its own rows of every slot.
+
+    Its own rows, rather than every so-many-th batch: they are its own lanes, so that each block of the data is opened,
+    or fetched, by one worker only.
 
     Not :mod:`multiprocessing`'s: a forked one would inherit this process's threads' locks, a spawned one would import
     the trainer and torch, 5 s and 300 MB each. These start in half a second and see their link close when we die.
     """
 
     def __init__(self, reader: Reader, ring: Ring, workers: int) -> None:
-        self._crew = [_hire(ring) for _ in range(workers)]
+        rows = ring.shape[1]
+        bounds = [rows * number // workers for number in range(workers + 1)]
+        self._parts = [(first, last) for first, last in pairwise(bounds) if last > first]
+        self._crew = [_hire(ring) for _ in self._parts]
         for link, _ in self._crew:
             link.send((reader, ring.shape))
-        self._asked = self._answered = 0
 
     def ask(self, slot: int, position: int) -> None:
-        link, process = self._crew[self._asked % len(self._crew)]
-        self._asked += 1
-        try:
-            link.send((slot, position))
-        except ConnectionError:
-            raise _died(process) from None
+        for (link, process), (first, last) in zip(self._crew, self._parts, strict=True):
+            try:
+                link.send((slot, first, last, position + first))
+            except ConnectionError:
+                raise _died(process) from None
 
     def answer(self) -> Answer:
-        link, process = self._crew[self._answered % len(self._crew)]
-        self._answered += 1
+        answers = [self._hear(link, process) for link, process in self._crew]
+        errors = [answer for answer in answers if isinstance(answer, InputError)]
+        reports = [answer for answer in answers if isinstance(answer, Report)]
+        return errors[0] if errors else _together(reports)
+
+    def _hear(self, link: Connection, process: subprocess.Popen[bytes]) -> Answer:
         try:
             answer: Answer = link.recv()
         except (EOFError, ConnectionError):
@@ -101,6 +111,11 @@ def _hire(ring: Ring) -> tuple[Connection, subprocess.Popen[bytes]]:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return Connection(ours.detach()), process
+
+
+def _together(reports: Sequence[Report]) -> Report:
+    keys = tuple(key for report in reports for key in report.keys)
+    return Report(keys, tuple(bad for report in reports for bad in report.bad))
 
 
 def _died(process: subprocess.Popen[bytes]) -> RuntimeError:

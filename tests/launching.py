@@ -24,11 +24,14 @@ def command(*flags: str, launcher: tuple[str, ...] = ()) -> list[str]:
 
 
 def run(
-    *flags: str, launcher: tuple[str, ...] = (), env: dict[str, str] | None = None
+    *flags: str,
+    launcher: tuple[str, ...] = (),
+    env: dict[str, str] | None = None,
+    words: list[str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run to the end; the caller looks at the exit code."""
+    """Run to the end, or run ``words`` instead; the caller looks at the exit code."""
     return subprocess.run(
-        command(*flags, launcher=launcher),
+        words or command(*flags, launcher=launcher),
         cwd=ROOT,
         env={**os.environ, **(env or {})},
         capture_output=True,

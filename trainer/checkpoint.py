@@ -111,6 +111,11 @@ def load_newest(folder: Path) -> Loaded | None:
     return None
 
 
+def digest(path: Path) -> str:
+    """SHA-256 (hex) of everything in the checkpoint ``path``."""
+    return _sha256(path / CHECKSUMS)
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -204,6 +204,10 @@ FREE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "data.audi
 workers. The data are compared by their digest."""
 
 
+OF_A_NODE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "threads")
+"""What may differ between the ranks of one run: shards may be staged to a node's own disk."""
+
+
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every field under its dotted name, YAML-ready."""
     flat: dict[str, Any] = {}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 
+import psutil
 import torch
 
 from shards.cores import available_cores
@@ -39,6 +41,22 @@ def read_launch() -> Launch:
         cpu=cpu,
         precision=environment.get("ACCELERATE_MIXED_PRECISION", "no"),
     )
+
+
+def check_ranks(launch: Launch) -> None:
+    """Raises ``InputError`` if ``accelerate launch``, our parent, was asked for other ranks than it started."""
+    parent = psutil.Process().parent()
+    words = parent.cmdline() if parent else []
+    if not any("accelerate" in word for word in words[:4]):
+        return
+    asked = [after for word, after in pairwise(words) if word in ("--num_processes", "--num-processes")]
+    asked += [word.partition("=")[2] for word in words if word.startswith(("--num_processes=", "--num-processes="))]
+    if asked and asked[-1].isdigit() and int(asked[-1]) not in (0, launch.ranks):
+        raise InputError(
+            f"The launcher was asked for {asked[-1]} ranks and started {launch.ranks}: without --multi_gpu, or with "
+            "--cpu, it starts one. GPUs: accelerate launch --multi_gpu --num_processes N. CPU ranks: "
+            "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N."
+        )
 
 
 def check_batch(batch_size: int, launch: Launch) -> None:

@@ -45,7 +45,7 @@ def train(session: Session, preemption: Preemption) -> Ending:
                 session.report(metrics, meter)
             if done or (config.samples.every and state.step % config.samples.every == 0):
                 session.draw_samples()
-            reason = session.agree(preemption.reason(), now=report)
+            reason = session.agree(preemption.reason())
             if done or reason or state.step % config.checkpoint.every == 0:
                 session.save(metrics)
     if session.steps_left:

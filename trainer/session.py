@@ -15,8 +15,11 @@ from shards.errors import InputError
 from shards.loader import normalise
 from shards.sheet import write_sheet
 from trainer import checkpoint
+from trainer.accord import Accord
+from trainer.adam import Tensors
 from trainer.config import Config
 from trainer.folder import RunFolder
+from trainer.guard import check_equal
 from trainer.journal import Journal
 from trainer.meter import Meter
 from trainer.noise import latents
@@ -43,6 +46,7 @@ class Session:
     audit: Journal | None
     tally: Tally
     progress: Progress
+    accord: Accord
     began: int
     """Position that this process started from."""
     unsaved: Metrics | None = None
@@ -118,6 +122,7 @@ class Session:
             InputError: the losses are not finite, so that the older checkpoints are worth more; or the disk is full.
         """
         self._read(metrics)
+        check_equal(self.accelerator, self._of_all_ranks(), self.state.step, self.state.position)
         for journal in (self.audit, self.tracker):
             if journal:
                 journal.sync()
@@ -148,6 +153,8 @@ class Session:
     def close(self, *, failed: bool) -> None:
         """Release the bar, the journals and the tracker; nothing is lost without it."""
         self.progress.close()
+        if not failed:
+            self.accord.close()
         self.dataset.reader.close()
         self.tally.close()
         if self.audit:
@@ -155,14 +162,11 @@ class Session:
         if self.tracker:
             self.tracker.close(failed=failed)
 
-    def agree(self, reason: str | None, *, now: bool) -> str | None:
-        """Why to leave, equal on all ranks; asking the others costs a wait, so they are asked only ``now`` and then."""
-        if self.accelerator.num_processes == 1:
-            return reason
-        if not now:
+    def agree(self, reason: str | None) -> str | None:
+        """Why to leave, at the same step on all ranks: one late, if there are several."""
+        if not self.accord.ask(reason is not None):
             return None
-        asked = torch.tensor(float(reason is not None), device=self.accelerator.device)
-        return reason or "another rank's signal" if self.accelerator.reduce(asked, "sum").item() else None
+        return reason or "another rank's signal"
 
     def _noise(self, part: Batch) -> torch.Tensor:
         noise = latents(self.config.seed, part.position, len(part.images), self.config.model.z_dim).to(self.dtype)
@@ -181,6 +185,14 @@ class Session:
                 "No checkpoint was written of it; start anew with a lower learning rate and another --out."
             )
         return row
+
+    def _of_all_ranks(self) -> dict[str, Tensors]:
+        """What ranks have in common: without synchronised BatchNorm each keeps statistics of its own."""
+        groups = self.state.tensors()
+        if not self.config.model.sync_bn:
+            for network in ("generator", "average", "discriminator"):
+                groups[network] = dict(getattr(self.state, network).named_parameters())
+        return groups
 
     def _replaced(self) -> int:
         """Bad samples so far, of all ranks; ends the run on all of them alike when they are too many."""

@@ -1,0 +1,175 @@
+"""Kill a run again and again, at random moments, and look at what is left.
+
+    python -m tests.chaos --kills 50 --seed 1
+    python -m tests.chaos --kills 20 --ranks 1
+
+Each time SIGKILL hits a rank or the launcher: at some moment of the start or of the training, or while a checkpoint is
+being written. The next start has another number of ranks, unless ``--ranks`` holds one. At the end every sample must
+have come exactly once per epoch, in the undisturbed order, and every checkpoint must be whole; where the number of
+ranks never changed, the weights must be those of an undisturbed run, bit by bit.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import tyro
+
+from shards.build import build
+from shards.dataset import ShardDataset
+from shards.options import Options
+from shards.sources.faces import Faces
+from tests.launching import SMALL, rows, start, status
+from trainer import checkpoint
+
+IMAGES, EPOCHS, BATCH = 480, 2, 12
+PATIENCE = 300.0
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Kill a run at random moments and prove that nothing was lost."""
+
+    kills: int = 6
+    """How often."""
+    seed: int = 0
+    """Of the moments, the victims and the numbers of ranks."""
+    ranks: int | None = None
+    """Ranks of every start; at random 1, 2 or 3 unless given."""
+
+
+class Mayhem:
+    """One run and what befalls it."""
+
+    def __init__(self, arguments: Arguments, work: Path) -> None:
+        self.arguments, self.random = arguments, random.Random(arguments.seed)
+        self.shards, self.out, self.work = work / "shards", work / "run", work
+        self.deaths: Counter[str] = Counter()
+        build(Faces(IMAGES), self.shards, Options(size=32, shard_samples=100))
+
+    def start(self, out: Path, ranks: int) -> subprocess.Popen[str]:
+        """The trainer on ``ranks`` CPU ranks, as a user starts it."""
+        flags = ["--data.shards", str(self.shards), "--out", str(out), "--data.audit", str(out / "audit"),
+                 "--epochs", str(EPOCHS), "--checkpoint.every", "4", "--data.workers", "1", *SMALL,
+                 "--batch-size", str(BATCH)]  # fmt: skip
+        several = ("--multi_gpu", "--main_process_port", "0") if ranks > 1 else ()
+        launcher = (*several, "--num_processes", str(ranks))
+        return start(*flags, launcher=launcher, env={"ACCELERATE_USE_CPU": "true"})
+
+    def kill_once(self) -> str:
+        """Start, kill something, and wait until all of it is gone; returns what happened."""
+        ranks = self.arguments.ranks or self.random.choice((1, 2, 3))
+        moment = self.random.choice(("start", "training", "checkpoint"))
+        process = self.start(self.out, ranks)
+        self._await(moment, process)
+        victims = [psutil.Process(process.pid), *_ranks(process)]
+        number = self.random.randrange(len(victims))
+        ended = process.poll() is not None
+        if not ended:
+            victims[number].kill()
+        process.communicate(timeout=PATIENCE)
+        _reap(self.out)
+        name = "nobody, it had ended" if ended else "the launcher" if number == 0 else "a rank"
+        self.deaths[f"{moment}, {name}"] += 1
+        step = status(self.out)["step"] if (self.out / "status.json").exists() else 0
+        return f"{ranks} ranks, {moment}: killed {name}; status says step {step}"
+
+    def finish(self, out: Path, ranks: int) -> None:
+        """Undisturbed to the end."""
+        process = self.start(out, ranks)
+        said, _ = process.communicate(timeout=2 * PATIENCE)
+        assert process.returncode == 0, said
+        assert status(out)["state"] == "done", said
+
+    def check(self) -> None:
+        """Every sample once per epoch and in its order; every checkpoint whole."""
+        dataset = ShardDataset(self.shards, lanes=BATCH, keys=True)
+        expected = dataset.__getitems__(range(EPOCHS * IMAGES)).keys
+        found: dict[int, str] = {}
+        for path in sorted((self.out / "audit").glob("rank-*.jsonl")):
+            for row in rows(path):
+                for place, key in enumerate(row["keys"]):
+                    assert row["position"] + place not in found, f"position {row['position'] + place} came twice"
+                    found[row["position"] + place] = key
+        assert [found.get(position) for position in range(EPOCHS * IMAGES)] == [*expected]
+        assert len(found) == EPOCHS * IMAGES
+        for epoch in range(EPOCHS):
+            assert set(Counter(expected[epoch * IMAGES : (epoch + 1) * IMAGES]).values()) == {1}
+        for path in checkpoint.checkpoints(self.out / "checkpoints"):
+            checkpoint.load(path)
+        steps = [row["step"] for row in rows(self.out / "metrics.jsonl")]
+        assert steps == sorted(set(steps))
+
+    def compare(self, ranks: int) -> None:
+        """Bit by bit with a run that nobody touched."""
+        self.finish(self.work / "calm", ranks)
+        for name in ("generator", "discriminator", "average", "generator_optim", "discriminator_optim"):
+            files = [sorted((out / "checkpoints").iterdir())[-1] / f"{name}.safetensors"
+                     for out in (self.out, self.work / "calm")]  # fmt: skip
+            assert files[0].read_bytes() == files[1].read_bytes(), name
+
+    def _await(self, moment: str, process: subprocess.Popen[str]) -> None:
+        """Until the moment comes, or the run is over."""
+        deadline = time.monotonic() + PATIENCE
+        if moment == "start":
+            time.sleep(self.random.uniform(0, 12))
+            return
+        before = status(self.out)["step"] if (self.out / "status.json").exists() else 0
+        while process.poll() is None and time.monotonic() < deadline:
+            if moment == "checkpoint" and [*(self.out / "checkpoints").glob(".*.partial")]:
+                return
+            now = status(self.out) if (self.out / "status.json").exists() else {"state": "", "step": 0}
+            if moment == "training" and now["state"] == "running" and now["step"] > before:
+                time.sleep(self.random.uniform(0, 0.5))
+                return
+            time.sleep(0.001)
+
+
+def _ranks(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    try:
+        children = psutil.Process(process.pid).children()
+    except psutil.NoSuchProcess:
+        return []
+    return [child for child in children if any("trainer/run.py" in word for word in child.cmdline())]
+
+
+def _reap(out: Path) -> None:
+    """Wait until no process of the run is left: the next start must find its folder free."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        left = [p for p in psutil.process_iter(["cmdline"]) if str(out) in (p.info["cmdline"] or ())]
+        if not [p for p in left if p.pid != os.getpid() and p.status() != psutil.STATUS_ZOMBIE]:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"processes outlived the kill: {left}")
+
+
+def main() -> None:
+    """Kill, finish, check."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    arguments = tyro.cli(Arguments, description=__doc__)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        mayhem = Mayhem(arguments, Path(folder))
+        for number in range(arguments.kills):
+            print(f"{number + 1}/{arguments.kills} {time.monotonic() - began:.0f} s: {mayhem.kill_once()}", flush=True)
+        mayhem.finish(mayhem.out, arguments.ranks or 2)
+        mayhem.check()
+        if arguments.ranks:
+            mayhem.compare(arguments.ranks)
+    told = ", ".join(f"{what}: {count}" for what, count in sorted(mayhem.deaths.items()))
+    print(f"{arguments.kills} kills in {time.monotonic() - began:.0f} s ({told}): nothing lost, nothing twice")
+
+
+if __name__ == "__main__":
+    main()

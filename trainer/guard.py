@@ -1,0 +1,39 @@
+"""Whether all ranks hold the same run: a checkpoint is of one of them and must be that of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+
+from trainer.adam import Tensors
+
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def fingerprints(tensors: Mapping[str, Tensors]) -> torch.Tensor:
+    """One int64 a group, on the tensors' device: the sum of their bits, which any drift of a weight changes."""
+    return torch.stack([_sum_of_bits(group) for group in tensors.values()])
+
+
+def _sum_of_bits(group: Tensors) -> torch.Tensor:
+    words = [tensor.view(BITS[tensor.element_size()]) for tensor in group.values()]
+    return torch.stack([word.sum(dtype=torch.int64) for word in words]).sum()
+
+
+def check_equal(accelerator: Accelerator, tensors: Mapping[str, Tensors], step: int, position: int) -> None:
+    """One small gather.
+
+    Raises:
+        RuntimeError: the ranks differ, in the groups named; a bug or a broken device, and no checkpoint is worth it.
+    """
+    if accelerator.num_processes == 1:
+        return
+    clock = torch.tensor([step, position], device=accelerator.device)
+    mine = torch.cat([clock, fingerprints(tensors)])
+    everyones = accelerator.gather(mine[None])
+    unequal = (everyones != everyones[0]).any(dim=0).tolist()
+    names = [name for name, differs in zip(["step", "position", *tensors], unequal, strict=True) if differs]
+    if names:
+        raise RuntimeError(f"The ranks drifted apart by step {step}, in {', '.join(names)}. No checkpoint was written.")

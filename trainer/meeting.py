@@ -1,0 +1,110 @@
+"""What the ranks tell each other before their first collective: whether all of them found the same.
+
+Through the launcher's key-value store, which takes text and needs no device: a rank that found a mistake, or other data
+than its fellows, is named with its host, once, where a collective would leave the others to hang or to drift apart.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+from torch.distributed import DistError, DistStoreError, PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
+
+from shards.errors import InputError
+from trainer.device import Launch
+
+PATIENCE = timedelta(minutes=10)
+"""For the slowest rank to read its manifest and checkpoint, or to draw the embedded data set."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Word:
+    """What one rank has to say."""
+
+    rank: int
+    host: str
+    mistake: str | None
+    facts: dict[str, str]
+    """What must be equal on all ranks, under names for people."""
+
+
+def agree(launch: Launch, examine: Callable[[], tuple[T, Mapping[str, str]]]) -> T:
+    """What ``examine`` found, if it found no mistake and the same facts on every rank.
+
+    Raises:
+        InputError: it did, or it did not; the same error on all ranks.
+    """
+    if launch.ranks == 1:
+        return examine()[0]
+    found: tuple[T, Mapping[str, str]] | None = None
+    mistake = None
+    try:
+        found = examine()
+    except InputError as error:
+        mistake = str(error)
+    mine = Word(launch.rank, platform.node(), mistake, dict(found[1]) if found else {})
+    trouble = judge(_exchange(mine, launch))
+    if trouble or found is None:
+        raise InputError(trouble or mistake)
+    return found[0]
+
+
+def judge(words: Sequence[Word]) -> str | None:
+    """What is wrong, in one message, or None. ``words`` are in the order of ranks."""
+    mistaken = [word for word in words if word.mistake]
+    if mistaken:
+        first = mistaken[0]
+        if all(word.mistake == first.mistake for word in words):
+            return first.mistake
+        others = f" (and {len(mistaken) - 1} more ranks)" if len(mistaken) > 1 else ""
+        return f"Rank {first.rank} on {first.host}{others}: {first.mistake}"
+    main = words[0]
+    for word in words[1:]:
+        names = sorted(main.facts.keys() | word.facts.keys())
+        unequal = [
+            f"{name}: {main.facts.get(name)} there, {word.facts.get(name)} here"
+            for name in names
+            if main.facts.get(name) != word.facts.get(name)
+        ]
+        if unequal:
+            listed = "\n  ".join(unequal)
+            return (
+                f"Rank {word.rank} on {word.host} does not fit rank 0 on {main.host}:\n  {listed}\n"
+                "Do all nodes see the same files, and were all started by the same command?"
+            )
+    return None
+
+
+def _exchange(mine: Word, launch: Launch) -> list[Word]:
+    """Every rank's word, in the order of ranks."""
+    try:
+        store, _, _ = next(rendezvous("env://", launch.rank, launch.ranks, timeout=PATIENCE))
+    except (DistError, ValueError) as error:
+        raise InputError(f"Rank {launch.rank} on {platform.node()} cannot reach the other ranks: {error}") from error
+    store = PrefixStore("shardgan", store)
+    store.set(f"word/{launch.rank}", json.dumps(asdict(mine)))
+    missing = [rank for rank in range(launch.ranks) if not _arrived(store, f"word/{rank}")]
+    if missing:
+        raise InputError(f"Nothing was heard of ranks {missing} for {PATIENCE}. Look at their logs.")
+    words = [Word(**json.loads(store.get(f"word/{rank}"))) for rank in range(launch.ranks)]
+    store.set(f"heard/{launch.rank}", "")
+    if launch.rank == 0:  # it may hold the store, and must not take it away from those who have yet to read
+        for rank in range(launch.ranks):
+            _arrived(store, f"heard/{rank}")
+    return words
+
+
+def _arrived(store: Store, key: str) -> bool:
+    try:
+        store.wait([key], PATIENCE)
+    except DistStoreError:
+        return False
+    return True

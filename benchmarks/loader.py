@@ -113,10 +113,11 @@ def main() -> None:
                 rates[name].append(rate(stream, arguments.seconds))
     medians = {name: statistics.median(values) for name, values in rates.items()}
     usual = medians["webdataset, usual"]
-    print(f"{describe()}\n\n{arguments.images:,} images, batches of {arguments.batch_size}, one worker each\n")
+    print(f"{describe()}\n\n{arguments.images:,} images, batches of {arguments.batch_size}; one worker unless told\n")
     print(f"{'':<26}{'images/s':>10}{'of the usual':>14}")
     for name, median in sorted(medians.items(), key=lambda item: item[1]):
-        print(f"{name:<26}{median:>10,.0f}{median / usual:>13.2f}x")
+        ratio = f"{median / usual:.2f}x" if "2 workers" not in name else ""
+        print(f"{name:<26}{median:>10,.0f}{ratio:>14}")
     if arguments.json is not None:
         facts = {"images": arguments.images, "machine": describe()}
         arguments.json.write_text(json.dumps({**facts, "rates": rates, "median": medians}, indent=1))

@@ -37,7 +37,8 @@ class Data:
 
     @property
     def tars(self) -> list[str]:
-        return sorted(str(path) for path in self.jpg.glob("*.tar"))
+        """For webdataset: its own writer's, with nothing but the JPEGs."""
+        return sorted(str(path) for path in (self.work / "tars").glob("*.tar"))
 
     def encoded(self) -> Iterator[bytes]:
         """The JPEG files' bytes."""
@@ -50,13 +51,16 @@ def prepare(shards: Path, images: int, work: Path) -> Data:
     """
     data = Data(work / "files", work / "jpg", work / "npy", work)
     (data.files / "all").mkdir(parents=True)
+    (work / "tars").mkdir()
     manifest = read_manifest(shards)
     members = []
     for shard in manifest.shards:
         with (shards / shard.name).open("rb") as file:
             members += [member.data for member in walk_tar(file, shard.name)]
-    for number, member in zip(range(images), itertools.cycle(members), strict=False):
-        (data.files / "all" / f"{number:09d}.jpg").write_bytes(member)
+    with webdataset.ShardWriter(str(work / "tars" / "%06d.tar"), maxcount=2048, verbose=0) as tars:
+        for number, member in zip(range(images), itertools.cycle(members), strict=False):
+            (data.files / "all" / f"{number:09d}.jpg").write_bytes(member)
+            tars.write({"__key__": f"{number:09d}", "jpg": member})
     size = manifest.size
     for out, format in ((data.jpg, "jpg"), (data.npy, "npy")):
         build(Folder(data.files), out, Options(size=size, format=format, shard_samples=2048))  # type: ignore[arg-type]

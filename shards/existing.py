@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -84,12 +85,11 @@ class Info:
     """The picture; contact-sheet.png in the folder unless given, in this one for a URL."""
 
     def run(self) -> None:
-        reader = Reader(self.where)
-        manifest = reader.manifest
-        print(summary(manifest))
-        images = np.empty((min(SHOWN, manifest.samples), *manifest.shape), np.uint8)
-        reader.read(0, images)
-        reader.close()
+        with closing(Reader(self.where, lanes=1)) as reader:  # few blocks, which may lie far away
+            manifest = reader.manifest
+            print(summary(manifest))
+            images = np.empty((min(SHOWN, manifest.samples), *manifest.shape), np.uint8)
+            reader.read(0, images)
         folder = Path() if is_remote(self.where) else local_path(self.where)
         path = self.sheet or folder / "contact-sheet.png"
         try:

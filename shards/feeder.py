@@ -8,8 +8,11 @@ position of the first. It fills the rows and answers with a :class:`~shards.read
 from __future__ import annotations
 
 import mmap
+import os
+import select
 import signal
 import sys
+import threading
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -26,6 +29,7 @@ def serve(link: Connection, ring: int) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the parent started us with these blocked
+    threading.Thread(target=_leave_with, args=(link.fileno(),), daemon=True).start()
     try:
         reader: Reader
         reader, shape = link.recv()
@@ -38,6 +42,14 @@ def serve(link: Connection, ring: int) -> None:
                 link.send(error)
     except (EOFError, ConnectionError):
         pass
+
+
+def _leave_with(descriptor: int) -> None:
+    """End this process when the other end of its link does, in the middle of a read too, which may take minutes."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # no event but a hang-up
+    poll.poll()
+    os._exit(0)
 
 
 def map_ring(descriptor: int, shape: tuple[int, ...]) -> np.ndarray:

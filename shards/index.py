@@ -63,8 +63,12 @@ def walk_tar(file: BinaryIO, name: str) -> Iterator[Member]:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 key, extension = split_key(member.name)
-                if not member.isfile() or extension.lower() not in IMAGES:
+                if extension.lower() not in IMAGES or member.isdir():
                     continue
+                if not member.isfile():
+                    raise InputError(
+                        f"{name} holds the image {member.name!r} as a link. Pack it with tar --hard-dereference -h."
+                    )
                 if key in keys:
                     raise InputError(f"{name} holds two images under the key {key!r}; keys must be unique.")
                 keys.add(key)

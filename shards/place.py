@@ -13,8 +13,9 @@ from shards.errors import InputError
 from shards.fetch import fetch_index, fetch_small
 from shards.index import ENTRY
 from shards.manifest import INDEX, MANIFEST, Manifest, parse_manifest, read_manifest
+from shards.order import Order
 from shards.remote import RemoteStorage
-from shards.storage import LocalStorage, Storage
+from shards.storage import LocalStorage, Storage, descriptors
 from shards.urls import is_remote, join, local_path, redact
 
 FIRST = 15.0
@@ -61,11 +62,13 @@ class Place:
             mapped.madvise(mmap.MADV_RANDOM)  # reading ahead would fetch 128 kB for each 24 bytes
         return index
 
-    def storage(self, index: np.ndarray, block: int, cache: Cache) -> Storage:
-        """Its bytes; ``block`` is the order's."""
+    def storage(self, index: np.ndarray, order: Order, cache: Cache) -> Storage:
+        """Its bytes, to be read in ``order``: a lane keeps a file or a block open while it goes through it."""
+        most = descriptors(2 * order.lanes)
         if is_remote(self.tars):
-            return RemoteStorage(self.tars, self.manifest, index, block, BlockCache(cache.folder, cache.limit))
-        return LocalStorage(Path(self.tars), self.manifest)
+            blocks = BlockCache(cache.folder, cache.limit)
+            return RemoteStorage(self.tars, self.manifest, index, order.block, blocks, most_open=most)
+        return LocalStorage(Path(self.tars), self.manifest, most)
 
 
 def find(where: str | Path, cache: Cache | None = None) -> Place:

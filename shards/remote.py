@@ -28,8 +28,7 @@ OPEN_BLOCKS = 256
 
 EXPECTED = 4096
 """Blocks that were asked for ahead and need no second look: a ``stat`` for each of them in every batch would cost as
-much as reading. One that is evicted in between is fetched when it is needed.
-"""
+much as reading. One that is evicted before it is opened is fetched when it is needed."""
 
 Key = tuple[int, int]
 
@@ -63,12 +62,13 @@ class RemoteStorage:
         block: int,
         cache: BlockCache,
         *,
+        most_open: int = OPEN_BLOCKS,
         patience: float = PATIENCE,
         stall: float = STALL,
     ) -> None:
         """``block`` is the order's, in samples. A memory-mapped ``index`` is mapped again by a pickled copy."""
         self._url, self._manifest, self._index, self._block, self._cache = url, manifest, index, block, cache
-        self._patience, self._stall = patience, stall
+        self._most_open, self._patience, self._stall = most_open, patience, stall
         self._first = np.concatenate([[0], np.cumsum(manifest.counts)])
         self._prefix = f"{manifest.digest[:32]}-{block}"
         self._open: OrderedDict[Key, tuple[int, Block]] = OrderedDict()
@@ -146,17 +146,18 @@ class RemoteStorage:
     def _ask(self, key: Key, *, urgent: bool) -> None:
         here = self._now()
         known = here.coming.get(key)
-        if known is None or (urgent and known.cancel()):
-            here.coming[key] = here.pool.submit(urgent, lambda: self._fill(key))
+        # What failed while it was only expected is tried again: the server may be back.
+        if known is None or (urgent and (known.cancel() or _failed(known))):
+            here.coming[key] = here.pool.submit(urgent, lambda: self._fill(key, here.origin))
 
     def _arrive(self, key: Key) -> None:
         block = self._now().coming.pop(key).result()
         if block is not None:
             self._hold(key, block)
 
-    def _fill(self, key: Key) -> MemoryBlock | None:
+    def _fill(self, key: Key, origin: Origin) -> MemoryBlock | None:
         """In a thread of the pool: have the block in the cache, or return it if the disk has no room."""
-        block = self._cache.get(self._name(key), lambda: self._fetch(key))
+        block = self._cache.get(self._name(key), lambda: self._fetch(key, origin))
         if isinstance(block, MemoryBlock):
             return block
         block.close()
@@ -166,13 +167,15 @@ class RemoteStorage:
         if self._here is not None and key in self._now().coming:
             self._arrive(key)
         if key not in self._open:
-            self._hold(key, self._cache.get(self._name(key), lambda: self._fetch(key)))
+            self._hold(key, self._cache.get(self._name(key), lambda: self._fetch(key, self._now().origin)))
         return self._open[key]
 
     def _hold(self, key: Key, block: Block) -> None:
         self._open[key] = (self._span(key)[0], block)
-        if len(self._open) > OPEN_BLOCKS:
-            self._open.popitem(last=False)[1][1].close()
+        if len(self._open) > self._most_open:
+            old, (_, closed) = self._open.popitem(last=False)
+            closed.close()
+            self._expected.pop(old, None)
 
     def _missing(self, shards: np.ndarray, rows: np.ndarray) -> list[Key]:
         return self._absent(dict.fromkeys(zip(shards.tolist(), (rows // self._block).tolist(), strict=True)))
@@ -190,11 +193,11 @@ class RemoteStorage:
             self._here = _Here(Origin(self._url, self._patience, self._stall))
         return self._here
 
-    def _fetch(self, key: Key) -> Data:
+    def _fetch(self, key: Key, origin: Origin) -> Data:
         start, end = self._span(key)
         url, whole = self._address(key[0]), self._manifest.shards[key[0]].bytes
         for _ in range(2):
-            data = self._now().origin.read(url, start, end, whole=whole)
+            data = origin.read(url, start, end, whole=whole)
             if _sound(data, start, self._entries(key)):
                 return data
         raise InputError(
@@ -220,6 +223,10 @@ class RemoteStorage:
 
     def _address(self, shard: int) -> str:
         return join(self._url, self._manifest.shards[shard].name)
+
+
+def _failed(future: Future[MemoryBlock | None]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is not None
 
 
 def _is_cached(future: Future[MemoryBlock | None]) -> bool:

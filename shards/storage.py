@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections import OrderedDict
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +14,17 @@ from shards.errors import InputError
 from shards.manifest import Manifest
 
 OPEN_FILES = 128
-"""Tars kept open at once: well under the usual limits of 256 (macOS) and 1,024; reopening one costs about 10 us."""
+"""Tars kept open at once unless more is asked for; reopening one costs about 10 us, or a message to a file server."""
+
+
+def descriptors(wanted: int) -> int:
+    """How many of ``wanted`` files may be kept open: half of what this process may have, whose soft limit is raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = 2 * wanted + OPEN_FILES if hard == resource.RLIM_INFINITY else min(2 * wanted + OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
+        soft = enough
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft // 2))
 
 
 class Storage(Protocol):
@@ -45,8 +56,8 @@ class Storage(Protocol):
 class LocalStorage:
     """Reads from tars in a local folder. Belongs to one process: a pickled copy has no open tars."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, manifest: Manifest, most_open: int = OPEN_FILES) -> None:
+        self._folder, self._most_open = folder, most_open
         self._shards = manifest.shards
         self._open: OrderedDict[int, int] = OrderedDict()
 
@@ -107,7 +118,7 @@ class LocalStorage:
             os.close(descriptor)
             raise
         self._open[shard] = descriptor
-        if len(self._open) > OPEN_FILES:
+        if len(self._open) > self._most_open:
             os.close(self._open.popitem(last=False)[1])
         return descriptor
 

@@ -69,15 +69,16 @@ class Feeders:
         bounds = [rows * number // workers for number in range(workers + 1)]
         self._parts = [(first, last) for first, last in pairwise(bounds) if last > first]
         self._crew = [_hire(ring) for _ in self._parts]
-        for link, _ in self._crew:
-            link.send((reader, ring.shape))
+        try:
+            for link, process in self._crew:
+                _send(link, process, (reader, ring.shape))
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, slot: int, position: int) -> None:
         for (link, process), (first, last) in zip(self._crew, self._parts, strict=True):
-            try:
-                link.send((slot, first, last, position + first))
-            except ConnectionError:
-                raise _died(process) from None
+            _send(link, process, (slot, first, last, position + first))
 
     def answer(self) -> Answer:
         answers = [self._hear(link, process) for link, process in self._crew]
@@ -111,6 +112,13 @@ def _hire(ring: Ring) -> tuple[Connection, subprocess.Popen[bytes]]:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return Connection(ours.detach()), process
+
+
+def _send(link: Connection, process: subprocess.Popen[bytes], words: object) -> None:
+    try:
+        link.send(words)
+    except ConnectionError:
+        raise _died(process) from None
 
 
 def _together(reports: Sequence[Report]) -> Report:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import xxhash
@@ -13,12 +15,12 @@ import xxhash
 from shards.codec import decoder
 from shards.errors import InputError
 from shards.index import member_key
-from shards.manifest import INDEX, Manifest
-from shards.place import Cache, find
+from shards.manifest import INDEX, Manifest, Shard
+from shards.place import find
 from shards.progress import Progress
-from shards.reader import default_block
-from shards.storage import Storage
-from shards.urls import is_remote
+from shards.tars import Found
+
+CHUNK = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Problem:
 
 
 def verify(where: str | Path) -> Iterator[Problem]:
-    """Every problem of the data set at ``where``, shard by shard; about 10,000 images/s.
+    """Every problem of the data set at ``where``, shard by shard, read from end to end where it lies, past any cache.
 
     Raises:
         InputError: there is no manifest or no index to hold the shards against.
@@ -47,47 +49,55 @@ def verify(where: str | Path) -> Iterator[Problem]:
     with place.index.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != manifest.index_sha256:
             yield Problem(INDEX, "is not the index that the manifest was written with")
-    storage = place.storage(index, default_block(manifest), Cache())
-    remote = is_remote(place.tars)
+    found = Found(place.tars, tuple(shard.name for shard in manifest.shards))
     first = 0
     with Progress(manifest.samples, 0) as progress:
-        for number, shard in enumerate(manifest.shards):
+        for shard in manifest.shards:
             rows = index[first : first + shard.samples]
             first += shard.samples
             try:
-                if not remote:  # every byte that matters has a digest of its own, checked below
-                    yield from _verify_file(Path(place.tars) / shard.name, shard.sha256)
-                yield from _verify_samples(manifest, storage, number, rows)
+                with found.open(shard.name) as file:
+                    yield from _verify_file(file, shard)
+                    yield from _verify_samples(file, manifest, shard, rows)
+            except OSError as error:
+                yield Problem(shard.name, f"cannot be read ({error.strerror or type(error).__name__})")
             except InputError as error:
                 yield Problem(shard.name, str(error))
             progress.add(shard.samples)
-    storage.close()
 
 
-def _verify_file(path: Path, sha256: str) -> Iterator[Problem]:
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})") from error
-    if found != sha256:
-        yield Problem(path.name, "is not the file that was indexed")
+def _verify_file(file: BinaryIO, shard: Shard) -> Iterator[Problem]:
+    size = file.seek(0, os.SEEK_END)
+    if size != shard.bytes:
+        yield Problem(shard.name, f"has {size} bytes, the manifest says {shard.bytes}: it was cut or replaced")
+    if not shard.sha256:
+        return  # indexed from afar: every byte that matters has a digest of its own, checked below
+    file.seek(0)
+    found = hashlib.sha256()
+    while data := file.read(CHUNK):
+        found.update(data)
+    if found.hexdigest() != shard.sha256:
+        yield Problem(shard.name, "is not the file that was indexed")
 
 
-def _verify_samples(manifest: Manifest, storage: Storage, shard: int, rows: np.ndarray) -> Iterator[Problem]:
+def _verify_samples(file: BinaryIO, manifest: Manifest, shard: Shard, rows: np.ndarray) -> Iterator[Problem]:
     decode, out = decoder(manifest.format), np.empty(manifest.shape, np.uint8)
-    name = manifest.shards[shard].name
-    for row, (offset, digest, size, header) in enumerate(rows.tolist()):
+    for offset, digest, size, header in rows.tolist():
+        file.seek(offset - header)
+        data = file.read(header + size)
+        if len(data) < header + size:
+            yield Problem(shard.name, f"ends before byte {offset + size}; its samples from there on are lost")
+            return
         try:
-            key = member_key(storage.read(shard, row, offset - header, header))
+            key = member_key(data[:header])
         except InputError:
-            yield Problem(name, "there is no tar header where the index says one is", "?", offset - header)
+            yield Problem(shard.name, "there is no tar header where the index says one is", "?", offset - header)
             continue
-        data = storage.read(shard, row, offset, size)
+        data = data[header:]
         if xxhash.xxh3_64_intdigest(data) != digest:
-            yield Problem(name, "is not what was indexed", key, offset)
+            yield Problem(shard.name, "is not what was indexed", key, offset)
             continue
         try:
             decode(data, out)
         except ValueError as error:
-            yield Problem(name, f"does not decode: {error}", key, offset)
+            yield Problem(shard.name, f"does not decode: {error}", key, offset)

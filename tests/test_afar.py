@@ -70,9 +70,8 @@ def test_two_ranks_fetch_every_block_once(shards: Path, tmp_path: Path) -> None:
         more = ("--data.cache", str(tmp_path / "cache"))
         done = run(*flags(server.url, out, *more), launcher=launcher, env=ON_CPU)
         assert done.returncode == 0, done.stderr
-        size = sum(path.stat().st_size for path in shards.glob("*.tar"))
-        served = sum(request.served for request in server.requests if request.path.endswith(".tar"))
-        assert served <= 1.1 * size
+        blocks = {span: count for span, count in server.per_range().items() if span[0].endswith(".tar")}
+        assert len(blocks) == 15 and set(blocks.values()) == {1}
         assert status(out)["position"] == 600
 
 

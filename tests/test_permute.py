@@ -46,6 +46,14 @@ def test_each_permutation_of_a_few_comes_up() -> None:
         assert np.abs(counts * orders / 24_000 - 1).max() < 0.15
 
 
+@pytest.mark.parametrize("size", [2, 3, 5, 7, 8, 9, 16, 25, 48, 49, 121, 360])
+def test_odd_and_even_permutations_come_alike_often(size: int) -> None:
+    found = whole(np.array([size]), numbered(12, np.arange(4000)))
+    above = np.triu(np.ones((size, size), bool), 1)
+    odd = [int(((row[:, None] > row[None, :]) & above).sum()) % 2 for row in found]
+    assert abs(np.mean(odd) - 0.5) < 5 * 0.5 / np.sqrt(4000)
+
+
 @pytest.mark.parametrize("size", [50, 450, 1000])
 def test_blocks_are_shuffled_evenly(size: int) -> None:
     """By chi-square, 5 standard deviations: each value at each place, and the steps between neighbours, alike often."""

@@ -46,10 +46,10 @@ def storages(folder: Path, tmp_path: Path) -> Iterator[Storages]:
     """Makes storages of ``folder``'s data set with one cache; closes them."""
     made: list[RemoteStorage] = []
 
-    def make(url: str, manifest: Manifest | None = None, **times: float) -> RemoteStorage:
+    def make(url: str, manifest: Manifest | None = None, **options: Any) -> RemoteStorage:
         index = np.load(folder / INDEX, mmap_mode="r")
         cache = BlockCache(tmp_path / "cache", 1 << 30)
-        made.append(RemoteStorage(url, manifest or read_manifest(folder), index, ROWS, cache, **{**TIMES, **times}))
+        made.append(RemoteStorage(url, manifest or read_manifest(folder), index, ROWS, cache, **{**TIMES, **options}))
         return made[-1]
 
     yield make
@@ -301,11 +301,10 @@ def descriptors() -> set[str]:
     return {entry.name for entry in Path("/proc/self/fd").iterdir() if entry.exists()}
 
 
-def test_few_blocks_are_open_at_once(folder: Path, storages: Storages, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "OPEN_BLOCKS", 2)
+def test_few_blocks_are_open_at_once(folder: Path, storages: Storages) -> None:
     with FaultyServer(folder) as server:
         storages(server.url).need(*everything())
-        storage = storages(server.url)
+        storage = storages(server.url, most_open=2)
         storage.check()
         storage.need(*everything())
         before = descriptors()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,8 @@ def test_any_bytes_of_any_tar(local: LocalStorage, manifest: Manifest, tmp_path:
         assert local.name(number) == str(tmp_path / shard.name)
 
 
-def test_few_tars_are_open_at_once_and_none_after_closing(
-    local: LocalStorage, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(storage, "OPEN_FILES", 2)
+def test_few_tars_are_open_at_once_and_none_after_closing(tmp_path: Path, manifest: Manifest) -> None:
+    local = LocalStorage(tmp_path, manifest, most_open=2)
     before = descriptors()
     for number in [*range(len(manifest.shards))] * 3:
         local.read(number, 0, 0, 1)
@@ -88,3 +87,16 @@ def test_a_copy_shares_no_descriptors(local: LocalStorage, tmp_path: Path, manif
         other.flush()
         assert copy.read(0, 0, 0, 600) == expected
     copy.close()
+
+
+def test_as_many_files_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        assert storage.descriptors(300) == 300
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 728
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 256))
+    assert storage.descriptors(300) == 128
+    assert storage.descriptors(3) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ import pytest
 
 from shards.dataset import ShardDataset
 from shards.errors import InputError
+from shards.place import Cache
+from shards.reader import Reader
 from shards.verify import verify
+from tests.faulty import FaultyServer
 from tests.make import key, make_shards, numbers
 
 SAMPLES = 50
@@ -58,11 +62,11 @@ def remove(folder: Path) -> None:
     [
         (flip_a_bit_of_an_image, f"{BAD}, '{key(27)}' at byte", None),
         (flip_a_bit_of_a_header, f"{BAD}, '?' at byte", "images are whole"),
-        (cut_at_a_members_border, f"{BAD}: ", None),
-        (cut_inside_a_member, f"{BAD}: ", None),
-        (empty, f"{BAD}: ", None),
+        (cut_at_a_members_border, f"{BAD}: ends before byte", None),
+        (cut_inside_a_member, f"{BAD}: ends before byte", None),
+        (empty, f"{BAD}: has 0 bytes, the manifest says", None),
         (replace_by_another, f"{BAD}, '{key(0)}' at byte", None),
-        (remove, f"{BAD}: ", None),
+        (remove, f"{BAD}: cannot be read (No such file", None),
     ],
 )
 def test_every_damage_is_found_and_none_is_read(
@@ -73,6 +77,7 @@ def test_every_damage_is_found_and_none_is_read(
     damage(tmp_path)
     found = [str(one) for one in verify(tmp_path)]
     assert any(one.startswith(problem) for one in found), found
+    assert len(found) <= 3 or damage is replace_by_another, found
     assert all(one.startswith(BAD) for one in found)
     if readable:
         assert sorted(numbers(ShardDataset(tmp_path).__getitems__(range(SAMPLES)).images)) == list(range(SAMPLES))
@@ -94,3 +99,17 @@ def test_wrong_counts_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(text.replace('"samples": 20', '"samples": 19', 1))
     with pytest.raises(InputError, match="says 50 samples, its shards sum to 49"):
         list(verify(tmp_path))
+
+
+def test_a_url_is_verified_past_the_cache_and_an_outage_is_no_damage(tmp_path: Path) -> None:
+    make_shards(tmp_path / "data", samples=SAMPLES)
+    with FaultyServer(tmp_path / "data") as server:
+        with closing(Reader(server.url, lanes=1, cache=Cache(tmp_path / "cache"))) as reader:
+            reader.read(0, np.empty((SAMPLES, *reader.manifest.shape), np.uint8))
+        assert not list(verify(server.url))
+        flip_a_bit_of_an_image(tmp_path / "data")
+        found = [str(one) for one in verify(server.url)]
+        assert [one.split(",")[0].split(":")[0] for one in found] == [BAD] * len(found)
+        assert any("is not what was indexed" in one for one in found) and len(found) == 2
+        (tmp_path / "data" / BAD).rename(tmp_path / "away")
+        assert ["cannot be read" in str(one) for one in verify(server.url)] == [True]

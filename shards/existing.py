@@ -28,11 +28,15 @@ SHOWN = 64
 class Index:
     """Index tars that someone else wrote (any WebDataset of images), without changing them, so that they can train.
 
+    One image a key, as .jpg, .jpeg, .png, .webp or .npy, in tars that are not compressed; other members are counted and
+    left out. An HTTP server must honour ranges.
+
     Example: python -m shards index /data/flowers --out data/flowers-index
     """
 
     where: Positional[str]
-    """Folder of .tar files, one .tar, or a pattern such as "train-{000..099}.tar"; or a URL of these."""
+    """Folder of .tar files, one .tar, or a pattern such as "train-{000..099}.tar" or "train-*.tar"; or a URL of these,
+    with braces only."""
     out: Path | None = None
     """Folder for manifest.json and index.npy, where the tars' own cannot be written. Train with this folder then.
     Credentials in a URL are not kept: put them where fsspec finds them (~/.config/fsspec or FSSPEC_... variables)."""
@@ -42,6 +46,8 @@ class Index:
     """1 reads them in grey, 3 in colour. Grey if all are."""
 
     def run(self) -> None:
+        if not self.where:
+            raise InputError("The name of the tars is empty: an unset variable?")
         manifest = index_tars(self.where, self.out, self.size, self.channels)
         print(summary(manifest))
         if manifest.format == "any":
@@ -106,7 +112,7 @@ def summary(manifest: Manifest) -> str:
         "source": manifest.source,
         "images": f"{manifest.samples:,} of {manifest.size}x{manifest.size}x{manifest.channels}, {manifest.format}",
         "shards": f"{len(manifest.shards):,}, together {total / 1e6:,.1f} MB",
-        "tars at": manifest.base,
+        "tars at": redact(manifest.base),
         "classes": f"{len(manifest.classes)}: {', '.join(manifest.classes[:10])}" if manifest.classes else "none",
         "skipped": f"{len(manifest.skipped):,}",
         "duplicates": f"{manifest.build[DUPLICATES]:,} left out" if DUPLICATES in manifest.build else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +19,14 @@ from shards.errors import InputError
 from shards.files import atomic_write
 from shards.index import ENTRY, Member, walk_tar
 from shards.manifest import INDEX, MANIFEST, Manifest, Shard, read_manifest, write_manifest
+from shards.origin import Origin
 from shards.progress import Progress
 from shards.tars import Found, find_tars
 from shards.urls import bare, is_remote, redact
 
 SOURCE = "tars"
+PROBING = 15.0
+"""Seconds of patience with a server before the first tar is read."""
 SIZES: tuple[Literal[32, 64, 128], ...] = (32, 64, 128)
 FORMATS = {"jpg": "jpg", "jpeg": "jpg", "png": "png", "npy": "npy", "webp": "webp"}
 
@@ -47,23 +51,28 @@ def index_tars(where: str, out: Path | None = None, size: int | None = None, cha
         channels: 1 or 3; None for 1 if all are grey.
 
     Raises:
-        InputError: nothing there, a tar that is broken, or a folder that was built by ``python -m shards build``.
+        InputError: nothing there, a tar that is broken, a folder that holds the index of other tars, or a server that
+            ignores ranges.
     """
     found = find_tars(where)
     if out is None and is_remote(where):
         raise InputError("Give --out FOLDER for the index of tars that lie behind a URL.")
     target = out or Path(found.base)
-    _refuse_built(target)
-    shards, rows, looks = [], [], Counter[Look | None]()
+    _refuse_others(target, found)
+    _probe(target, found)
+    shards, rows, looks, others = [], [], Counter[Look | None](), Counter[str]()
     with Progress(len(found.names), 0, unit="shards") as progress:
         for name in found.names:
-            shard, entries = _index_one(found, name, looks)
+            shard, entries = _index_one(found, name, looks, others)
             progress.add(1)
             if len(entries):
                 shards.append(shard)
                 rows.append(entries)
     if not shards:
-        raise InputError(f"{where} holds no images (members named KEY.jpg, .jpeg, .png, .webp or .npy).")
+        names = ", ".join(f"KEY.{extension}" for extension, _ in others.most_common(5)) or "nothing"
+        raise InputError(
+            f"{redact(where)} holds no images (members named KEY.jpg, .jpeg, .png, .webp or .npy), but {names}."
+        )
     size = size or _own_size(looks)
     channels = channels or (1 if all(look is None or look.grey for look in looks) else 3)
     index = io.BytesIO()
@@ -75,23 +84,47 @@ def index_tars(where: str, out: Path | None = None, size: int | None = None, cha
         channels=channels,
         shards=tuple(shards),
         index_sha256=hashlib.sha256(index.getbuffer()).hexdigest(),
-        build={"formats": dict(sorted(_tally(looks, lambda look: look.format).items())), "broken": looks[None]},
+        build={
+            "formats": dict(sorted(_tally(looks, lambda look: look.format).items())),
+            "broken": looks[None],
+            "other members": dict(others.most_common(10)),
+        },
         base="" if out is None else (bare(found.base) if is_remote(where) else str(Path(found.base).resolve())),
     )
     try:
-        target.mkdir(parents=True, exist_ok=True)
         with atomic_write(target / INDEX) as file:
             file.write(index.getbuffer())
         write_manifest(manifest, target)
     except OSError as error:
-        raise InputError(f"{target} cannot be written ({error.strerror}). Give --out FOLDER for the index.") from error
+        raise _unwritable(target, error) from error
     return manifest
 
 
-def _index_one(found: Found, name: str, looks: Counter[Look | None]) -> tuple[Shard, np.ndarray]:
+def _probe(target: Path, found: Found) -> None:
+    """Before hours of reading: can the index be written, and can the tars be read in parts?"""
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target):
+            pass
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    if is_remote(found.base):
+        origin = Origin(found.path(found.names[0]), PROBING)
+        try:
+            origin.size(found.path(found.names[0]))
+        finally:
+            origin.close()
+
+
+def _unwritable(target: Path, error: OSError) -> InputError:
+    what = "is a file" if target.is_file() else f"cannot be written ({error.strerror})"
+    return InputError(f"{target} {what}. Give --out FOLDER for the index.")
+
+
+def _index_one(found: Found, name: str, looks: Counter[Look | None], others: Counter[str]) -> tuple[Shard, np.ndarray]:
     with found.open(name) as file:
         entries = []
-        for member in walk_tar(file, redact(found.path(name))):
+        for member in walk_tar(file, redact(found.path(name)), others):
             entries.append(member.entry)
             looks[look_at(member)] += 1
         digest = "" if is_remote(found.base) else _checksum(file)  # else all would be fetched twice
@@ -120,9 +153,19 @@ def look_at(member: Member) -> Look | None:
         return None
 
 
-def _refuse_built(target: Path) -> None:
-    if (target / MANIFEST).exists() and (source := read_manifest(target).source) != SOURCE:
-        raise InputError(f"{target} was built by `python -m shards build {source}` and has its index; nothing to do.")
+def _refuse_others(target: Path, found: Found) -> None:
+    if not (target / MANIFEST).exists():
+        return
+    old = read_manifest(target)
+    if old.source != SOURCE:
+        raise InputError(
+            f"{target} was built by `python -m shards build {old.source}` and has its index; nothing to do."
+        )
+    if lost := {shard.name for shard in old.shards} - {*found.names}:
+        raise InputError(
+            f"{target} holds the index of {len(lost)} tars that {redact(found.base)} does not name now, such as "
+            f"{min(lost)}. Give another --out, or remove {target / MANIFEST}."
+        )
 
 
 def _tally(looks: Counter[Look | None], of: Callable[[Look], object]) -> Counter[object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ ENTRY = np.dtype([("offset", "<u8"), ("digest", "<u8"), ("size", "<u4"), ("heade
 
 IMAGES = frozenset({"jpg", "jpeg", "png", "npy", "webp"})
 BLOCK = 512
+GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,9 @@ def index_tar(path: Path) -> np.ndarray:
         return np.array([member.entry for member in walk_tar(file, str(path))], dtype=ENTRY)
 
 
-def walk_tar(file: BinaryIO, name: str) -> Iterator[Member]:
-    """Every image of one uncompressed tar, in its order; reads the whole file once.
+def walk_tar(file: BinaryIO, name: str, others: Counter[str] | None = None) -> Iterator[Member]:
+    """Every image of one uncompressed tar, in its order; reads the whole file once. The extensions of its other members
+    are counted in ``others``.
 
     ``tarfile`` follows PAX and GNU long names and ``prefix`` fields.
 
@@ -64,6 +67,8 @@ def walk_tar(file: BinaryIO, name: str) -> Iterator[Member]:
             for member in tar:
                 key, extension = split_key(member.name)
                 if extension.lower() not in IMAGES or member.isdir():
+                    if others is not None and not member.isdir():
+                        others[extension.lower()] += 1
                     continue
                 if not member.isfile():
                     raise InputError(
@@ -80,6 +85,11 @@ def walk_tar(file: BinaryIO, name: str) -> Iterator[Member]:
             if file.read(BLOCK) != bytes(BLOCK):
                 raise InputError(f"{name} is truncated: it lacks a tar's end marker. Fetch or build it again.")
     except tarfile.TarError as error:
+        file.seek(0)
+        if file.read(2) == GZIP:
+            raise InputError(
+                f"{name} is gzipped, and nothing in it can be found without reading all: gunzip it."
+            ) from None
         raise InputError(f"{name} is not a whole, uncompressed tar ({error}). Fetch or build it again.") from error
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,9 @@ class Manifest:
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of everything that decides which bytes are sample i."""
-        facts = [self.format, self.size, self.channels, self.index_sha256, [asdict(shard) for shard in self.shards]]
+        # Without the tars' own checksums: indexed from afar they have none, and the index knows every image.
+        shards = [[shard.name, shard.samples, shard.bytes] for shard in self.shards]
+        facts = [self.format, self.size, self.channels, self.index_sha256, shards]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -123,6 +125,7 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
         total = facts.pop("samples")
         classes, skipped = tuple(facts.pop("classes")), tuple(facts.pop("skipped"))
         manifest = Manifest(shards=shards, classes=classes, skipped=skipped, **facts)
+        _check_fields(manifest, path)
         if not manifest.samples or not manifest.counts.all():
             raise InputError(f"{path} lists a shard without samples, or no shard at all. Build the data set again.")
         if manifest.samples != total:
@@ -130,6 +133,23 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a shardgan manifest ({error!r}). Build the data set again.") from error
     return manifest
+
+
+def _check_fields(manifest: Manifest, path: str) -> None:
+    """What else would go wrong far from here; a manifest may come from anywhere."""
+    numbers = [
+        manifest.size,
+        manifest.channels,
+        *(n for shard in manifest.shards for n in (shard.samples, shard.bytes)),
+    ]
+    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        raise TypeError("a size or a count is no number")
+    if manifest.channels not in (1, 3) or not manifest.size:
+        raise InputError(f"{path}: images of size {manifest.size} and {manifest.channels} channels cannot be.")
+    for shard in manifest.shards:
+        parts = PurePosixPath(shard.name).parts
+        if not parts or parts[0] == "/" or ".." in parts:
+            raise InputError(f"{path}: the shard {shard.name!r} lies outside its folder.")
 
 
 def _no_manifest(folder: Path) -> str:

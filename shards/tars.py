@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +16,9 @@ from braceexpand import braceexpand
 
 from shards.errors import InputError
 from shards.urls import is_remote, join, local_path, redact
+
+MOST = 1_000_000
+"""Tars that a pattern may name: a digit too many would fill the memory with names."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +59,30 @@ def find_tars(where: str) -> Found:
     if path.is_dir():
         names = tuple(sorted(tar.relative_to(path).as_posix() for tar in path.rglob("*.tar") if tar.name[0] != "."))
         if not names:
-            raise InputError(f"{where} holds no .tar files.")
+            packed = next((tar.name for kind in ("*.tar.*", "*.tgz") for tar in path.rglob(kind)), None)
+            raise InputError(f"{where} holds no .tar files{f', only compressed ones ({packed})' if packed else ''}.")
         return Found(str(path), names)
-    paths = [Path(name) for name in braceexpand(str(path))]
+    paths = [Path(name) for pattern in _expand(str(path)) for name in sorted(glob(pattern)) or [pattern]]  # noqa: PTH207
     if missing := [path for path in paths if not path.is_file()]:
         raise InputError(f"No tars at {where}: there is no {missing[0]}.")
-    return Found(str(paths[0].parent), tuple(path.relative_to(paths[0].parent).as_posix() for path in paths))
+    if len({*paths}) < len(paths):
+        raise InputError(f"{where} names a tar twice.")
+    base = os.path.commonpath([path.parent for path in paths])
+    return Found(base or ".", tuple(path.relative_to(base).as_posix() for path in paths))
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    for first, last in re.findall(r"\{(\d+)\.\.(\d+)", pattern):
+        if abs(int(last) - int(first)) > MOST:
+            raise InputError(f"{redact(pattern)} names more than {MOST:,} tars.")
+    yield from braceexpand(pattern)
 
 
 def _find_remote(where: str) -> Found:
     address, mark, query = where.partition("?")
     if address.endswith(".tar"):
         folder, _, pattern = address.rpartition("/")
-        return Found(folder + mark + query, tuple(braceexpand(pattern)))
+        return Found(folder + mark + query, tuple(_expand(pattern)))
     try:
         fs, path = fsspec.core.url_to_fs(where)
         names = tuple(sorted(name.rpartition("/")[2] for name in fs.glob(f"{path.rstrip('/')}/*.tar")))

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +68,8 @@ def test_any_webdataset_can_be_read(motley: Path) -> None:
     manifest = index_tars(str(motley))
     assert [(shard.name, shard.samples) for shard in manifest.shards] == [("a/train-000.tar", 2), ("b.tar", 3)]
     assert (manifest.format, manifest.size, manifest.channels) == ("any", 64, 3)
-    assert manifest.build == {"formats": {"jpg": 2, "npy": 1, "png": 1, "webp": 1}, "broken": 0}
+    assert manifest.build == {"formats": {"jpg": 2, "npy": 1, "png": 1, "webp": 1}, "broken": 0,
+                              "other members": {"txt": 2, "cls": 1, "json": 1, "md": 1}}  # fmt: skip
     assert manifest == read_manifest(motley)
     assert not list(verify(motley))
 
@@ -167,3 +170,102 @@ def test_tars_behind_a_url_are_indexed_and_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot be (read|listed)") as caught:
         index_tars(f"http://me:secret@127.0.0.1:{server.port}/x.tar", out=tmp_path / "none")
     assert "secret" not in str(caught.value)
+
+
+def test_braces_across_folders_share_their_parent(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        plain(tmp_path / folder / "x.tar", 3)
+    manifest = index_tars(f"{tmp_path}/{{a,b}}/x.tar", tmp_path / "index")
+    assert [shard.name for shard in manifest.shards] == ["a/x.tar", "b/x.tar"]
+    assert len(index_tars(f"{tmp_path}/*/x.tar", tmp_path / "other").shards) == 2
+
+
+def test_what_is_no_image_is_counted(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in ("1.jpg", "1.cls", "2.gif", "3.gif"):
+            data = jpeg() if name.endswith("jpg") else b"?"
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    manifest = index_tars(str(tmp_path))
+    assert manifest.samples == 1
+    assert manifest.build["other members"] == {"gif": 2, "cls": 1}
+
+
+def link(folder: Path) -> None:
+    with tarfile.open(folder / "x.tar", "w") as tar:
+        member = tarfile.TarInfo("1.jpg")
+        member.type, member.linkname = tarfile.LNKTYPE, "0.jpg"
+        tar.addfile(member)
+
+
+def gzipped(folder: Path) -> None:
+    plain(folder / "y.tar", 2)
+    (folder / "x.tar").write_bytes(gzip.compress((folder / "y.tar").read_bytes()))
+    (folder / "y.tar").unlink()
+
+
+def only_gzipped(folder: Path) -> None:
+    (folder / "x.tar.gz").write_bytes(gzip.compress(b""))
+
+
+@pytest.mark.parametrize(
+    ("make", "where", "message"),
+    [
+        (link, "", "holds the image '1.jpg' as a link"),
+        (gzipped, "", "is gzipped"),
+        (only_gzipped, "", r"only compressed ones \(x.tar.gz\)"),
+        (lambda folder: plain(folder / "x.tar", 1), "{x,x}.tar", "names a tar twice"),
+        (lambda _: None, "{000..999999999}.tar", "names more than 1,000,000 tars"),
+        (lambda _: None, "*.tar", "there is no"),
+    ],
+)
+def test_tars_that_cannot_be_used_are_told(
+    tmp_path: Path, make: Callable[[Path], None], where: str, message: str
+) -> None:
+    make(tmp_path)
+    with pytest.raises(InputError, match=message):
+        index_tars(str(tmp_path / where))
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_an_index_of_more_tars_is_kept(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        plain(tmp_path / f"{name}.tar", 2)
+    index_tars(str(tmp_path))
+    before = (tmp_path / "manifest.json").read_bytes()
+    with pytest.raises(InputError, match=r"holds the index of 1 tars that .* does not name now, such as b.tar"):
+        index_tars(str(tmp_path / "a.tar"))
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    plain(tmp_path / "c.tar", 2)
+    assert index_tars(str(tmp_path)).samples == 6
+
+
+def test_a_server_without_ranges_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    plain(tmp_path / "x.tar", 2)
+    with FaultyServer(tmp_path, ranges=False) as server:
+        with pytest.raises(InputError, match="ignores the range"):
+            index_tars(f"{server.url}/x.tar", tmp_path / "index")
+        assert len(server.requests) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    plain(tmp_path / "x.tar", 2)
+    (tmp_path / "x.tar").write_bytes(b"no tar at all")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        index_tars(str(tmp_path / "x.tar"), tmp_path / "file")
+
+
+def plain(path: Path, images: int) -> None:
+    with tarfile.open(path, "w") as tar:
+        for number in range(images):
+            member = tarfile.TarInfo(f"{path.stem}{number}.jpg")
+            data = jpeg()
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def jpeg() -> bytes:
+    return encode(np.zeros((32, 32, 3), np.uint8), "jpg")

@@ -80,3 +80,26 @@ def test_no_manifest_says_why(tmp_path: Path) -> None:
     (tmp_path / "shard-000000.tar").write_bytes(b"")
     with pytest.raises(InputError, match="a build was interrupted"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"channels": "x"}, "not a shardgan manifest"),
+        ({"channels": 2}, "2 channels cannot be"),
+        ({"size": 0}, "size 0"),
+        ({"shards": [{"name": "../a.tar", "samples": 5, "bytes": 1, "sha256": ""}]}, "lies outside its folder"),
+        ({"shards": [{"name": "/a.tar", "samples": 5, "bytes": 1, "sha256": ""}]}, "lies outside its folder"),
+        ({"shards": [{"name": "a.tar", "samples": "5", "bytes": 1, "sha256": ""}]}, "not a shardgan manifest"),
+    ],
+)
+def test_fields_that_cannot_be_are_refused_here(tmp_path: Path, facts: dict[str, object], message: str) -> None:
+    write_manifest(WHOLE, tmp_path)
+    edit(tmp_path, **facts)
+    with pytest.raises(InputError, match=message):
+        read_manifest(tmp_path)
+
+
+def test_the_digest_is_that_of_the_images_wherever_they_lie() -> None:
+    afar = dataclasses.replace(WHOLE, shards=tuple(dataclasses.replace(s, sha256="") for s in WHOLE.shards), base="x")
+    assert afar.digest == WHOLE.digest

@@ -52,7 +52,7 @@ def test_every_image_is_one_read_away(tmp_path: Path, format: int) -> None:
 def test_a_tar_cut_anywhere_is_noticed(tmp_path: Path, cut: int) -> None:
     path = write(tmp_path / "x.tar", MEMBERS, tarfile.GNU_FORMAT)
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(InputError, match=r"x\.tar is (truncated|not a whole|gzipped)"):
+    with pytest.raises(InputError, match=r"x\.tar is (truncated|not a whole)"):
         index_tar(path)
 
 
@@ -60,7 +60,7 @@ def test_what_is_not_a_plain_tar(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     for data in (b"", b"hello", b"\x1f\x8b" + bytes(600)):
         path.write_bytes(data)
-        with pytest.raises(InputError, match=r"x\.tar is (truncated|not a whole)"):
+        with pytest.raises(InputError, match=r"x\.tar is (truncated|not a whole|gzipped)"):
             index_tar(path)
 
 

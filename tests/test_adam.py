@@ -71,6 +71,11 @@ def test_an_overflow_moves_nothing_and_lowers_the_scale() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
     assert {int(t) for name, t in optimizer.tensors().items() if name.endswith(".step")} == {0}
     assert scaler.get_scale() == 2.0
+    assert optimizer.skipped == 1
+    optimizer.zero_grad()
+    backward(net, 0)
+    scaler.step(optimizer)  # type: ignore[arg-type]
+    assert optimizer.skipped == 1
 
 
 @pytest.mark.parametrize("unscaled", [False, True])

@@ -71,3 +71,10 @@ def test_on_a_terminal_a_bar_is_live(
     assert FIGURES in screen
     assert re.search(r"^Leaving now\.\r?$", re.sub(r"\r(?!\n)", "\n", screen), re.MULTILINE)
     assert capfd.readouterr() == ("", "")
+
+
+def test_steps_left_out_for_an_overflow_are_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(10, 20, shown=True)
+    progress.report({**ROW, "amp/skipped_d": 2.0, "amp/skipped_g": 1.0}, seconds_left=0)
+    progress.close()
+    assert f"{FIGURES} skipped 3 ETA" in capfd.readouterr().err

@@ -28,6 +28,8 @@ class Adam:
         self._means = [torch.zeros_like(p, requires_grad=False) for p in self._parameters]
         self._squares = [torch.zeros_like(p, requires_grad=False) for p in self._parameters]
         self._steps = [torch.zeros((), device=p.device) for p in self._parameters]
+        self.skipped = torch.zeros((), device=self._parameters[0].device)
+        """Steps that were left out for an overflow under fp16, since this process began; on the device."""
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -42,6 +44,9 @@ class Adam:
             RuntimeError: a weight has no gradient.
         """
         scaling: dict[str, torch.Tensor] = vars(self)  # the scaler sets two attributes for the length of this call
+        overflow = scaling.get("found_inf")
+        if overflow is not None:
+            self.skipped += overflow
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         if len(gradients) < len(self._parameters):
             raise RuntimeError("step() without a backward pass through the whole network")
@@ -54,7 +59,7 @@ class Adam:
             self._steps,
             fused=True,
             grad_scale=scaling.get("grad_scale"),
-            found_inf=scaling.get("found_inf"),
+            found_inf=overflow,
             amsgrad=False,
             beta1=self._betas[0],
             beta2=self._betas[1],

@@ -30,6 +30,8 @@ class Progress:
             f"D(G(z)) {row['score/fake_before']:.2f}/{row['score/fake_after']:.2f} "
             f"{row['speed/images_per_second']:.0f} img/s wait {row['data/wait']:.0%}"
         )
+        if skipped := int(row.get("amp/skipped_d", 0) + row.get("amp/skipped_g", 0)):
+            figures += f" skipped {skipped}"
         if self._live:
             self._bar.set_postfix_str(figures)
         elif self._lines:

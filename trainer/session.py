@@ -90,6 +90,10 @@ class Session:
         images_left = self.steps_left * self.config.batch_size * self.config.d_steps
         row |= {**speed, "step": state.step, AXIS: state.position, "epoch": state.position / len(self.dataset)}
         row["data/replaced"] = self._replaced()
+        if state.scaler.is_enabled():
+            row["amp/scale"] = state.scaler.get_scale()
+            row["amp/skipped_d"] = state.discriminator_optim.skipped.item()
+            row["amp/skipped_g"] = state.generator_optim.skipped.item()
         self.progress.report(row, images_left / speed["speed/images_per_second"])
         if self.tracker:
             self.tracker.log(row)

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# One machine without SLURM: a rank on each GPU, or RANKS ranks (one, unless told) on the CPU. The trainer's flags follow:
+#   launch/single_node.sh celeba --data.shards data/celeba64 --out runs/celeba
+#   RANKS=2 launch/single_node.sh mnist
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+: "${LAUNCH:=uv run --no-sync accelerate launch --config_file accelerate_config.yaml}"
+visible() { if [ "${CUDA_VISIBLE_DEVICES+set}" ]; then tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES"; else nvidia-smi -L; fi; }
+: "${GPUS:=$({ visible 2>/dev/null || true; } | grep -c '[0-9]' || true)}"
+: "${RANKS:=$((GPUS > 0 ? GPUS : 1))}"
+
+flags=(--num_processes "$RANKS")
+# Port 0 is any free one. --multi_gpu is also how CPU ranks are asked for; with --cpu there would silently be one.
+[ "$RANKS" = 1 ] || flags+=(--multi_gpu --main_process_port 0)
+[ "$GPUS" != 0 ] || export ACCELERATE_USE_CPU=true
+# shellcheck disable=SC2086  # words
+exec $LAUNCH "${flags[@]}" trainer/run.py "$@"

@@ -51,7 +51,10 @@ def agree(launch: Launch, examine: Callable[[], tuple[T, Mapping[str, str]]]) ->
     except InputError as error:
         mistake = str(error)
     mine = Word(launch.rank, platform.node(), mistake, dict(found[1]) if found else {})
-    trouble = judge(_exchange(mine, launch))
+    try:
+        trouble = judge(_exchange(mine, launch))
+    except InputError as error:
+        raise InputError(mistake or str(error)) from error
     if trouble or found is None:
         raise InputError(trouble or mistake)
     return found[0]

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 
-def on_ranks(ranks: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What ``work(*arguments)``, a function of a module, returns on each of ``ranks`` ranks of one thread."""
+def on_ranks(ranks: int, work: Callable[..., Any], *arguments: Any, threads: int = 1) -> list[Any]:
+    """What ``work(*arguments)``, a function of a module, returns on each of ``ranks`` ranks of ``threads`` threads."""
     context = multiprocessing.get_context("spawn")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -22,7 +22,9 @@ def on_ranks(ranks: int, work: Callable[..., Any], *arguments: Any) -> list[Any]
     crew = []
     for rank in range(ranks):
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, rank, ranks, port, work, arguments), daemon=True)
+        process = context.Process(
+            target=_serve, args=(theirs, rank, ranks, port, threads, work, arguments), daemon=True
+        )
         process.start()
         theirs.close()
         crew.append((process, ours))
@@ -35,13 +37,20 @@ def on_ranks(ranks: int, work: Callable[..., Any], *arguments: Any) -> list[Any]
 
 
 def _serve(
-    link: Connection, rank: int, ranks: int, port: int, work: Callable[..., Any], arguments: tuple[Any, ...]
+    link: Connection,
+    rank: int,
+    ranks: int,
+    port: int,
+    threads: int,
+    work: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": str(threads),
     }  # fmt: skip
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     file = io.BytesIO()  # by value: a tensor that is sent itself is gone with its sender
     torch.save(work(*arguments), file)
     link.send_bytes(file.getvalue())

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from shards.sources.faces import Faces
 from tests.launching import SMALL, rows, start, status
 from trainer import checkpoint
 
-IMAGES, EPOCHS, BATCH = 480, 2, 12
+IMAGES, EPOCHS, BATCH = 480, 60, 12
 PATIENCE = 300.0
 
 
@@ -72,14 +73,14 @@ class Mayhem:
         moment = self.random.choice(("start", "training", "checkpoint"))
         process = self.start(self.out, ranks)
         self._await(moment, process)
-        victims = [psutil.Process(process.pid), *_ranks(process)]
-        number = self.random.randrange(len(victims))
-        ended = process.poll() is not None
-        if not ended:
+        name = "nobody, it had ended"
+        if process.poll() is None:
+            victims = [psutil.Process(process.pid), *_ranks(process)]
+            number = self.random.randrange(len(victims))
             victims[number].kill()
+            name = "a rank" if number else "the launcher"
         process.communicate(timeout=PATIENCE)
         _reap(self.out)
-        name = "nobody, it had ended" if ended else "the launcher" if number == 0 else "a rank"
         self.deaths[f"{moment}, {name}"] += 1
         step = status(self.out)["step"] if (self.out / "status.json").exists() else 0
         return f"{ranks} ranks, {moment}: killed {name}; status says step {step}"
@@ -124,15 +125,24 @@ class Mayhem:
         if moment == "start":
             time.sleep(self.random.uniform(0, 12))
             return
+        left = self._partials()  # by what was killed before
         before = status(self.out)["step"] if (self.out / "status.json").exists() else 0
         while process.poll() is None and time.monotonic() < deadline:
-            if moment == "checkpoint" and [*(self.out / "checkpoints").glob(".*.partial")]:
+            if moment == "checkpoint" and self._partials() - left:
                 return
             now = status(self.out) if (self.out / "status.json").exists() else {"state": "", "step": 0}
             if moment == "training" and now["state"] == "running" and now["step"] > before:
                 time.sleep(self.random.uniform(0, 0.5))
                 return
             time.sleep(0.001)
+
+    def _partials(self) -> set[tuple[str, int]]:
+        """Checkpoints that are being written, by name and inode."""
+        found = set()
+        for path in (self.out / "checkpoints").glob(".*.partial"):
+            with suppress(FileNotFoundError):  # published meanwhile
+                found.add((path.name, path.stat().st_ino))
+        return found
 
 
 def _ranks(process: subprocess.Popen[str]) -> list[psutil.Process]:

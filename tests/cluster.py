@@ -36,7 +36,7 @@ JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 MailProg=/bin/true
 ReturnToService=2
-SlurmdTimeout=5
+SlurmdTimeout=10
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1
 NodeName=spare NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[3]} CPUs=1 Weight=2
@@ -86,6 +86,11 @@ class Cluster:
         assert done.returncode == 0, f"{words}: {done.stdout}"
         return done.stdout.strip()
 
+    def tell(self, number: str) -> str:
+        """What the controller makes of a job and of its nodes, for a failure's message."""
+        log = (self.folder / "slurmctld.out").read_text().splitlines()[-40:]
+        return "\n".join([self("scontrol", "show", "job", number), self("sinfo", "-N", "-l"), *log])
+
     def pull_the_plug(self, node: str) -> None:
         """Kill all that runs on ``node``, without a word to the controller."""
         daemon = self._daemons.pop(node)
@@ -98,9 +103,18 @@ class Cluster:
         return dict(word.split("=", 1) for word in self("scontrol", "show", "job", "-o", number).split() if "=" in word)
 
     def start_now(self, number: str) -> None:
-        """Start a job that was requeued, which SLURM else holds back for two minutes."""
-        until(lambda: self.job(number)["Reason"] == "BeginTime", 90)  # set when its processes have left every node
-        self("scontrol", "update", f"jobid={number}", "StartTime=now", "TimeLimit=60")
+        """Start a job that was requeued, which SLURM else holds back for two minutes.
+
+        A node refuses a credential of the second in which it revoked the job's last one, and the job is then held for
+        good: hence a few seconds from when its processes have left every node.
+        """
+
+        def free() -> bool:
+            facts = self.job(number)
+            return facts["Reason"] == "BeginTime" and facts["JobState"] == "PENDING"
+
+        until(free, 90)
+        self("scontrol", "update", f"jobid={number}", "StartTime=now+3", "TimeLimit=60")
 
     def _start(self, program: str, *words: str, name: str = "") -> None:
         with (self.folder / f"{name or program}.out").open("ab") as out:

@@ -28,6 +28,7 @@ def run(
     launcher: tuple[str, ...] = (),
     env: dict[str, str] | None = None,
     words: list[str] | None = None,
+    timeout: float = 240,
 ) -> subprocess.CompletedProcess[str]:
     """Run to the end, or run ``words`` instead; the caller looks at the exit code."""
     return subprocess.run(
@@ -36,7 +37,7 @@ def run(
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=timeout,
         check=False,
     )
 
@@ -72,3 +73,14 @@ def status(out: Path) -> dict[str, Any]:
 def rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def keys(out: Path) -> list[str]:
+    """Every key trained on, in the order of positions, put together from all ranks' files."""
+    parts = [row for path in (out / "audit").glob("rank-*.jsonl") for row in rows(path)]
+    parts.sort(key=lambda row: row["position"])
+    position = 0
+    for row in parts:
+        assert row["position"] == position
+        position += len(row["keys"])
+    return [key for row in parts for key in row["keys"]]

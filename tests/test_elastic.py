@@ -8,12 +8,13 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 
 from shards.build import build
 from shards.options import Options
 from shards.sources.mnist import Mnist
-from tests.launching import SMALL, rows, run, start, status, wait_for_step
+from tests.launching import SMALL, keys, run, start, status, wait_for_step
 
 SAMPLES, BATCH = 1024, 32
 STEPS = 2 * SAMPLES // BATCH
@@ -32,17 +33,6 @@ def flags(shards: Path, out: Path, workers: int, batch: int = BATCH) -> list[str
     return ["mnist", *SMALL, "--data.shards", str(shards), "--out", str(out), "--epochs", "2",
             "--batch-size", str(batch), "--checkpoint.every", "4", "--data.workers", str(workers),
             "--data.audit", str(out / "audit")]  # fmt: skip
-
-
-def keys(out: Path) -> list[str]:
-    """Every key trained on, in the order of positions, put together from all ranks' files."""
-    parts = [row for path in (out / "audit").glob("rank-*.jsonl") for row in rows(path)]
-    parts.sort(key=lambda row: row["position"])
-    position = 0
-    for row in parts:
-        assert row["position"] == position
-        position += len(row["keys"])
-    return [key for row in parts for key in row["keys"]]
 
 
 def test_ranks_workers_and_batch_may_change_at_any_kill(digits: Path, tmp_path: Path) -> None:
@@ -66,3 +56,21 @@ def test_ranks_workers_and_batch_may_change_at_any_kill(digits: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     assert status(out) == {"state": "done", "step": status(out)["step"], "position": 2 * SAMPLES}
     assert keys(out) == undisturbed
+
+
+def test_a_rank_that_dies_takes_the_job_down_and_the_launcher_brings_it_back(faces32: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(
+        *SMALL, "--data.shards", str(faces32), "--out", str(out), "--steps", "200", "--checkpoint.every", "20",
+        "--data.workers", "1", "--data.audit", str(out / "audit"), env=ON_CPU,
+        launcher=("--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "--max_restarts", "1"),
+    )  # fmt: skip
+    wait_for_step(out, 30, process)
+    survivor, victim = sorted(psutil.Process(process.pid).children(), key=lambda child: child.environ()["RANK"])
+    victim.kill()
+    survivor.wait(15)  # it leaves the launcher five seconds to find who died first
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert "Another rank was lost" in said and "Traceback" not in said
+    assert status(out) == {"state": "done", "step": 200, "position": 1600}
+    assert all(count == 8 for count in Counter(keys(out)).values())

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import MISSING, Cluster, free_ports, until
-from tests.launching import ROOT, SMALL, status
-from tests.test_elastic import keys
+from tests.launching import ROOT, SMALL, keys, status
 
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"apt-get install slurm-wlm munge: no {', '.join(MISSING)} here"),
@@ -58,7 +57,9 @@ class Job:
         try:
             until(there, LEGS, every=0.05)
         except AssertionError as error:
-            raise AssertionError(f"never {state} at step {step}:\n{self.said}") from error
+            raise AssertionError(
+                f"never {state} at step {step}:\n{self.said}\n{self.cluster.tell(self.number)}"
+            ) from error
         return int(status(self.out)["step"])
 
     def wait_for_end(self, state: str) -> None:

@@ -16,50 +16,75 @@ from trainer.losses import exact
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """In training, normalises (n, channels, height, width) by the mean and variance over all ranks' rows, n on each.
-
-    Two all-reduces of a value a channel forward and as many backward (Ioffe and Szegedy, arXiv 1502.03167, over a
-    larger batch). E[x^2] - E[x]^2 would need one only, but in float32 it turns negative where a channel hardly varies.
+    """In training, normalises (n, channels, height, width) by the mean and variance over all ranks' rows, n on each
+    (Ioffe and Szegedy, arXiv 1502.03167, over a larger batch).
     """
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(images)
         values = exact(images)
-        count = dist.get_world_size() * images.numel() // images.shape[1]
-        mean = _over_ranks(values.sum((0, 2, 3))) / count
-        centred = values - mean[:, None, None]
-        variance = _over_ranks(centred.square().sum((0, 2, 3))) / count
-        self._track(mean.detach(), variance.detach() * (count / (count - 1)))
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None]).to(images.dtype)
+        mean, variance = _statistics(values)
+        self._track(mean, variance, dist.get_world_size() * values.numel() // values.shape[1])
+        out: torch.Tensor = _Normalise.apply(values, self.weight, self.bias, mean, variance, self.eps)
+        return out.to(images.dtype)
 
     @torch.no_grad()
-    def _track(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+    def _track(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum or 0.0)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum or 0.0)
+        self.running_mean.lerp_(mean, self.momentum or 0.0)
+        self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
 
 
-class _Sum(torch.autograd.Function):
-    """Every rank's loss depends on the sum, so its gradient is the sum of theirs."""
+@torch.no_grad()
+def _statistics(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and biased variance of every channel, over all ranks' rows, in one exchange.
+
+    The ranks' own variances about their own means, combined as Chan, Golub and LeVeque do ("Updating formulae and a
+    pairwise algorithm for computing sample variances", 1979): E[x^2] - E[x]^2 would lose a channel that hardly varies.
+    """
+    mine = torch.stack(torch.ops.aten.batch_norm_update_stats(values, None, None, 0.0))
+    every = mine.new_empty(dist.get_world_size() * len(mine), mine.shape[1])
+    dist.all_gather_into_tensor(every, mine)
+    means, variances = every[::2], every[1::2]
+    mean = means.mean(0)
+    return mean, variances.mean(0) + (means - mean).square().mean(0)
+
+
+class _Normalise(torch.autograd.Function):
+    """``(values - mean) / sqrt(variance + eps) * weight + bias`` where ``mean`` and ``variance`` are of all ranks."""
 
     @staticmethod
-    def forward(_: Any, values: torch.Tensor) -> torch.Tensor:
-        total = values.clone()
+    def forward(
+        ctx: Any,
+        values: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        mean: torch.Tensor,
+        variance: torch.Tensor,
+        eps: float,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(values, weight, mean, torch.rsqrt(variance + eps))
+        return torch.native_batch_norm(values, weight, bias, mean, variance, False, 0.0, eps)[0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        values, weight, mean, scale = ctx.saved_tensors
+        # The gradients of weight and bias, of this rank's rows: DDP averages them, as it does all others.
+        _, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, values, weight, None, None, mean, scale, True, 0.0, [False, True, True]
+        )
+        if not ctx.needs_input_grad[0]:
+            return None, to_weight, to_bias, None, None, None
+        # Every rank's rows moved the mean and the variance of all.
+        total = torch.stack([to_weight, to_bias])
         dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return _Sum.forward(ctx, gradient)
-
-
-def _over_ranks(values: torch.Tensor) -> torch.Tensor:
-    total: torch.Tensor = _Sum.apply(values)
-    return total
+        along, level = (total * (weight * scale * values.shape[1] / values.numel() / dist.get_world_size())).unbind()
+        slope, offset = along * -scale, along * scale * mean - level
+        rest = torch.addcmul(offset[:, None, None], values, slope[:, None, None])
+        return rest.addcmul_(gradient, (weight * scale)[:, None, None]), to_weight, to_bias, None, None, None
 
 
 def synchronise(network: nn.Module, device: torch.device) -> None:

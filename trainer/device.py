@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from itertools import pairwise
 
-import psutil
 import torch
 
 from shards.cores import available_cores
 from shards.errors import InputError
+from trainer import launcher
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,10 @@ def read_launch() -> Launch:
 
 def check_ranks(launch: Launch) -> None:
     """Raises ``InputError`` if ``accelerate launch``, our parent, was asked for other ranks than it started."""
-    parent = psutil.Process().parent()
-    words = parent.cmdline() if parent else []
-    if not any("accelerate" in word for word in words[:4]):
-        return
-    asked = [after for word, after in pairwise(words) if word in ("--num_processes", "--num-processes")]
-    asked += [word.partition("=")[2] for word in words if word.startswith(("--num_processes=", "--num-processes="))]
-    if asked and asked[-1].isdigit() and int(asked[-1]) not in (0, launch.ranks):
+    asked = launcher.asked_ranks()
+    if asked and asked != launch.ranks:
         raise InputError(
-            f"The launcher was asked for {asked[-1]} ranks and started {launch.ranks}: without --multi_gpu, or with "
+            f"The launcher was asked for {asked} ranks and started {launch.ranks}: without --multi_gpu, or with "
             "--cpu, it starts one. GPUs: accelerate launch --multi_gpu --num_processes N. CPU ranks: "
             "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N."
         )

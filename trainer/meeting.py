@@ -7,6 +7,7 @@ than its fellows, is named with its host, once, where a collective would leave t
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +26,10 @@ PATIENCE = timedelta(minutes=10)
 T = TypeVar("T")
 
 
+class SharedMistake(InputError):
+    """One that all ranks raise alike, so that one tells it."""
+
+
 @dataclass(frozen=True)
 class Word:
     """What one rank has to say."""
@@ -40,7 +45,8 @@ def agree(launch: Launch, examine: Callable[[], tuple[T, Mapping[str, str]]]) ->
     """What ``examine`` found, if it found no mistake and the same facts on every rank.
 
     Raises:
-        InputError: it did, or it did not; the same error on all ranks.
+        SharedMistake: it did, or it did not; the same error on all ranks.
+        InputError: this rank did not reach the others.
     """
     if launch.ranks == 1:
         return examine()[0]
@@ -56,7 +62,7 @@ def agree(launch: Launch, examine: Callable[[], tuple[T, Mapping[str, str]]]) ->
     except InputError as error:
         raise InputError(mistake or str(error)) from error
     if trouble or found is None:
-        raise InputError(trouble or mistake)
+        raise SharedMistake(trouble or mistake)
     return found[0]
 
 
@@ -86,13 +92,25 @@ def judge(words: Sequence[Word]) -> str | None:
     return None
 
 
+def meeting_place(launch: Launch) -> Store:
+    """The store that all ranks of this start share, and none of an earlier one.
+
+    With ``--max_restarts`` the launcher keeps one store over all its starts. torch takes it for a new one each time, and
+    its ranks would look for each other at the ports of the dead (seen on torch 2.15).
+
+    Raises:
+        DistError: it cannot be reached.
+    """
+    store, _, _ = next(rendezvous("env://", launch.rank, launch.ranks, timeout=PATIENCE))
+    return PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
 def _exchange(mine: Word, launch: Launch) -> list[Word]:
     """Every rank's word, in the order of ranks."""
     try:
-        store, _, _ = next(rendezvous("env://", launch.rank, launch.ranks, timeout=PATIENCE))
+        store = PrefixStore("words", meeting_place(launch))
     except (DistError, ValueError) as error:
         raise InputError(f"Rank {launch.rank} on {platform.node()} cannot reach the other ranks: {error}") from error
-    store = PrefixStore("shardgan", store)
     store.set(f"word/{launch.rank}", json.dumps(asdict(mine)))
     missing = [rank for rank in range(launch.ranks) if not _arrived(store, f"word/{rank}")]
     if missing:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import signal
 import time
 from pathlib import Path
@@ -15,16 +13,6 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 ECHO = 2.0
 """Seconds after the first signal in which others are its echoes: scancel reaches every process of a job, and then the
 launcher, which got it too, signals its workers once more."""
-
-PR_SET_PDEATHSIG = 1
-
-
-def follow_launcher() -> None:
-    """Get a SIGTERM when ``accelerate launch`` dies, on Linux: one that is killed or interrupted tells its script
-    nothing, and the run would train on, unseen and holding its folder.
-    """
-    if platform.system() == "Linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Preemption:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 
+import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 
 from trainer.batchnorm import synchronise
 from trainer.config import Config
 from trainer.device import Launch
+from trainer.meeting import meeting_place
 from trainer.state import State
 
 
@@ -21,6 +23,10 @@ def create_accelerator(config: Config, launch: Launch, precision: str) -> Accele
         bucket_cap_mb=1024 if launch.cpu else 25,
         gradient_as_bucket_view=True,
     )
+    if launch.ranks > 1 and not dist.is_initialized():
+        place = meeting_place(launch)
+        backend = "gloo" if launch.cpu else "nccl"
+        dist.init_process_group(backend, store=place, rank=launch.rank, world_size=launch.ranks)
     tracker = None if config.tracking.mode == "disabled" else "wandb"
     return Accelerator(cpu=launch.cpu, mixed_precision=precision, log_with=tracker, kwargs_handlers=[ddp])
 
@@ -39,3 +45,8 @@ def wrap(accelerator: Accelerator, state: State, *, sync_bn: bool) -> tuple[nn.M
             state.generator, state.discriminator, device_placement=[False, False]
         )
     return generator, discriminator
+
+
+def lost_rank(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank is gone; gloo says so in words only."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)

@@ -6,16 +6,21 @@ import errno
 import os
 import platform
 import sys
+import time
 import warnings
 
 from shards.errors import InputError
 from shards.urls import redact
+from trainer import launcher
 from trainer.config import Config, parse
-from trainer.preempt import follow_launcher
 
 USAGE_ERROR = 2
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 """What can befall any write in the run folder; a person needs the file's name, not our traceback."""
+
+
+GRACE = 5.0
+"""Seconds that a rank whose fellow is gone leaves its launcher to find the dead one, which it then names as the cause."""
 
 
 def main() -> None:
@@ -24,26 +29,24 @@ def main() -> None:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         preset, config = parse(quiet=not shown)
-        follow_launcher()
+        launcher.follow()
         sys.argv = [redact(word) for word in sys.argv]  # W&B records the command line
-        mistake = _train(preset, config)
+        mistake, shared = _train(preset, config)
     except InputError as error:
         mistake = error
+        shared = True
     if mistake:
-        _tell(mistake, shown=shown)
+        if shown:
+            print(f"error: {mistake}", file=sys.stderr)
+        elif not shared:
+            print(f"error (rank {os.environ['RANK']} on {platform.node()}): {mistake}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
 
 
-def _tell(mistake: Exception, *, shown: bool) -> None:
-    """Before the ranks have met, each finds the same mistake and one tells it; later it may be one rank's own."""
-    if shown:
-        print(f"error: {mistake}", file=sys.stderr)
-    elif "torch" in sys.modules and sys.modules["torch"].distributed.is_initialized():
-        print(f"error (rank {os.environ['RANK']} on {platform.node()}): {mistake}", file=sys.stderr)
-
-
-def _train(preset: str, config: Config) -> Exception | None:
-    """Run ``config``; a mistake of the user's comes back as a value, because elastic would print its traceback."""
+def _train(preset: str, config: Config) -> tuple[Exception | None, bool]:
+    """Run ``config``; a mistake of the user's comes back as a value, because elastic would print its traceback, with
+    whether all ranks found the same.
+    """
     # OpenMP threads spin while they wait for each other; beside any other process on the same cores (our loader, say)
     # that makes a step on the CPU two to four times slower. Read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -51,6 +54,8 @@ def _train(preset: str, config: Config) -> Exception | None:
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from trainer.device import read_launch
+    from trainer.meeting import SharedMistake
+    from trainer.ranks import lost_rank
     from trainer.start import run
 
     def attempt() -> Exception | None:
@@ -62,11 +67,17 @@ def _train(preset: str, config: Config) -> Exception | None:
             if error.errno not in DISK_ERRORS:
                 raise
             return error
+        except RuntimeError as error:
+            if not lost_rank(error):
+                raise
+            time.sleep(GRACE)
+            sys.exit(1)
         return None
 
     # Under torch's elastic launcher a bug's traceback must reach the launcher, or it reports "exit code 1" and no more.
     elastic = "TORCHELASTIC_ERROR_FILE" in os.environ
-    return record(attempt)() if elastic else attempt()
+    mistake = record(attempt)() if elastic else attempt()
+    return mistake, isinstance(mistake, SharedMistake)
 
 
 if __name__ == "__main__":

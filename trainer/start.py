@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack, suppress
 
-import psutil
 from accelerate import Accelerator
 
-from trainer import plan
+from trainer import launcher, plan
 from trainer.accord import Accord
 from trainer.config import Config
 from trainer.device import Launch, idle_gpus, set_threads
@@ -19,7 +18,7 @@ from trainer.loop import train
 from trainer.meeting import agree
 from trainer.preempt import Preemption
 from trainer.progress import Progress
-from trainer.ranks import create_accelerator, wrap
+from trainer.ranks import create_accelerator, lost_rank, wrap
 from trainer.session import Session
 from trainer.state import create_state
 from trainer.step import Step
@@ -73,7 +72,7 @@ def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, f
             state.scaler.load_state_dict(facts["scaler"])
         state.step, state.position = facts["step"], facts["position"]
     if main:
-        folder.forget_stop(before=psutil.Process().create_time())
+        folder.forget_stop(before=launcher.began())
         for journal in (folder.metrics, *(config.data.audit.glob("rank-*.jsonl") if config.data.audit else ())):
             roll_back(journal, state.step)
     accelerator.wait_for_everyone()
@@ -112,9 +111,13 @@ def _conduct(session: Session, preemption: Preemption) -> None:
             folder.stop.unlink(missing_ok=True)
             folder.write_status(ending, state.step, state.position)
     except BaseException as error:
+        cause = str(error) or type(error).__name__
+        if isinstance(error, RuntimeError) and lost_rank(error):
+            cause = f"Another rank was lost after step {state.step}. The same command goes on from the last checkpoint."
+            session.progress.say(cause)
         if main:
             with suppress(OSError):  # on a full disk the first error is the one to tell
-                folder.write_status("failed", state.step, state.position, error=str(error) or type(error).__name__)
+                folder.write_status("failed", state.step, state.position, error=cause)
         raise
     finally:
         session.close(failed=failed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,15 @@ import pytest
 from shards.build import build
 from shards.options import Options
 from shards.sources.faces import Faces
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest modules first, which say so by their timeout: begun last, one would run on alone."""
+    patience: dict[Path, float] = defaultdict(float)
+    for item in items:
+        for mark in item.iter_markers("timeout"):
+            patience[item.path] = max(patience[item.path], mark.args[0])
+    items.sort(key=lambda item: -patience[item.path])
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

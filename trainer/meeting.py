@@ -95,8 +95,8 @@ def judge(words: Sequence[Word]) -> str | None:
 def meeting_place(launch: Launch) -> Store:
     """The store that all ranks of this start share, and none of an earlier one.
 
-    With ``--max_restarts`` the launcher keeps one store over all its starts. torch takes it for a new one each time, and
-    its ranks would look for each other at the ports of the dead (seen on torch 2.15).
+    With ``--max_restarts`` the launcher keeps one store over all its starts. torch takes it for a new one each time,
+    and its ranks would look for each other at the ports of the dead (seen on torch 2.15).
 
     Raises:
         DistError: it cannot be reached.

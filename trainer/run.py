@@ -20,7 +20,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 GRACE = 5.0
-"""Seconds that a rank whose fellow is gone leaves its launcher to find the dead one, which it then names as the cause."""
+"""Seconds that a rank whose fellow is gone leaves its launcher to find the dead one, whom it then names."""
 
 
 def main() -> None:

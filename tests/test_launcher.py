@@ -56,6 +56,6 @@ def test_a_launcher_killed_before_its_script_heard_of_it_leaves_no_orphan(
         time.sleep(0.001)
     process.kill()
     said, _ = process.communicate(timeout=60)  # when nobody holds the pipe any more
-    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert not psutil.wait_procs(children, timeout=10)[1]
     assert "accelerate launch, which started this, is gone" in said
     assert not (tmp_path / "run").exists()

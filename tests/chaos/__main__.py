@@ -33,7 +33,7 @@ from shards.sources.faces import Faces
 from tests.launching import SMALL, rows, start, status
 from trainer import checkpoint
 
-IMAGES, EPOCHS, BATCH = 480, 60, 12
+IMAGES, BATCH = 480, 12
 PATIENCE = 300.0
 
 
@@ -56,12 +56,13 @@ class Mayhem:
         self.arguments, self.random = arguments, random.Random(arguments.seed)
         self.shards, self.out, self.work = work / "shards", work / "run", work
         self.deaths: Counter[str] = Counter()
+        self.epochs = 3 + arguments.kills  # each kill comes some tens of steps after the last
         build(Faces(IMAGES), self.shards, Options(size=32, shard_samples=100))
 
     def start(self, out: Path, ranks: int) -> subprocess.Popen[str]:
         """The trainer on ``ranks`` CPU ranks, as a user starts it."""
         flags = ["--data.shards", str(self.shards), "--out", str(out), "--data.audit", str(out / "audit"),
-                 "--epochs", str(EPOCHS), "--checkpoint.every", "4", "--data.workers", "1", *SMALL,
+                 "--epochs", str(self.epochs), "--checkpoint.every", "4", "--data.workers", "1", *SMALL,
                  "--batch-size", str(BATCH)]  # fmt: skip
         several = ("--multi_gpu", "--main_process_port", "0") if ranks > 1 else ()
         launcher = (*several, "--num_processes", str(ranks))
@@ -95,16 +96,16 @@ class Mayhem:
     def check(self) -> None:
         """Every sample once per epoch and in its order; every checkpoint whole."""
         dataset = ShardDataset(self.shards, lanes=BATCH, keys=True)
-        expected = dataset.__getitems__(range(EPOCHS * IMAGES)).keys
+        expected = dataset.__getitems__(range(self.epochs * IMAGES)).keys
         found: dict[int, str] = {}
         for path in sorted((self.out / "audit").glob("rank-*.jsonl")):
             for row in rows(path):
                 for place, key in enumerate(row["keys"]):
                     assert row["position"] + place not in found, f"position {row['position'] + place} came twice"
                     found[row["position"] + place] = key
-        assert [found.get(position) for position in range(EPOCHS * IMAGES)] == [*expected]
-        assert len(found) == EPOCHS * IMAGES
-        for epoch in range(EPOCHS):
+        assert [found.get(position) for position in range(self.epochs * IMAGES)] == [*expected]
+        assert len(found) == self.epochs * IMAGES
+        for epoch in range(self.epochs):
             assert set(Counter(expected[epoch * IMAGES : (epoch + 1) * IMAGES]).values()) == {1}
         for path in checkpoint.checkpoints(self.out / "checkpoints"):
             checkpoint.load(path)
@@ -123,7 +124,7 @@ class Mayhem:
         """Until the moment comes, or the run is over."""
         deadline = time.monotonic() + PATIENCE
         if moment == "start":
-            time.sleep(self.random.uniform(0, 12))
+            time.sleep(self.random.uniform(0, 8))
             return
         left = self._partials()  # by what was killed before
         before = status(self.out)["step"] if (self.out / "status.json").exists() else 0

@@ -22,6 +22,8 @@ def test_speed_and_waiting_are_counted_since_the_last_reading(clock: SimpleNames
         with meter.waiting():
             clock.now += wait
         clock.now += work
-    assert meter.read(1200) == {"speed/images_per_second": 50.0, "data/wait": 0.5}
-    clock.now += 2
-    assert meter.read(1210) == {"speed/images_per_second": 5.0, "data/wait": 0.0}
+    assert meter.read(1200) == {"speed/images_per_second": 50.0, "data/wait": 0.5, "speed/checkpoints": 0.0}
+    clock.now += 1.5
+    with meter.saving():
+        clock.now += 0.5
+    assert meter.read(1210) == {"speed/images_per_second": 5.0, "data/wait": 0.0, "speed/checkpoints": 0.25}

@@ -130,7 +130,7 @@ def test_losses_of_a_short_float32_run_are_golden() -> None:
     golden = json.loads(GOLDEN.read_text())
     for name, figures in short_run().items():
         # Adversarial steps amplify a processor's rounding: by about ten a step.
-        for figure, expected, tolerance in zip(figures, golden[name], (1e-5, 1e-4, 1e-3, 3e-3, 1e-2), strict=True):
+        for figure, expected, tolerance in zip(figures, golden[name], (1e-5, 1e-4, 1e-3, 1e-2, 3e-2), strict=True):
             assert figure == pytest.approx(expected, rel=tolerance), name
 
 

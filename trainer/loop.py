@@ -47,7 +47,9 @@ def train(session: Session, preemption: Preemption) -> Ending:
                 session.draw_samples()
             reason = session.agree(preemption.reason())
             if done or reason or state.step % config.checkpoint.every == 0:
-                session.save(metrics)
+                with meter.saving():
+                    session.save(metrics)
+    session.settle()
     if session.steps_left:
         session.progress.say(f"Leaving at step {state.step} because of {reason}; the same command goes on from here.")
         return "preempted"

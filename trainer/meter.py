@@ -1,4 +1,4 @@
-"""How fast a run is, and how much of its time it waits for data."""
+"""How fast a run is, and how much of its time goes into waiting for data and for checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Meter:
     """A stopwatch over positions, read at every report."""
 
     def __init__(self, position: int) -> None:
-        self._position, self._since, self._waited = position, time.perf_counter(), 0.0
+        self._position, self._since, self._waited, self._saved = position, time.perf_counter(), 0.0, 0.0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -20,9 +20,19 @@ class Meter:
         yield
         self._waited += time.perf_counter() - began
 
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Count the time inside as held up by a checkpoint."""
+        began = time.perf_counter()
+        yield
+        self._saved += time.perf_counter() - began
+
     def read(self, position: int) -> dict[str, float]:
-        """Images per second, and the share of time spent waiting for data, since the last reading; starts anew."""
+        """Images per second, and the shares of time spent on waiting for data and on checkpoints, since the last
+        reading; starts anew.
+        """
         now = time.perf_counter()
-        images, seconds, waited = position - self._position, now - self._since, self._waited
-        self._position, self._since, self._waited = position, now, 0.0
-        return {"speed/images_per_second": images / seconds, "data/wait": waited / seconds}
+        images, seconds = position - self._position, now - self._since
+        waited, saved = self._waited / seconds, self._saved / seconds
+        self._position, self._since, self._waited, self._saved = position, now, 0.0, 0.0
+        return {"speed/images_per_second": images / seconds, "data/wait": waited, "speed/checkpoints": saved}

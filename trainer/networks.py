@@ -13,6 +13,8 @@ from typing import cast
 import torch
 from torch import nn
 
+from trainer.doubling import Doubling
+
 SIZES = (32, 64, 128)
 
 
@@ -22,9 +24,9 @@ class Generator(nn.Module):
     def __init__(self, size: int, channels: int, z_dim: int, features: int) -> None:
         super().__init__()
         widths = [features * 2**level for level in range(levels(size), 0, -1)]
-        blocks = [_up(z_dim, widths[0], stride=1, padding=0)]
-        blocks += [_up(wide, narrow) for wide, narrow in pairwise(widths)]
-        blocks += [nn.Sequential(nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1), nn.Tanh())]
+        blocks = [_up(nn.ConvTranspose2d(z_dim, widths[0], 4, bias=False))]
+        blocks += [_up(Doubling(wide, narrow, bias=False)) for wide, narrow in pairwise(widths)]
+        blocks += [nn.Sequential(Doubling(widths[-1], channels, bias=True), nn.Tanh())]
         self.blocks = nn.Sequential(*blocks)
         self.z_dim = z_dim
 
@@ -74,10 +76,8 @@ def initialise(network: nn.Module, seed: int, bn_mean: float = 1.0) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _up(wide: int, narrow: int, stride: int = 2, padding: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.ConvTranspose2d(wide, narrow, 4, stride, padding, bias=False), nn.BatchNorm2d(narrow), nn.ReLU(inplace=True)
-    )
+def _up(convolution: nn.ConvTranspose2d) -> nn.Sequential:
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True))
 
 
 def _down(narrow: int, wide: int) -> nn.Sequential:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -17,7 +18,9 @@ from shards.sheet import write_sheet
 from trainer import checkpoint
 from trainer.accord import Accord
 from trainer.adam import Tensors
+from trainer.background import Background, Snapshot
 from trainer.config import Config
+from trainer.feed import Feed
 from trainer.folder import RunFolder
 from trainer.guard import check_equal
 from trainer.journal import Journal
@@ -47,6 +50,9 @@ class Session:
     tally: Tally
     progress: Progress
     accord: Accord
+    background: Background
+    snapshot: Snapshot
+    feed: Feed
     began: int
     """Position that this process started from."""
     unsaved: Metrics | None = None
@@ -85,6 +91,7 @@ class Session:
         """Read the figures of the last step, averaged over the ranks; the one place where the host waits for the
         device.
         """
+        self.background.check()
         state, row = self.state, self._read(metrics)
         speed = meter.read(state.position)  # after the wait: what is only queued is not done
         images_left = self.steps_left * self.config.batch_size * self.config.d_steps
@@ -95,6 +102,8 @@ class Session:
             row["amp/skipped_d"] = state.discriminator_optim.skipped.item()
             row["amp/skipped_g"] = state.generator_optim.skipped.item()
         self.progress.report(row, images_left / speed["speed/images_per_second"])
+        if told := self.feed.advise(speed["data/wait"]):
+            self.progress.say(told)
         if self.tracker:
             self.tracker.log(row)
             self.folder.write_status("running", state.step, state.position)
@@ -107,25 +116,27 @@ class Session:
         path = self.folder.samples / f"step-{self.state.step:09d}.png"
         network = self.state.average if self.config.ema_images else self.state.generator
         network.eval()
-        write_sheet(to_pixels(generate(network, noise)), path)
+        images = generate(network, noise)
         self.state.generator.train()
-        self._show("fake", path)
+        self._show("fake", to_pixels(images), path)
 
     def draw_reals(self) -> None:
         """Write a sheet of real images, once, to hold the others against."""
         path = self.folder.samples / "real.png"
         if self.accelerator.is_main_process and not path.exists():
             count = min(self.config.samples.count, len(self.dataset))
-            write_sheet(self.dataset.__getitems__(range(count)).images.numpy(), path)
-            self._show("real", path)
+            self._show("real", self.dataset.__getitems__(range(count)).images.numpy(), path)
 
     def save(self, metrics: Metrics) -> None:
-        """Publish a checkpoint of this step, after every rank's journals that it counts on are durable.
+        """Begin a checkpoint of this step, after every rank's journals that it counts on are durable; it is written and
+        published while the training goes on.
 
         Raises:
-            InputError: the losses are not finite, so that the older checkpoints are worth more; or the disk is full.
+            InputError: the losses are not finite, so that the older checkpoints are worth more; or the one before could
+                not be written.
         """
         self._read(metrics)
+        self.background.settle()  # its copy is about to be overwritten
         check_equal(self.accelerator, self._of_all_ranks(), self.state.step, self.state.position)
         for journal in (self.audit, self.tracker):
             if journal:
@@ -144,19 +155,32 @@ class Session:
                 "precision": self.accelerator.mixed_precision,
                 "scaler": state.scaler.state_dict(),
             }
-            checkpoint.save(self.folder.checkpoints, state.step, state.tensors(), facts, config.checkpoint.keep)
+            copy, step = self.snapshot.take(state.tensors()), state.step
+            self.background.do(
+                lambda: checkpoint.save(self.folder.checkpoints, step, copy(), facts, config.checkpoint.keep)
+            )
             self.folder.write_status("running", state.step, state.position)
         self.unsaved = None
+
+    def settle(self) -> None:
+        """Wait until the main rank has written everything.
+
+        Raises:
+            InputError: the last checkpoint could not be written.
+        """
+        self.background.settle()
         self.accelerator.wait_for_everyone()
 
     def rescue(self) -> None:
         """Save the steps before a mistake in the data, unless other ranks, who know nothing of it, had to help."""
         if self.unsaved and self.accelerator.num_processes == 1:
             self.save(self.unsaved)
+            self.settle()
 
     def close(self, *, failed: bool) -> None:
         """Release the bar, the journals and the tracker; nothing is lost without it."""
         self.progress.close()
+        self.background.close()
         if not failed:
             self.accord.close()
         self.dataset.reader.close()
@@ -206,6 +230,12 @@ class Session:
         check_share(total, consumed, len(self.dataset), self.config.data.max_bad)
         return total
 
-    def _show(self, name: str, path: Path) -> None:
-        if self.tracker:
-            self.tracker.log_sheet(name, path, self.state.position)
+    def _show(self, name: str, images: np.ndarray, path: Path) -> None:
+        position = self.state.position
+
+        def show() -> None:
+            write_sheet(images, path)
+            if self.tracker:
+                self.tracker.log_sheet(name, path, position)
+
+        self.background.do(show)

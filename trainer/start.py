@@ -7,11 +7,14 @@ from contextlib import ExitStack, suppress
 
 from accelerate import Accelerator
 
+from shards.urls import is_remote
 from trainer import launcher, plan
 from trainer.accord import Accord
+from trainer.background import Background, Snapshot
 from trainer.config import Config
 from trainer.device import Launch, idle_gpus, set_threads
 from trainer.examine import Found, dry_run, examine
+from trainer.feed import Feed
 from trainer.folder import RunFolder
 from trainer.journal import Journal, roll_back
 from trainer.loop import train
@@ -91,6 +94,9 @@ def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, f
         Tally(folder.path / f"bad-rank-{rank}.jsonl"),
         Progress(state.step, state.step + found.left, shown=main),
         Accord(accelerator.num_processes),
+        Background(),
+        Snapshot(),
+        Feed(config.data.workers, dataset.manifest.format, is_remote(config.data.shards)),
         state.position,
     )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-LATENT, FIXED = 4, 5
-"""Purposes of a Philox key beside those in ``shards.order``: latents of the training steps, and of the sample grid."""
+LATENT, FIXED, VARIATION = 4, 5, 6
+"""Purposes of a Philox key beside those in ``shards.order``: latents of the training steps, of the sample grid, and of
+the variations of a result that ``trainer.explore`` draws."""
 
 
 def latents(seed: int, position: int, count: int, z_dim: int, purpose: int = LATENT) -> torch.Tensor:

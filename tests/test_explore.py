@@ -213,9 +213,18 @@ def test_bad_words_are_one_line(trained: Path, words: tuple[str, ...], part: str
     assert not (trained / "explore").exists()
 
 
+def test_a_folder_that_is_no_run_or_has_no_checkpoint_is_one_line(trained: Path, tmp_path: Path) -> None:
+    expect_error(explore(tmp_path / "none", "grid"), "no such folder")
+    expect_error(explore(tmp_path, "grid"), "not a run folder")
+    shutil.copy(trained / "config.yaml", tmp_path)
+    expect_error(explore(tmp_path, "grid"), "no checkpoint yet")
+    assert [*tmp_path.iterdir()] == [tmp_path / "config.yaml"]
+
+
 def test_an_unwritable_place_is_one_line(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     expect_error(start(trained, "grid", "--count", "2", "--out", tmp_path / "file" / "x.png"), "cannot be written")
+    expect_error(explore(trained, "grid", "--out", tmp_path / ("x" * 300 + ".png")), "name too long")
 
 
 def test_a_pickled_checkpoint_is_refused_and_never_executed(trained: Path, tmp_path: Path) -> None:

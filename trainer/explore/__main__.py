@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import (
     DisallowNone,
+    FlagCreatePairsOff,
     OmitArgPrefixes,
     OmitSubcommandPrefixes,
     Positional,
@@ -48,11 +49,22 @@ def main(words: Sequence[str]) -> int:
             Explore,
             prog="python -m trainer.explore",
             args=words,
-            config=(OmitArgPrefixes, OmitSubcommandPrefixes, PositionalMetavarFromFieldName, DisallowNone),
+            config=(
+                OmitArgPrefixes,
+                OmitSubcommandPrefixes,
+                PositionalMetavarFromFieldName,
+                DisallowNone,
+                FlagCreatePairsOff,
+            ),
         )
         explore.what.run(explore.run, words)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise  # not about a file that somebody named
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

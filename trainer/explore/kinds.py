@@ -41,13 +41,11 @@ class Common:
     count: int = 64
     """Samples on the sheet, numbered from 0. A number is the same sample on a sheet of any count."""
     seed: int | None = None
-    """What the samples are drawn from. The run's own unless given: then the numbers count the samples of its sheets in
-    RUN/samples too."""
+    """What the samples are drawn from; unless given the run's, whose samples stand on the sheets in RUN/samples too."""
     checkpoint: Path | None = None
     """Folder RUN/checkpoints/step-NNNNNNNNN to take the networks from; the newest whole one unless given."""
     out: Path | None = None
-    """The picture, a .png; in RUN/explore, named after its kind, unless given. The JSON beside it tells how to make it
-    again."""
+    """The picture, a .png; unless given one in RUN/explore. The .json beside it tells how to make it again."""
     force: bool = False
     """Replace the picture if it is there."""
 

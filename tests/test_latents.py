@@ -95,3 +95,13 @@ def test_variations_are_uniform_around_the_result_and_the_seeds_own() -> None:
     assert torch.equal(noise, variations(result, 1, 8) - result)
     assert torch.equal(noise[:3], variations(result, 1, 3) - result)
     assert not torch.isclose(noise, variations(result, 2, 8) - result).any()
+
+
+def test_nearly_opposite_latents_keep_their_length() -> None:
+    """Where what is perpendicular to the first is almost all rounding."""
+    start = torch.tensor([0.0, 0.0, 1.0, 1.0]).double()
+    for difference in (1e-7, 1e-8, 2e-9, 1e-9, 1e-10, 1e-12):
+        end = torch.tensor([0.0, difference, -1.0, -1.0]).double()
+        arc = slerp(start, end, [0.0, 0.25, 0.5, 0.75, 1.0])
+        assert torch.allclose(arc.norm(dim=1), start.norm().expand(5), rtol=1e-12)
+        assert torch.allclose(arc[-1], end, atol=1e-8)

@@ -31,8 +31,7 @@ def slerp(start: torch.Tensor, end: torch.Tensor, shares: Sequence[float]) -> to
     aside = end / lengths[1]
     angle = torch.atan2(vector_norm(_reject(aside, ahead)), aside @ ahead)
     # A difference this small is rounding: it has no direction of its own. Nor is one needed, unless they are opposite.
-    aside = _reject(aside, ahead) if math.sin(angle) > 1e-9 else _reject(_least_like(ahead), ahead)
-    aside = torch.nn.functional.normalize(aside, dim=0)
+    aside = _perpendicular(aside if math.sin(angle) > 1e-9 else _least_like(ahead), ahead)
     direction = torch.cos(t * angle) * ahead + torch.sin(t * angle) * aside
     points: torch.Tensor = direction * torch.lerp(*lengths, t)
     return points
@@ -66,6 +65,12 @@ def variations(result: torch.Tensor, seed: int, count: int) -> torch.Tensor:
 def _reject(vector: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:
     """What of ``vector`` is perpendicular to the unit vector ``axis``."""
     return vector - (vector @ axis) * axis
+
+
+def _perpendicular(vector: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:
+    """The direction of that, twice over: of a small rest a large part is rounding, which may point along ``axis``."""
+    once = torch.nn.functional.normalize(_reject(vector, axis), dim=0)
+    return torch.nn.functional.normalize(_reject(once, axis), dim=0)
 
 
 def _least_like(axis: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,29 @@
+"""Smiling - neutral + neutral with glasses = smiling with glasses, on faces whose attributes are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.arithmetic import Arguments, measure
+from shards.build import build
+from shards.options import Options
+from shards.sources.faces import Faces
+from tests.launching import run
+from trainer.generate import load_run
+
+
+def test_arithmetic_makes_faces_smile(tmp_path: Path) -> None:
+    """A short run learns enough for it. Seeds 0, 1, 2 gave 0.95, 0.63, 0.88 smiling after 600 steps on 3,000 faces;
+    0.60, 0.39, 0.58 of the plain samples and 0.23, 0.14, 0.10 of the sums with random samples smiled.
+    """
+    faces, out = tmp_path / "faces", tmp_path / "run"
+    build(Faces(2400), faces, Options(size=32))
+    flags = ["--steps", "600", "--samples.every", "0", "--threads", "1", "--tracking.mode", "disabled"]
+    trained = run("--data.shards", str(faces), *flags, "--out", str(out))
+    assert trained.returncode == 0, trained.stderr
+    figures = measure(load_run(out), Arguments(run=out, shards=faces, other="glasses", samples=1024, trials=60))
+    print(figures)
+    assert min(figures.accuracy_smiling, figures.accuracy_other) > 0.9
+    assert figures.smiling > figures.plain_smiling + 0.05
+    assert figures.smiling > figures.random_smiling + 0.2
+    assert figures.both > max(figures.plain_both, figures.random_both) + 0.05

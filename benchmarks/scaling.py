@@ -102,7 +102,7 @@ def _least(state: State) -> int:
 def _count(step: Step, iterate: Any) -> tuple[list[int], list[int]]:
     gradients: list[int] = []
     others: list[int] = []
-    exchange = dist.all_reduce
+    exchange, gather = dist.all_reduce, dist.all_gather_into_tensor
 
     def hook(_, bucket):  # type: ignore[no-untyped-def]  # DDP compares annotations and takes no strings
         gradients.append(bucket.buffer().nbytes)
@@ -113,13 +113,17 @@ def _count(step: Step, iterate: Any) -> tuple[list[int], list[int]]:
         others.append(tensor.nbytes)
         return exchange(tensor, *more, **options)
 
+    def gathered(every: torch.Tensor, mine: torch.Tensor, **options: Any) -> Any:
+        others.append(every.nbytes)
+        return gather(every, mine, **options)
+
     for network in (step.generator, step.discriminator):
         network.register_comm_hook(None, hook)  # type: ignore[operator]
-    dist.all_reduce = counted
+    dist.all_reduce, dist.all_gather_into_tensor = counted, gathered
     try:
         iterate()
     finally:
-        dist.all_reduce = exchange
+        dist.all_reduce, dist.all_gather_into_tensor = exchange, gather
     return gradients, others
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,21 +63,27 @@ def step(out: Path) -> int:
         return 0
 
 
+def until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Wait for it while ``process`` lives."""
+    while not true():
+        if process.poll() is not None:
+            raise RuntimeError(f"the trainer ended with code {process.returncode}; run it by hand: {process.args}")
+        time.sleep(0.01)
+
+
 def once(arguments: Arguments, shards: Path, out: Path) -> tuple[float, float]:
     """Seconds from the command to its first step, and from SIGTERM until the checkpoint has its final name."""
     before, began = step(out), time.perf_counter()
     process = start(arguments, shards, out)
-    while step(out) <= before:
-        if process.poll() is not None:
-            raise RuntimeError(f"the trainer ended with code {process.returncode}; run it by hand: {process.args}")
-        time.sleep(0.01)
+    until(lambda: step(out) > before, process)
     first = time.perf_counter() - began
-    while step(out) < before + 4:
-        time.sleep(0.01)
+    until(lambda: step(out) >= before + 4, process)
     old = {*(out / "checkpoints").glob("step-*")}
     began = time.perf_counter()
     os.killpg(process.pid, signal.SIGTERM)
     while {*(out / "checkpoints").glob("step-*")} <= old:
+        if time.perf_counter() > began + 120:
+            raise RuntimeError("two minutes after SIGTERM there is no checkpoint")
         time.sleep(0.01)
     left = time.perf_counter() - began
     process.wait()

@@ -35,19 +35,18 @@ def test_an_error_is_raised_by_the_next_call(call: str) -> None:
     background.close()
 
 
-def test_closing_ends_the_job_under_way_and_drops_the_rest() -> None:
-    background, done, begun = Background(), [], threading.Event()
+def test_closing_waits_for_what_was_promised_and_tells_what_failed() -> None:
+    background, done = Background(), []
 
-    def slow() -> None:
-        begun.set()
+    def fail() -> None:
         time.sleep(0.2)
-        done.append("slow")
+        raise OSError("full")
 
-    background.do(slow)
-    background.do(lambda: done.append("next"))
-    begun.wait()
-    background.close()
-    assert done == ["slow"]
+    background.do(fail)
+    background.do(lambda: done.append("checkpoint"))
+    with pytest.warns(UserWarning, match="full"):
+        background.close()
+    assert done == ["checkpoint"]
 
 
 def test_a_snapshot_is_of_its_moment_and_contiguous() -> None:

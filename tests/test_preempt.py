@@ -30,10 +30,24 @@ with Preemption(Path(sys.argv[1])) as preemption:
             print(said, flush=True)
 """
 
+STUCK = """
+import ctypes, sys
+from pathlib import Path
+from trainer import preempt
+from trainer.preempt import Preemption
+
+preempt.ECHO = float(sys.argv[2])
+with Preemption(Path(sys.argv[1])):
+    print("up", flush=True)
+    mutex, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
+"""
+
 
 @contextmanager
-def run(stop: Path, *, echo: float) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen([sys.executable, "-c", RUN, str(stop), str(echo)], stdout=subprocess.PIPE, text=True)
+def run(stop: Path, *, echo: float, code: str = RUN) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([sys.executable, "-c", code, str(stop), str(echo)], stdout=subprocess.PIPE, text=True)
     try:
         assert heard(process) == "up"
         yield process
@@ -57,7 +71,18 @@ def test_the_first_signal_asks_and_a_later_one_ends(tmp_path: Path, first: signa
         time.sleep(0.1)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == -signal.SIGINT
+        assert process.wait(10) == 128 + signal.SIGINT
+
+
+def test_a_second_signal_ends_a_process_that_is_stuck(tmp_path: Path) -> None:
+    """In a call that does not come back to Python, as a collective whose other rank is gone."""
+    with run(tmp_path / "STOP", echo=0.05, code=STUCK) as process:
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 128 + signal.SIGTERM
 
 
 def test_the_launchers_echo_of_a_signal_does_not_end(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,7 @@ from trainer.adam import Tensors
 class Background:
     """Runs jobs one at a time, in the order they came.
 
-    A job's error is raised by the next call, whichever it is.
+    A job's error is raised by the next call that it can be raised by, whichever that is.
     """
 
     def __init__(self) -> None:
@@ -37,8 +38,12 @@ class Background:
             self._jobs.popleft().result()
 
     def close(self) -> None:
-        """Let the job under way end, and drop those behind it."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Wait for all; an error that nobody has heard of becomes a warning."""
+        self._pool.shutdown(wait=True)
+        for job in self._jobs:
+            if error := job.exception():
+                warnings.warn(str(error), stacklevel=2)
+        self._jobs.clear()
 
 
 class Snapshot:

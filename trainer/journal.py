@@ -67,3 +67,4 @@ def roll_back(path: Path, step: int) -> None:
                 break
             whole += len(line)
         file.truncate(whole)
+        os.fsync(file.fileno())  # by a rank that may not be there to write on, and so to sync it later

@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 from itertools import pairwise
+from pathlib import Path
 
 import psutil
 
@@ -22,9 +23,13 @@ def find() -> psutil.Process | None:
     """The nearest launcher above this process."""
     try:
         over = psutil.Process().parents()
-        return next((process for process in over if any("accelerate" in word for word in process.cmdline()[:4])), None)
+        return next((process for process in over if any(_is_accelerate(word) for word in process.cmdline()[:4])), None)
     except psutil.Error:  # gone, or another user's
         return None
+
+
+def _is_accelerate(word: str) -> bool:
+    return word == "accelerate.commands.launch" or Path(word).name in ("accelerate", "accelerate-launch")
 
 
 def began() -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -19,15 +20,12 @@ from torch.distributed.rendezvous import rendezvous
 
 from shards.errors import InputError
 from trainer.device import Launch
+from trainer.mistakes import SharedMistake
 
 PATIENCE = timedelta(minutes=10)
 """For the slowest rank to read its manifest and checkpoint, or to draw the embedded data set."""
 
 T = TypeVar("T")
-
-
-class SharedMistake(InputError):
-    """One that all ranks raise alike, so that one tells it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def agree(launch: Launch, examine: Callable[[], tuple[T, Mapping[str, str]]]) ->
         mistake = str(error)
     mine = Word(launch.rank, platform.node(), mistake, dict(found[1]) if found else {})
     try:
-        trouble = judge(_exchange(mine, launch))
+        trouble = _verdict(mine, launch)
     except InputError as error:
         raise InputError(mistake or str(error)) from error
     if trouble or found is None:
@@ -105,27 +103,44 @@ def meeting_place(launch: Launch) -> Store:
     return PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
-def _exchange(mine: Word, launch: Launch) -> list[Word]:
-    """Every rank's word, in the order of ranks."""
+def _verdict(mine: Word, launch: Launch) -> str | None:
+    """What rank 0, which reads every rank's word, makes of them; the others only read its verdict."""
     try:
         store = PrefixStore("words", meeting_place(launch))
     except (DistError, ValueError) as error:
         raise InputError(f"Rank {launch.rank} on {platform.node()} cannot reach the other ranks: {error}") from error
-    store.set(f"word/{launch.rank}", json.dumps(asdict(mine)))
-    missing = [rank for rank in range(launch.ranks) if not _arrived(store, f"word/{rank}")]
-    if missing:
-        raise InputError(f"Nothing was heard of ranks {missing} for {PATIENCE}. Look at their logs.")
-    words = [Word(**json.loads(store.get(f"word/{rank}"))) for rank in range(launch.ranks)]
-    store.set(f"heard/{launch.rank}", "")
-    if launch.rank == 0:  # it may hold the store, and must not take it away from those who have yet to read
-        for rank in range(launch.ranks):
-            _arrived(store, f"heard/{rank}")
-    return words
+    if launch.rank:
+        store.set(f"word/{launch.rank}", json.dumps(asdict(mine)))
+        # A little longer than rank 0 waits: its verdict may be that somebody is missing.
+        if not _arrived(store, "verdict", PATIENCE + timedelta(minutes=1)):
+            raise InputError(f"Nothing was heard of rank 0 for {PATIENCE}. Look at its log.")
+        verdict: str | None = json.loads(store.get("verdict"))
+        store.set(f"heard/{launch.rank}", "")
+        return verdict
+    verdict = _hear(store, mine, launch.ranks)
+    store.set("verdict", json.dumps(verdict))
+    deadline = time.monotonic() + 10
+    for rank in range(
+        1, launch.ranks
+    ):  # this one may hold the store, and must not take it away from who has yet to read
+        _arrived(store, f"heard/{rank}", timedelta(seconds=max(0.001, deadline - time.monotonic())))
+    return verdict
 
 
-def _arrived(store: Store, key: str) -> bool:
+def _hear(store: Store, mine: Word, ranks: int) -> str | None:
+    deadline = time.monotonic() + PATIENCE.total_seconds()
+    words, missing = [mine], []
+    for rank in range(1, ranks):
+        if _arrived(store, f"word/{rank}", timedelta(seconds=max(0.001, deadline - time.monotonic()))):
+            words.append(Word(**json.loads(store.get(f"word/{rank}"))))
+        else:
+            missing.append(rank)
+    return f"Nothing was heard of ranks {missing} for {PATIENCE}. Look at their logs." if missing else judge(words)
+
+
+def _arrived(store: Store, key: str, patience: timedelta) -> bool:
     try:
-        store.wait([key], PATIENCE)
+        store.wait([key], patience)
     except DistStoreError:
         return False
     return True

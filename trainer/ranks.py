@@ -45,8 +45,3 @@ def wrap(accelerator: Accelerator, state: State, *, sync_bn: bool) -> tuple[nn.M
             state.generator, state.discriminator, device_placement=[False, False]
         )
     return generator, discriminator
-
-
-def lost_rank(error: RuntimeError) -> bool:
-    """Whether a collective failed because another rank is gone; gloo says so in words only."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)

@@ -54,8 +54,7 @@ def _train(preset: str, config: Config) -> tuple[Exception | None, bool]:
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from trainer.device import read_launch
-    from trainer.meeting import SharedMistake
-    from trainer.ranks import lost_rank
+    from trainer.mistakes import SharedMistake, lost_rank
     from trainer.start import run
 
     def attempt() -> Exception | None:
@@ -70,6 +69,9 @@ def _train(preset: str, config: Config) -> tuple[Exception | None, bool]:
         except RuntimeError as error:
             if not lost_rank(error):
                 raise
+            if os.environ.get("LOCAL_RANK") == "0":  # once in each node's log
+                where = f"rank {os.environ['RANK']} on {platform.node()}"
+                print(f"error ({where}): another rank was lost: {str(error).splitlines()[0]}", file=sys.stderr)
             time.sleep(GRACE)
             sys.exit(1)
         return None

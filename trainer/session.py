@@ -12,7 +12,6 @@ import torch
 from accelerate import Accelerator
 
 from shards.dataset import Batch, ShardDataset
-from shards.errors import InputError
 from shards.loader import normalise
 from shards.sheet import write_sheet
 from trainer import checkpoint
@@ -25,6 +24,7 @@ from trainer.folder import RunFolder
 from trainer.guard import check_equal
 from trainer.journal import Journal
 from trainer.meter import Meter
+from trainer.mistakes import SharedMistake
 from trainer.noise import latents
 from trainer.progress import Progress
 from trainer.samples import fixed_latents, generate, to_pixels
@@ -50,7 +50,10 @@ class Session:
     tally: Tally
     progress: Progress
     accord: Accord
-    background: Background
+    writer: Background
+    """Of checkpoints."""
+    painter: Background
+    """Of sheets: a tracker that hangs over one must not hold up a checkpoint."""
     snapshot: Snapshot
     feed: Feed
     began: int
@@ -91,7 +94,8 @@ class Session:
         """Read the figures of the last step, averaged over the ranks; the one place where the host waits for the
         device.
         """
-        self.background.check()
+        self.writer.check()
+        self.painter.check()
         state, row = self.state, self._read(metrics)
         speed = meter.read(state.position)  # after the wait: what is only queued is not done
         images_left = self.steps_left * self.config.batch_size * self.config.d_steps
@@ -136,7 +140,7 @@ class Session:
                 not be written.
         """
         self._read(metrics)
-        self.background.settle()  # its copy is about to be overwritten
+        self.writer.settle()  # the one before: its copy is about to be overwritten
         check_equal(self.accelerator, self._of_all_ranks(), self.state.step, self.state.position)
         for journal in (self.audit, self.tracker):
             if journal:
@@ -156,19 +160,19 @@ class Session:
                 "scaler": state.scaler.state_dict(),
             }
             copy, step = self.snapshot.take(state.tensors()), state.step
-            self.background.do(
+            self.writer.do(
                 lambda: checkpoint.save(self.folder.checkpoints, step, copy(), facts, config.checkpoint.keep)
             )
             self.folder.write_status("running", state.step, state.position)
         self.unsaved = None
 
     def settle(self) -> None:
-        """Wait until the main rank has written everything.
+        """Wait until the main rank has published the last checkpoint.
 
         Raises:
-            InputError: the last checkpoint could not be written.
+            InputError: it could not be written.
         """
-        self.background.settle()
+        self.writer.settle()
         self.accelerator.wait_for_everyone()
 
     def rescue(self) -> None:
@@ -180,7 +184,8 @@ class Session:
     def close(self, *, failed: bool) -> None:
         """Release the bar, the journals and the tracker; nothing is lost without it."""
         self.progress.close()
-        self.background.close()
+        self.writer.close()
+        self.painter.close()
         if not failed:
             self.accord.close()
         self.dataset.reader.close()
@@ -208,7 +213,7 @@ class Session:
         # Only the losses: under fp16 a gradient may overflow, and the scaler then skips that step.
         bad = [name for name, value in row.items() if name.startswith("loss/") and not math.isfinite(value)]
         if bad:
-            raise InputError(
+            raise SharedMistake(
                 f"{', '.join(bad)} stopped being finite by step {self.state.step}: the training has diverged. "
                 "No checkpoint was written of it; start anew with a lower learning rate and another --out."
             )
@@ -238,4 +243,4 @@ class Session:
             if self.tracker:
                 self.tracker.log_sheet(name, path, position)
 
-        self.background.do(show)
+        self.painter.do(show)

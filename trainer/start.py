@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack, suppress
 
@@ -19,14 +20,18 @@ from trainer.folder import RunFolder
 from trainer.journal import Journal, roll_back
 from trainer.loop import train
 from trainer.meeting import agree
+from trainer.mistakes import lost_rank
 from trainer.preempt import Preemption
 from trainer.progress import Progress
-from trainer.ranks import create_accelerator, lost_rank, wrap
+from trainer.ranks import create_accelerator, wrap
 from trainer.session import Session
 from trainer.state import create_state
 from trainer.step import Step
 from trainer.tally import Tally
 from trainer.tracking import Tracker
+
+KEEP_STOP = "SHARDGAN_KEEP_STOP"
+"""Set by a script that has removed old STOP files itself, and may write one before the trainer has started."""
 
 
 def run(preset: str, config: Config, launch: Launch) -> None:
@@ -59,8 +64,11 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     set_threads(launch, config.threads)
     accelerator = create_accelerator(config, launch, found.precision)
     session = _open_session(config, folder, accelerator, found)
-    with Preemption(folder.stop) as preemption:  # to the last word, or a signal's echo would cut that short
+    with Preemption(
+        folder.stop if main else None
+    ) as preemption:  # to the last word, or a signal's echo would cut that short
         _conduct(session, preemption)
+        accelerator.wait_for_everyone()  # the first launcher to end takes the job along; rank 0 may still be writing
     accelerator.state.destroy_process_group()
     return None
 
@@ -75,7 +83,8 @@ def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, f
             state.scaler.load_state_dict(facts["scaler"])
         state.step, state.position = facts["step"], facts["position"]
     if main:
-        folder.forget_stop(before=launcher.began())
+        if KEEP_STOP not in os.environ:
+            folder.forget_stop(before=launcher.began())
         for journal in (folder.metrics, *(config.data.audit.glob("rank-*.jsonl") if config.data.audit else ())):
             roll_back(journal, state.step)
     accelerator.wait_for_everyone()
@@ -94,6 +103,7 @@ def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, f
         Tally(folder.path / f"bad-rank-{rank}.jsonl"),
         Progress(state.step, state.step + found.left, shown=main),
         Accord(accelerator.num_processes),
+        Background(),
         Background(),
         Snapshot(),
         Feed(config.data.workers, dataset.manifest.format, is_remote(config.data.shards)),
@@ -118,9 +128,8 @@ def _conduct(session: Session, preemption: Preemption) -> None:
             folder.write_status(ending, state.step, state.position)
     except BaseException as error:
         cause = str(error) or type(error).__name__
-        if isinstance(error, RuntimeError) and lost_rank(error):
-            cause = f"Another rank was lost after step {state.step}. The same command goes on from the last checkpoint."
-            session.progress.say(cause)
+        if lost_rank(error):
+            cause = f"Another rank was lost after step {state.step}; its own log says why. ({cause.splitlines()[0]})"
         if main:
             with suppress(OSError):  # on a full disk the first error is the one to tell
                 folder.write_status("failed", state.step, state.position, error=cause)

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from shards.errors import InputError
 from shards.reader import Bad
 from trainer.journal import Journal
+from trainer.mistakes import SharedMistake
 
 
 class Tally:
@@ -40,11 +40,11 @@ def check_share(bad: int, consumed: int, samples: int, most: float) -> None:
     ``samples`` while they are fewer.
 
     Raises:
-        InputError: they are more than the share ``most``.
+        SharedMistake: they are more than the share ``most``.
     """
     allowed = most * max(consumed, samples)
     if bad > allowed:
-        raise InputError(
+        raise SharedMistake(
             f"{bad} samples did not decode, more than --data.max-bad {most:g} of {max(consumed, samples):,} allows. "
             "They are listed in bad-rank-*.jsonl in the run folder; `python -m shards verify` finds all. "
             "Mend or rebuild the data, or raise --data.max-bad."

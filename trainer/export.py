@@ -1,0 +1,143 @@
+"""``python -m trainer.export RUN OUT``: a run's generator for other programs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, PositionalMetavarFromFieldName
+
+from shards.errors import InputError
+from shards.files import atomic_write, sync_folder
+from trainer.command import conclude, require
+
+CARD = "README.md"
+NAMES = {CARD, "config.json", "model.safetensors"}
+"""What a folder of safetensors holds."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's generator for other programs: the averaged one if the run keeps an average, float32, its BatchNorm
+    in eval mode.
+
+    safetensors makes a folder that `from trainer.hub import Generator; Generator.from_pretrained("OUT")` loads; onnx
+    makes one file for any ONNX runtime, held against torch before it is published.
+
+    Example: python -m trainer.export runs/mnist mnist.onnx --format onnx
+    """
+
+    run: Positional[Path]
+    """Folder of the run."""
+    out: Positional[Path]
+    """Folder (safetensors) or file (onnx) to write."""
+    format: Literal["safetensors", "onnx"] = "safetensors"
+    """onnx needs the extra: uv sync --extra export."""
+    checkpoint: Path | None = None
+    """Folder of the checkpoint to take; the run's newest whole one unless given."""
+    force: bool = False
+    """Replace OUT if it exists."""
+    push: str | None = None
+    """Also upload what was written to this repository on the Hugging Face Hub, such as me/mnist-dcgan. One that is not
+    there yet is made, private. Log in before: hf auth login."""
+
+
+def run(asked: Export) -> None:
+    """Do what was ``asked``.
+
+    Raises:
+        InputError: no run or no checkpoint there, OUT is taken, the extra is missing, or the Hub refuses.
+    """
+    _check(asked)
+    # Not at the top: torch takes seconds to import, and --help or a typo should not wait for it.
+    from trainer.card import facts
+    from trainer.generate import load_run
+
+    loaded = load_run(asked.run, asked.checkpoint)
+    generator, known = loaded.generator.float(), facts(loaded)
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    if asked.format == "onnx":
+        from trainer.to_onnx import to_onnx
+
+        data = to_onnx(generator, known)
+        with atomic_write(asked.out) as file:
+            file.write(data)
+    else:
+        with _atomic_folder(asked.out) as folder:
+            _fill(folder, generator.state_dict(), known, asked.push or asked.out.name)
+    print(f"{asked.out} holds the generator of {loaded.checkpoint.name} of {asked.run}.", file=sys.stderr)
+    if asked.push:
+        from trainer.hub import push
+
+        print(f"It is at {push(asked.out, asked.push)} now.", file=sys.stderr)
+
+
+def _check(asked: Export) -> None:
+    """Whatever can be known to go wrong before seconds are spent."""
+    out, whole = asked.out, asked.format == "safetensors"
+    if not whole:
+        require("export", "onnx", "onnxscript", "onnxruntime")
+    if asked.push:
+        from huggingface_hub.utils import validate_repo_id
+
+        try:
+            validate_repo_id(asked.push)
+        except ValueError as error:
+            raise InputError(f"--push {asked.push}: {error} A repository is named like me/mnist-dcgan.") from error
+    if not out.name:
+        raise InputError(f"{out} cannot be replaced. Give the name of something new.")
+    if not out.exists():
+        return
+    if not asked.force:
+        raise InputError(f"{out} exists and is kept. Give another name, or --force to replace it.")
+    ours = out.is_file() if not whole else out.is_dir() and {path.name for path in out.iterdir()} <= NAMES
+    if not ours:
+        raise InputError(f"{out} is not an export of this format, so --force does not remove it. Give another name.")
+
+
+def _fill(folder: Path, weights: dict[str, Any], known: dict[str, Any], name: str) -> None:
+    from trainer.card import model_card
+    from trainer.hub import Generator
+
+    generator = Generator(known["size"], known["channels"], known["z_dim"], known["features"])
+    generator.load_state_dict(weights)
+    (folder / CARD).write_text(model_card(known, name))  # there already, the mixin writes none of its own
+    generator.save_pretrained(folder, config=known)
+
+
+@contextmanager
+def _atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill; it takes the name ``path``, and the place of what is there, only when the block ends well."""
+    partial, old = (path.with_name(f".{path.name}.{os.getpid()}.{state}") for state in ("partial", "old"))
+    try:
+        partial.mkdir()
+        yield partial
+        for file in partial.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        sync_folder(partial)
+        if path.exists():
+            path.rename(old)
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    sync_folder(path.parent)
+
+
+def main() -> int:
+    """Parse, run, and turn what went wrong into one line and an exit code."""
+    config = (DisallowNone, FlagCreatePairsOff, PositionalMetavarFromFieldName)
+    return conclude(lambda: run(tyro.cli(Export, prog="python -m trainer.export", config=config)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -85,7 +85,7 @@ def _check(asked: Export) -> None:
     if not whole:
         require("export", "onnx", "onnxscript", "onnxruntime")
     if asked.push:
-        from huggingface_hub.utils import validate_repo_id
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not in its stubs
 
         try:
             validate_repo_id(asked.push)

@@ -1,0 +1,41 @@
+"""What a discriminator sees in an image: the features of its convolutions, as the DCGAN paper takes them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn.functional import adaptive_max_pool2d
+
+from shards.loader import normalise
+from trainer.networks import Discriminator
+
+GRID = 4
+"""Every layer is max-pooled to so many cells a side (Radford et al., arXiv 1511.06434, section 5.1)."""
+
+BATCH = 250
+
+
+@torch.no_grad()
+def features(discriminator: Discriminator, images: torch.Tensor) -> np.ndarray:
+    """Of ``images``, uint8 (n, height, width, channels): float32 (n, 16 * (channels of all hidden layers)).
+
+    After each layer's nonlinearity, in whatever BatchNorm mode the network is in. The last convolution makes the logit,
+    which has no grid, and is left out. At 32x32 and 64 features that is 7,168 values an image.
+    """
+    weight = next(discriminator.parameters())
+    return np.concatenate(
+        [_of_batch(discriminator, normalise(part, weight.dtype)) for part in torch.split(images, BATCH)]
+    )
+
+
+def pixels(images: torch.Tensor) -> np.ndarray:
+    """The same ``images`` as they are: float32 (n, channels * height * width) in [-1, 1]."""
+    return normalise(images, torch.float32).flatten(1).numpy()
+
+
+def _of_batch(discriminator: Discriminator, images: torch.Tensor) -> np.ndarray:
+    grids = []
+    for layer in list(discriminator.blocks)[:-1]:
+        images = layer(images)
+        grids.append(adaptive_max_pool2d(images, GRID).flatten(1))
+    return torch.cat(grids, 1).float().numpy()

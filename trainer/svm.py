@@ -1,0 +1,56 @@
+"""A linear L2-SVM: the measure of a representation, which asks no more of it than that classes lie apart.
+
+scikit-learn's, in the dual: on 2,000 samples of 7,168 values a fit of ten classes took 5 s of one core, in the primal
+11 s, and one of ours, L-BFGS on all classes at once, 11 s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.svm import LinearSVC
+
+STRENGTHS = (0.1, 1.0, 10.0)
+"""The C to try, for samples of mean squared length 1. On MNIST the best is one of the last two; at 100 a fit takes
+thousands of passes and gains nothing."""
+
+HELD_BACK = 5
+"""Every fifth sample of the training part chooses C."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a representation tells the classes apart."""
+
+    accuracy: float
+    """Share of the test samples that are put into their class."""
+    strength: float
+    """C."""
+    values: int
+    """Of one sample."""
+
+
+def score(train: np.ndarray, labels: np.ndarray, test: np.ndarray, expected: np.ndarray, seed: int) -> Score:
+    """Fit to ``train``, float (n, values), with ``labels``, int64 (n,), and count right answers on ``test``.
+
+    Samples are centred, and scaled by one number so that their mean squared length is 1, both as the training part has
+    it: so one set of C suits every representation, and no value weighs more than it did. C grows tenfold for as long as
+    that helps on every fifth training sample, with a fit to the others; a last fit is to all.
+    """
+    mean = train.mean(0)
+    scale = np.square(train - mean).sum(1).mean() ** -0.5
+    train, test = (train - mean) * scale, (test - mean) * scale
+    back = np.arange(len(train)) % HELD_BACK == 0
+    best, most = STRENGTHS[0], -1.0
+    for strength in STRENGTHS:
+        right = _fit(train[~back], labels[~back], strength, seed).score(train[back], labels[back])
+        if right <= most:
+            break
+        best, most = strength, right
+    accuracy = _fit(train, labels, best, seed).score(test, expected)
+    return Score(float(accuracy), best, train.shape[1])
+
+
+def _fit(samples: np.ndarray, labels: np.ndarray, strength: float, seed: int) -> LinearSVC:
+    return LinearSVC(loss="squared_hinge", dual=True, C=strength, max_iter=5000, random_state=seed).fit(samples, labels)

@@ -48,6 +48,7 @@ def model(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_folder_gives_the_same_images_to_the_bit(trained: Path, folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     loaded = Generator.from_pretrained(folder)
     assert not loaded.training

@@ -18,8 +18,8 @@ from shards.errors import InputError
 from shards.files import atomic_write, sync_folder
 from trainer.command import conclude, require
 
-CARD = "README.md"
-NAMES = {CARD, "config.json", "model.safetensors"}
+CARD, WEIGHTS = "README.md", "model.safetensors"
+NAMES = {CARD, WEIGHTS, "config.json"}
 """What a folder of safetensors holds."""
 
 
@@ -110,6 +110,7 @@ def _fill(folder: Path, weights: dict[str, Any], known: dict[str, Any], name: st
     generator.load_state_dict(weights)
     (folder / CARD).write_text(model_card(known, name))  # there already, the mixin writes none of its own
     generator.save_pretrained(folder, config=known)
+    (folder / WEIGHTS).chmod((folder / CARD).stat().st_mode)  # safetensors lets its owner alone read it
 
 
 @contextmanager

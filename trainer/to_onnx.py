@@ -26,7 +26,7 @@ def to_onnx(generator: Generator, known: dict[str, Any]) -> bytes:
     """The model file of ``generator``, float32 and in ``eval`` mode, for any batch; ``known`` goes into its metadata.
 
     By the exporter that is built on ``torch.export``: the older one, on TorchScript, warns that it will be removed, and
-    this one folds BatchNorm into the convolutions besides. Its first call costs 5 s.
+    this one folds BatchNorm into the convolutions besides. Its first call costs 6 s.
 
     Raises:
         InputError: onnxruntime makes other images of it than torch.

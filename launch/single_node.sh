@@ -3,12 +3,16 @@
 #   launch/single_node.sh celeba --data.shards data/celeba64 --out runs/celeba
 #   RANKS=2 launch/single_node.sh mnist
 set -euo pipefail
-cd "$(dirname "$0")/.."
 
-: "${LAUNCH:=uv run --no-sync accelerate launch --config_file accelerate_config.yaml}"
+die() { echo "error: $*" >&2; exit 2; }
+: "${LAUNCH:=.venv/bin/accelerate launch -q --config_file accelerate_config.yaml}"
 visible() { if [ "${CUDA_VISIBLE_DEVICES+set}" ]; then tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES"; else nvidia-smi -L; fi; }
 : "${GPUS:=$({ visible 2>/dev/null || true; } | grep -c '[0-9]' || true)}"
 : "${RANKS:=$((GPUS > 0 ? GPUS : 1))}"
+[ -f trainer/run.py ] || die "start this in the repository's root, not in $PWD"
+command -v "${LAUNCH%% *}" >/dev/null || die "there is no ${LAUNCH%% *}: run uv sync, or give LAUNCH"
+[[ $GPUS =~ ^[0-9]+$ ]] || die "GPUS is '$GPUS'; it must be a number"
+[[ $RANKS =~ ^[1-9][0-9]*$ ]] || die "RANKS is '$RANKS'; it must be a number of ranks"
 
 flags=(--num_processes "$RANKS")
 # Port 0 is any free one. --multi_gpu is also how CPU ranks are asked for; with --cpu there would silently be one.

@@ -122,7 +122,6 @@ def test_a_value_that_makes_no_sense_is_one_line_with_the_flag(words: str, flag:
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        ("imagenet", "faces"),
         ("--batchsize 3", "--batch-size"),
         ("--batch-size many", "--batch-size"),
         ("--loss hinge", "minimax"),
@@ -213,3 +212,8 @@ def test_presets_are_as_long_as_they_say() -> None:
         config = PRESETS[preset][1]
         counted = dataclasses.replace(config, epochs=epochs)
         assert config.remaining_steps(0, 0, samples) == counted.remaining_steps(0, 0, samples)
+
+
+def test_an_unknown_preset_is_named_with_those_there_are() -> None:
+    with pytest.raises(InputError, match=r"no preset 'imagenet'.*faces, mnist, celeba, lsun"):
+        parse(["imagenet", "--steps", "3"])

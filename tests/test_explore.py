@@ -20,7 +20,8 @@ from PIL import Image, ImageSequence
 from tests.launching import SMALL
 from tests.launching import run as launch
 from trainer import checkpoint
-from trainer.explore.__main__ import main
+from trainer.command import conclude
+from trainer.explore import __main__ as command
 
 SIDE, CAPTION, GAP, MARGIN = 96, 22, 6, 16
 """Of samples of 32 pixels, enlarged by 3."""
@@ -49,7 +50,7 @@ def explore(*words: str | Path) -> Done:
     """In this process."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        code = main([*map(str, words)])
+        code = conclude(lambda: command.explore([*map(str, words)]))
     return Done(words, code, out.getvalue(), err.getvalue())
 
 

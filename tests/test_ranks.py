@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from accelerate.state import AcceleratorState
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.ranks import on_ranks
@@ -72,7 +73,32 @@ def distributed() -> dict[str, Any]:
     result["gradients"] = gradients(state)
     result["count"] = {d_steps: count(d_steps) for d_steps in (1, 3)}
     result["plain"] = plain()
+    result["loose"], result["half"] = loose(), half()
     return result
+
+
+def loose() -> list[float]:
+    """Each rank with BatchNorm of its own rows: parameters stay equal, statistics do not. The buffers' spread."""
+    config = small()
+    accelerator = create_accelerator(config, read_launch(), "no")
+    state = create_state(config, manifest(), accelerator.device)
+    step = Step(state, *wrap(accelerator, state, sync_bn=False), config.loss)
+    for number in range(2):
+        step([rows(reals(number))], [rows(noise(number))], report=False)
+    shared = {"d": dict(state.discriminator.named_parameters()), "g": dict(state.generator.named_parameters())}
+    check_equal(accelerator, shared, 2, 0)
+    mine = torch.cat([value.flatten() for name, value in state.discriminator.named_buffers() if "running" in name])
+    return [float(spread) for spread in (accelerator.gather(mine[None]).std(0))]
+
+
+def half() -> list[float]:
+    """Losses of two steps under bf16 autocast."""
+    AcceleratorState._reset_state()
+    config = small()
+    accelerator = create_accelerator(config, read_launch(), "bf16")
+    state = create_state(config, manifest(), accelerator.device)
+    step = Step(state, *wrap(accelerator, state, sync_bn=True), config.loss)
+    return [mean(step([rows(reals(n))], [rows(noise(n))], report=False)["loss/d"]) for n in range(2)]
 
 
 def gradients(state: State) -> list[torch.Tensor]:
@@ -109,6 +135,19 @@ def test_float32_gradients_of_the_first_step_agree_with_one_rank(results: list[d
     for result in results:
         for mine, one in zip(result["gradients"], gradients(state), strict=True):
             torch.testing.assert_close(mine, one, rtol=0, atol=1e-5)
+
+
+def test_without_synchronised_statistics_the_weights_agree_all_the_same(results: list[dict[str, Any]]) -> None:
+    assert all(max(result["loose"]) > 0 for result in results)
+
+
+def test_bf16_is_float32_to_its_own_precision(results: list[dict[str, Any]]) -> None:
+    """Eight bits of mantissa; the second loss has been through both networks' update."""
+    _, step = create(small())
+    wanted = [float(step([reals(n)], [noise(n)], report=False)["loss/d"]) for n in range(2)]
+    for result in results:
+        assert result["half"] == pytest.approx(wanted, rel=0.02)
+        assert result["half"] != wanted
 
 
 def test_the_names_are_those_of_one_rank(results: list[dict[str, Any]]) -> None:

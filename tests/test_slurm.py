@@ -36,7 +36,8 @@ class Job:
             "sbatch", "--parsable", "--nodes=2", "--time=60", "--signal=B:USR1@120", f"--chdir={ROOT}",
             f"--output={self._said}", "launch/train.sbatch", "--data.shards", str(shards), "--out", str(out),
             "--steps", str(steps), "--checkpoint.every", "10", "--data.audit", str(out / "audit"), *SMALL,
-            LAUNCH=f"{sys.executable} -m accelerate.commands.launch", MAIN_PORT=str(free_ports(1)[0]), **settings,
+            LAUNCH=f"{sys.executable} -m accelerate.commands.launch", MAIN_PORT=str(free_ports(1)[0]),
+            MIN_SECONDS="0", **settings,
         )  # fmt: skip
 
     @property

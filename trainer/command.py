@@ -25,6 +25,8 @@ def conclude(command: Callable[[], None]) -> int:
             raise  # not about a file that somebody named
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return USAGE_ERROR
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

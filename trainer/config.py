@@ -266,6 +266,8 @@ def parse(arguments: Sequence[str] | None = None, *, quiet: bool = False) -> tup
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, "faces")
+    if words[0] not in PRESETS and not words[0].startswith("-"):
+        raise InputError(f"There is no preset {words[0]!r}. The first word is one of {', '.join(PRESETS)}, or a flag.")
     union = tyro.extras.subcommand_type_from_defaults(
         {name: config for name, (_, config) in PRESETS.items()},
         {name: text for name, (text, _) in PRESETS.items()},

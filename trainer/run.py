@@ -20,7 +20,9 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 GRACE = 5.0
-"""Seconds that a rank whose fellow is gone leaves its launcher to find the dead one, whom it then names."""
+"""Seconds that a rank with nothing to tell waits before it fails: the launcher takes the first one to end for the
+cause, and all others down with it, the one too that was about to say what is wrong.
+"""
 
 
 def main() -> None:
@@ -28,7 +30,7 @@ def main() -> None:
     shown = os.environ.get("RANK", "0") == "0"
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        preset, config = parse(quiet=not shown)
+        preset, config = _parse(shown=shown)
         launcher.follow()
         sys.argv = [redact(word) for word in sys.argv]  # W&B records the command line
         mistake, shared = _train(preset, config)
@@ -38,9 +40,20 @@ def main() -> None:
     if mistake:
         if shown:
             print(f"error: {mistake}", file=sys.stderr)
-        elif not shared:
+        elif shared:
+            time.sleep(GRACE)
+        else:
             print(f"error (rank {os.environ['RANK']} on {platform.node()}): {mistake}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
+
+
+def _parse(*, shown: bool) -> tuple[str, Config]:
+    try:
+        return parse(quiet=not shown)
+    except SystemExit:
+        if not shown:
+            time.sleep(GRACE)
+        raise
 
 
 def _train(preset: str, config: Config) -> tuple[Exception | None, bool]:

@@ -69,17 +69,21 @@ class Mayhem:
         return start(*flags, launcher=launcher, env={"ACCELERATE_USE_CPU": "true"})
 
     def kill_once(self) -> str:
-        """Start, kill something, and wait until all of it is gone; returns what happened."""
+        """Start, kill something, and wait until all of it is gone; returns what happened.
+
+        Raises:
+            RuntimeError: the run was over before anybody could be killed; the moments are too far apart for its length.
+        """
         ranks = self.arguments.ranks or self.random.choice((1, 2, 3))
         moment = self.random.choice(("start", "training", "checkpoint"))
         process = self.start(self.out, ranks)
         self._await(moment, process)
-        name = "nobody, it had ended"
-        if process.poll() is None:
-            victims = [psutil.Process(process.pid), *_ranks(process)]
-            number = self.random.randrange(len(victims))
-            victims[number].kill()
-            name = "a rank" if number else "the launcher"
+        if process.poll() is not None:
+            raise RuntimeError(f"nobody was left to kill: {process.communicate()[0]}")
+        victims = [psutil.Process(process.pid), *_ranks(process)]
+        number = self.random.randrange(len(victims))
+        victims[number].kill()
+        name = "a rank" if number else "the launcher"
         process.communicate(timeout=PATIENCE)
         _reap(self.out)
         self.deaths[f"{moment}, {name}"] += 1
@@ -149,17 +153,17 @@ class Mayhem:
 def _ranks(process: subprocess.Popen[str]) -> list[psutil.Process]:
     try:
         children = psutil.Process(process.pid).children()
-    except psutil.NoSuchProcess:
+        return [child for child in children if any("trainer/run.py" in word for word in child.cmdline())]
+    except psutil.Error:  # gone meanwhile
         return []
-    return [child for child in children if any("trainer/run.py" in word for word in child.cmdline())]
 
 
 def _reap(out: Path) -> None:
     """Wait until no process of the run is left: the next start must find its folder free."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        left = [p for p in psutil.process_iter(["cmdline"]) if str(out) in (p.info["cmdline"] or ())]
-        if not [p for p in left if p.pid != os.getpid() and p.status() != psutil.STATUS_ZOMBIE]:
+        left = [p for p in psutil.process_iter(["cmdline", "status"]) if str(out) in (p.info["cmdline"] or ())]
+        if not [p for p in left if p.pid != os.getpid() and p.info["status"] != psutil.STATUS_ZOMBIE]:
             return
         time.sleep(0.05)
     raise AssertionError(f"processes outlived the kill: {left}")

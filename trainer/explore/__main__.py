@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from tyro.conf import (
     subcommand,
 )
 
-from shards.errors import InputError
+from trainer.command import conclude
 from trainer.explore.kinds import Arithmetic, Grid, Walk
 
 
@@ -42,35 +41,26 @@ class Explore:
     )
 
 
-def main(words: Sequence[str]) -> int:
-    """Parse, run, and turn what went wrong into one sentence and an exit code."""
-    try:
-        explore = tyro.cli(
-            Explore,
-            prog="python -m trainer.explore",
-            args=words,
-            config=(
-                OmitArgPrefixes,
-                OmitSubcommandPrefixes,
-                PositionalMetavarFromFieldName,
-                DisallowNone,
-                FlagCreatePairsOff,
-            ),
-        )
-        explore.what.run(explore.run, words)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.filename is None:
-            raise  # not about a file that somebody named
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+def explore(words: Sequence[str]) -> None:
+    """Parse ``words`` and run.
+
+    Raises:
+        InputError: what was asked for cannot be done.
+    """
+    asked = tyro.cli(
+        Explore,
+        prog="python -m trainer.explore",
+        args=words,
+        config=(
+            OmitArgPrefixes,
+            OmitSubcommandPrefixes,
+            PositionalMetavarFromFieldName,
+            DisallowNone,
+            FlagCreatePairsOff,
+        ),
+    )
+    asked.what.run(asked.run, words)
 
 
 if __name__ == "__main__":
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(conclude(lambda: explore(sys.argv[1:])))

@@ -105,8 +105,8 @@ class Cluster:
     def start_now(self, number: str) -> None:
         """Start a job that was requeued, which SLURM else holds back for two minutes.
 
-        A node refuses a credential of the second in which it revoked the job's last one, and the job is then held for
-        good: hence a few seconds from when its processes have left every node.
+        A node should refuse a credential of the second in which it revoked the job's last one, and the job would be
+        held: hence a few seconds from when its processes have left every node.
         """
 
         def free() -> bool:

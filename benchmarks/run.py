@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -83,13 +82,15 @@ def whole(arguments: Arguments, shards: Path, out: Path, precision: str) -> Whol
         "--mixed_precision",
         precision,
     ]
-    process = psutil.Popen([*launch, "trainer/run.py", *flags], stderr=subprocess.PIPE, text=True)
+    out.mkdir()
+    with (out / "said").open("wb") as said:  # not a pipe, which nobody would empty while the run lasts
+        process = psutil.Popen([*launch, "trainer/run.py", *flags], stderr=said)
     peak = 0.0
     while process.poll() is None:
         peak = max(peak, sum(_resident(child) for child in process.children(recursive=True)) / 1e9)
         time.sleep(0.2)
     if process.returncode:
-        raise RuntimeError(process.stderr.read())
+        raise RuntimeError((out / "said").read_text())
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     images = [after["images"] - before["images"] for before, after in pairwise(rows)]
     seconds = [n / row["speed/images_per_second"] for n, row in zip(images, rows[1:], strict=True)]

@@ -218,6 +218,16 @@ def test_a_fingerprint_knows_bits() -> None:
     assert (fingerprints(ones) != fingerprints(twin)).tolist() == [False, True]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_fingerprint_knows_signs_and_places_in_every_tensor(dtype: torch.dtype) -> None:
+    def of(*second: float) -> torch.Tensor:
+        return fingerprints({"a": {"first": torch.ones(3, dtype=dtype), "second": torch.tensor(second, dtype=dtype)}})
+
+    assert torch.equal(of(1.0, 2.0), of(1.0, 2.0))
+    for other in ((-1.0, 2.0), (1.0, -2.0), (2.0, 1.0)):
+        assert not torch.equal(of(1.0, 2.0), of(*other))
+
+
 def test_one_rank_leaves_when_it_asks() -> None:
     accord = Accord(1)
     assert [accord.ask(False), accord.ask(True), accord.ask(False)] == [False, True, False]

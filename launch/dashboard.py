@@ -56,10 +56,10 @@ def build(entity: str, project: str, name: str) -> Any:
     import wandb_workspaces.reports.v2.interface as reports
     import wandb_workspaces.workspaces as workspaces
 
-    sheets = [reports.MediaBrowser(title=sheet, media_keys=[sheet], num_columns=1) for sheet in SHEETS]
+    sheets: list[Any] = [reports.MediaBrowser(title=sheet, media_keys=[sheet], num_columns=1) for sheet in SHEETS]
     sections = [workspaces.Section(name="Samples", panels=sheets, is_open=True)]
     for section, panels in SECTIONS.items():
-        plots = [reports.LinePlot(title=title, x=AXIS, y=list(metrics)) for title, metrics in panels.items()]
+        plots: list[Any] = [reports.LinePlot(title=title, x=AXIS, y=list(metrics)) for title, metrics in panels.items()]
         sections.append(workspaces.Section(name=section, panels=plots, is_open=True))
     return workspaces.Workspace(
         entity=entity,

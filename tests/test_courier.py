@@ -34,6 +34,8 @@ class Fake:
     def finish(self, *, failed: bool) -> None:
         self.finished = failed
 
+    def abandon(self) -> None: ...
+
 
 @pytest.fixture
 def fake() -> Iterator[Fake]:

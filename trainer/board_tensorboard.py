@@ -56,3 +56,6 @@ class TensorBoard:
 
     def finish(self, *, failed: bool) -> None:  # noqa: ARG002
         self._tracker.finish()
+
+    def abandon(self) -> None:
+        self._tracker.finish()

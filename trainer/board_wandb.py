@@ -86,9 +86,10 @@ class WandbBoard:
             "settings": settings,
             **from_slurm(os.environ),
         }
-        if mode == "online" and not answers(settings.base_url):
+        server = wandb.setup().settings.base_url  # as its variables and files say
+        if mode == "online" and not answers(server):
             mode = "offline"
-            self.note = f"{settings.base_url} does not answer: this run is kept on disk. {remedy(run)}"
+            self.note = f"is out of reach: {server} does not answer. This run is kept on disk. {remedy(run)}"
         try:
             accelerator.init_trackers(project, init_kwargs={"wandb": {**options, "mode": mode}})
             self._run: Any = accelerator.get_tracker("wandb", unwrap=True)
@@ -112,6 +113,11 @@ class WandbBoard:
         artifact = wandb.Artifact(f"checkpoint-{self._run.id}", type="checkpoint", metadata=dict(facts))
         artifact.add_dir(str(folder))  # copies: the folder may be pruned before it is sent
         self._run.log_artifact(artifact, aliases=["latest", folder.name])
+
+    def abandon(self) -> None:
+        import wandb
+
+        wandb.teardown(exit_code=1)  # it also takes back a hook of wandb's, which raises once its process is gone
 
     def finish(self, *, failed: bool) -> None:
         try:

@@ -27,3 +27,6 @@ class Board(Protocol):
 
     def finish(self, *, failed: bool) -> None:
         """Send what is left; nothing is called after it."""
+
+    def abandon(self) -> None:
+        """Let go of a board that failed, so that nothing of it is heard when the process ends."""

@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Full, Queue
 
 from trainer.boards import Board
@@ -68,6 +69,7 @@ class Courier:
         self.tell()
 
     def _carry(self) -> None:
+        board: Board | None = None
         try:
             board = self._open()
             if board.note:
@@ -78,3 +80,6 @@ class Courier:
             said = " ".join(str(error).split()) or type(error).__name__
             self._news.append(f"is off for the rest of this run: {said}")
             self._off = True
+            if board:
+                with suppress(Exception):
+                    board.abandon()

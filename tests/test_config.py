@@ -57,7 +57,8 @@ FREE = {
     "data.shards", "data.workers", "data.audit", "data.strict", "data.max_bad", "data.cache",
     "data.cache_gb", "checkpoint.every",
     "checkpoint.keep", "samples.every",
-    "samples.count", "tracking.mode", "tracking.project", "out", "batch_size", "steps", "epochs", "threads",
+    "samples.count", "tracking.board", "tracking.mode", "tracking.project",
+    "tracking.artifacts", "out", "batch_size", "steps", "epochs", "threads",
     "log_every", "dry_run", "default_steps", "model.sync_bn",
 }  # fmt: skip
 """The fields that may change when a run goes on, written out once more: a new field must be put on one side."""

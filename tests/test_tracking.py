@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,9 +17,10 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from shards.errors import InputError
+from trainer.board_wandb import answers, from_slurm
 from trainer.config import Config, Tracking
 from trainer.folder import RunFolder
-from trainer.tracking import Tracker, resolve_mode
+from trainer.tracking import Tracker, check, resolve_mode
 
 
 @pytest.fixture(autouse=True)
@@ -85,14 +88,14 @@ def test_two_sessions_are_one_run(folder: RunFolder) -> None:
     for session in range(2):
         accelerator = new_accelerator()
         tracker = open_tracker(accelerator, folder, mode="offline")
-        identities.append((folder.path / "wandb-id").read_text())
         for step in (2 * session, 2 * session + 1):
             tracker.log(row(step))
             assert journal(folder)[-1] == row(step)
-        tracker.log_sheet("fake", sheet, 128 * step)
+        tracker.log_sheet("fake", sheet, 128 * step, "a caption")
         tracker.sync()
         tracker.close(failed=False)
         accelerator.end_training()
+        identities.append((folder.path / "wandb-id").read_text())
         (segment,) = (folder.path / "wandb").glob("offline-run-*")
         assert segment.name.endswith(identities[0])
         segments.append(segment.rename(folder.path / f"segment-{session}"))  # their names differ by the second only
@@ -111,19 +114,27 @@ def test_two_sessions_are_one_run(folder: RunFolder) -> None:
         assert [{name: item.get(name) for name in rows[0]} for item in items[:2]] == rows
         assert items[2]["images"] == rows[1]["images"]
         assert items[2]["samples/fake._type"] == "image-file"
+        assert items[2]["samples/fake.caption"] == "a caption"
         assert any("samples/fake" in file["path"] for entry in records["files"] for file in entry["files"])
 
 
-def test_a_wandb_that_does_not_start_is_a_warning(accelerator: Accelerator, folder: RunFolder) -> None:
-    (folder.path / "wandb").touch()
-    with pytest.warns(UserWarning, match="Weights & Biases is off for the rest of this run"):
-        tracker = open_tracker(accelerator, folder, mode="offline")
+OFF = "Weights & Biases is off for the rest of this run"
+
+
+def use(tracker: Tracker, folder: RunFolder) -> None:
+    """Everything that a run asks of a tracker."""
     tracker.log(row(1))
     tracker.log_sheet("fake", folder.path / "none.png", 128)
     tracker.log(row(2))
     tracker.close(failed=False)
-    accelerator.end_training()
     assert journal(folder) == [row(1), row(2)]
+
+
+def test_a_wandb_that_does_not_start_is_a_warning(accelerator: Accelerator, folder: RunFolder) -> None:
+    (folder.path / "wandb").touch()
+    with pytest.warns(UserWarning, match=OFF) as told:
+        use(open_tracker(accelerator, folder, mode="offline"), folder)
+    assert len(told) == 1
 
 
 class Broken:
@@ -139,23 +150,14 @@ class Broken:
 
 
 def test_a_wandb_that_breaks_is_one_warning(accelerator: Accelerator, folder: RunFolder) -> None:
-    with patch("wandb.init", lambda **_: Broken()):
-        tracker = open_tracker(accelerator, folder, mode="offline")
-    with pytest.warns(UserWarning, match="Weights & Biases is off for the rest of this run: reset"):
-        tracker.log(row(1))
-    tracker.log(row(2))
-    tracker.log_sheet("fake", folder.path / "none.png", 128)
-    tracker.close(failed=False)
-    accelerator.end_training()
-    assert journal(folder) == [row(1), row(2)]
+    with patch("wandb.init", lambda **_: Broken()), pytest.warns(UserWarning, match=f"{OFF}: reset") as told:
+        use(open_tracker(accelerator, folder, mode="offline"), folder)
+    assert len(told) == 1
 
 
 def test_a_wandb_that_breaks_at_the_end_is_a_warning(accelerator: Accelerator, folder: RunFolder) -> None:
-    with patch("wandb.init", lambda **_: Broken()):
-        tracker = open_tracker(accelerator, folder, mode="offline")
-    with pytest.warns(UserWarning, match="Weights & Biases is off"):
-        tracker.close(failed=False)
-    accelerator.end_training()
+    with patch("wandb.init", lambda **_: Broken()), pytest.warns(UserWarning, match=OFF):
+        open_tracker(accelerator, folder, mode="offline").close(failed=False)
 
 
 def test_disabled_leaves_the_journal_alone(accelerator: Accelerator, folder: RunFolder) -> None:
@@ -213,3 +215,62 @@ def test_auto_reads_the_netrc(home: Path, text: str, server: str | None, expecte
         with patch.dict(os.environ, variables | more):
             assert resolve_mode("auto") == expected
         path.unlink()
+
+
+def test_a_wandb_that_is_not_a_server_is_found_out() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    assert not answers(f"http://127.0.0.1:{port}")
+    assert not answers("nonsense")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, {}),
+        ({"SLURM_JOB_ID": "7"}, {"group": "slurm-7", "tags": ["slurm"]}),
+        (
+            {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "5", "SLURM_JOB_PARTITION": "gpu"},
+            {"group": "slurm-5", "tags": ["slurm", "gpu"]},
+        ),
+        ({"SLURM_JOB_ID": "7", "WANDB_RUN_GROUP": "mine"}, {"tags": ["slurm"]}),
+        ({"SLURM_JOB_ID": "7", "WANDB_TAGS": "a,b"}, {"group": "slurm-7"}),
+    ],
+)
+def test_group_and_tags_come_from_slurm(environment: dict[str, str], expected: dict[str, Any]) -> None:
+    assert from_slurm(environment) == expected
+
+
+def test_tensorboard_keeps_each_row_once_over_a_restart(folder: RunFolder) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    sheet = folder.path / "x.png"
+    Image.new("RGB", (8, 8)).save(sheet)
+    for first, position in ((1, 0), (2, 128)):  # killed after row 2, with a checkpoint of row 1
+        AcceleratorState._reset_state(reset_partial_state=True)
+        accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=folder.path)
+        config = Config(out=folder.path, tracking=Tracking(board="tensorboard"))
+        tracker = Tracker(accelerator, folder, config, {"data.digest": "abc"}, position)
+        for step in (first, first + 1):
+            tracker.log(row(step))
+        tracker.log_sheet("fake", sheet, 128 * (first + 1), "a caption")
+        tracker.close(failed=False)
+        time.sleep(1.1)  # the names of its files differ by the second
+    found = EventAccumulator(str(folder.path / "tensorboard"))
+    found.Reload()
+    assert [(event.step, event.value) for event in found.Scalars("loss/d")] == [(128, 0.25), (256, 0.5), (384, 0.75)]
+    assert found.Images("samples/fake")[-1].step == 384
+    assert "data.digest: abc" in found.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+
+
+def test_a_board_that_is_not_installed_is_an_error() -> None:
+    with patch("trainer.board_tensorboard.find_spec", lambda _: None):
+        check(Tracking(board="tensorboard", mode="disabled"))
+        with pytest.raises(InputError, match="extra of that name"):
+            check(Tracking(board="tensorboard"))
+
+
+def test_tensorboard_takes_no_artifacts() -> None:
+    with pytest.raises(InputError, match="TensorBoard stores no files"):
+        Config(tracking=Tracking(board="tensorboard", artifacts=True))

@@ -104,12 +104,16 @@ class Samples:
 
 @dataclass(frozen=True)
 class Tracking:
-    """Weights & Biases."""
+    """Where people watch the run: Weights & Biases or TensorBoard. metrics.jsonl is always written."""
 
+    board: Literal["wandb", "tensorboard"] = "wandb"
+    """tensorboard writes event files into the run folder and needs the extra of that name."""
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """auto: online when an API key is configured, else offline. It never asks."""
+    """Of W&B. auto: online when an API key is configured, else offline. It never asks. disabled: no board at all."""
     project: str = "shardgan"
-    """Project that the run belongs to."""
+    """W&B project that the run belongs to."""
+    artifacts: bool = False
+    """Log each checkpoint to W&B as an artifact. Its size again in wandb's staging folder, and over the network."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
             raise InputError("--steps and --epochs both say how long to train: give one of the two.")
+        if self.tracking.artifacts and self.tracking.board != "wandb":
+            raise InputError("--tracking.artifacts needs --tracking.board wandb: TensorBoard stores no files.")
         for flag, value, least in (
             ("--batch-size", self.batch_size, 1),
             ("--steps", self.steps, 1),

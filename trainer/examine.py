@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from shards.dataset import ShardDataset
-from trainer import checkpoint, plan
+from trainer import checkpoint, plan, tracking
 from trainer.config import OF_A_NODE, Config, flatten
 from trainer.data import build_default, open_data, planned_default, wants_default
 from trainer.device import Launch, check_batch, check_ranks, resolve_precision
 from trainer.folder import RunFolder
-from trainer.tracking import resolve_mode
 
 
 @dataclass(frozen=True)
@@ -85,5 +84,5 @@ def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> N
 def _fit(config: Config, launch: Launch) -> tuple[str, str | None]:
     check_ranks(launch)
     check_batch(config.batch_size, launch)
-    resolve_mode(config.tracking.mode)
+    tracking.check(config.tracking)
     return resolve_precision(launch, config.dtype)

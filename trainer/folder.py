@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +22,23 @@ Ending = Literal["running", "preempted", "done", "failed"]
 
 
 LOCK = ".lock"
+
+
+def is_locked(run: Path) -> bool:
+    """Whether another process trains in the folder ``run``. Asks without taking the lock: a run that starts in that
+    instant would be turned away.
+    """
+    names = ("start", "length", "pid", "type", "whence")  # of C's struct flock on BSD and macOS
+    layout = "qqihh"
+    if sys.platform == "linux":
+        names, layout = ("type", "whence", "start", "length", "pid"), "hhqqi"
+    question = {"type": int(fcntl.F_WRLCK)}
+    try:
+        with (run / LOCK).open("rb") as file:
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(layout, *(question.get(name, 0) for name in names)))
+    except OSError:
+        return False
+    return bool(struct.unpack(layout, answer)[names.index("type")] != fcntl.F_UNLCK)
 
 
 class RunFolder:

@@ -27,8 +27,10 @@ def create_accelerator(config: Config, launch: Launch, precision: str) -> Accele
         place = meeting_place(launch)
         backend = "gloo" if launch.cpu else "nccl"
         dist.init_process_group(backend, store=place, rank=launch.rank, world_size=launch.ranks)
-    tracker = None if config.tracking.mode == "disabled" else "wandb"
-    return Accelerator(cpu=launch.cpu, mixed_precision=precision, log_with=tracker, kwargs_handlers=[ddp])
+    board = None if config.tracking.mode == "disabled" else config.tracking.board
+    return Accelerator(
+        cpu=launch.cpu, mixed_precision=precision, log_with=board, project_dir=config.out, kwargs_handlers=[ddp]
+    )
 
 
 def wrap(accelerator: Accelerator, state: State, *, sync_bn: bool) -> tuple[nn.Module, nn.Module]:

@@ -29,3 +29,9 @@ def to_pixels(images: torch.Tensor) -> np.ndarray:
     """Images (n, channels, height, width) in [-1, 1], clamped there, as uint8 (n, height, width, channels)."""
     levels = images.clamp(-1, 1).add(1).mul(127.5).add(0.5)
     return levels.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+
+
+def caption(seed: int, count: int, step: int, averaged: int) -> str:
+    """What a sheet of the fixed latents shows; ``averaged`` is the weights' half-life in images, 0 for none."""
+    weights = f"averaged weights (half-life {averaged:,} images)" if averaged else "the weights of that step"
+    return f"Step {step:,}: fixed latents 0 to {count - 1} of seed {seed}, {weights}, BatchNorm in eval mode."

@@ -18,20 +18,22 @@ from trainer import checkpoint
 from trainer.accord import Accord
 from trainer.adam import Tensors
 from trainer.background import Background, Snapshot
+from trainer.boards import AXIS
 from trainer.config import Config
 from trainer.feed import Feed
 from trainer.folder import RunFolder
 from trainer.guard import check_equal
 from trainer.journal import Journal
+from trainer.memory import memory
 from trainer.meter import Meter
 from trainer.mistakes import SharedMistake
 from trainer.noise import latents
 from trainer.progress import Progress
-from trainer.samples import fixed_latents, generate, to_pixels
+from trainer.samples import caption, fixed_latents, generate, to_pixels
 from trainer.state import State
 from trainer.step import Metrics, Step
 from trainer.tally import Tally, check_share
-from trainer.tracking import AXIS, Tracker
+from trainer.tracking import Tracker
 
 
 @dataclass
@@ -101,6 +103,7 @@ class Session:
         images_left = self.steps_left * self.config.batch_size * self.config.d_steps
         row |= {**speed, "step": state.step, AXIS: state.position, "epoch": state.position / len(self.dataset)}
         row["data/replaced"] = self._replaced()
+        row |= memory(self.accelerator.device)
         if state.scaler.is_enabled():
             row["amp/scale"] = state.scaler.get_scale()
             row["amp/skipped_d"] = state.discriminator_optim.skipped.item()
@@ -122,14 +125,16 @@ class Session:
         network.eval()
         images = generate(network, noise)
         self.state.generator.train()
-        self._show("fake", to_pixels(images), path)
+        averaged = self.config.ema_images
+        self._show("fake", to_pixels(images), path, caption(self.config.seed, len(noise), self.state.step, averaged))
 
     def draw_reals(self) -> None:
         """Write a sheet of real images, once, to hold the others against."""
         path = self.folder.samples / "real.png"
         if self.accelerator.is_main_process and not path.exists():
             count = min(self.config.samples.count, len(self.dataset))
-            self._show("real", self.dataset.__getitems__(range(count)).images.numpy(), path)
+            images = self.dataset.__getitems__(range(count)).images.numpy()
+            self._show("real", images, path, f"Real images: the first {count} of the run's order.")
 
     def save(self, metrics: Metrics) -> None:
         """Begin a checkpoint of this step, after every rank's journals that it counts on are durable; it is written and
@@ -160,9 +165,14 @@ class Session:
                 "scaler": state.scaler.state_dict(),
             }
             copy, step = self.snapshot.take(state.tensors()), state.step
-            self.writer.do(
-                lambda: checkpoint.save(self.folder.checkpoints, step, copy(), facts, config.checkpoint.keep)
-            )
+
+            def publish() -> None:
+                path = checkpoint.save(self.folder.checkpoints, step, copy(), facts, config.checkpoint.keep)
+                self.progress.saved(step)
+                if self.tracker and config.tracking.artifacts:
+                    self.tracker.log_checkpoint(path, facts)
+
+            self.writer.do(publish)
             self.folder.write_status("running", state.step, state.position)
         self.unsaved = None
 
@@ -235,12 +245,12 @@ class Session:
         check_share(total, consumed, len(self.dataset), self.config.data.max_bad)
         return total
 
-    def _show(self, name: str, images: np.ndarray, path: Path) -> None:
+    def _show(self, name: str, images: np.ndarray, path: Path, caption: str) -> None:
         position = self.state.position
 
         def show() -> None:
             write_sheet(images, path)
             if self.tracker:
-                self.tracker.log_sheet(name, path, position)
+                self.tracker.log_sheet(name, path, position, caption)
 
         self.painter.do(show)

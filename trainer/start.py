@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from accelerate import Accelerator
 
 from shards.urls import is_remote
-from trainer import launcher, plan
+from trainer import environment, launcher, plan
 from trainer.accord import Accord
 from trainer.background import Background, Snapshot
 from trainer.config import Config
@@ -89,8 +89,7 @@ def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, f
             roll_back(journal, state.step)
     accelerator.wait_for_everyone()
     generator, discriminator = wrap(accelerator, state, sync_bn=config.model.sync_bn)
-    environment = {"data.digest": dataset.manifest.digest, "ranks": accelerator.num_processes}
-    environment["precision"] = accelerator.mixed_precision
+    told = {"data.digest": dataset.manifest.digest, **environment.describe(accelerator)}
     return Session(
         config,
         folder,
@@ -98,7 +97,7 @@ def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, f
         accelerator,
         state,
         Step(state, generator, discriminator, config.loss),
-        Tracker(accelerator, folder, config, environment) if main else None,
+        Tracker(accelerator, folder, config, told, state.position) if main else None,
         Journal(config.data.audit / f"rank-{rank}.jsonl") if config.data.audit else None,
         Tally(folder.path / f"bad-rank-{rank}.jsonl"),
         Progress(state.step, state.step + found.left, shown=main),

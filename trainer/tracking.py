@@ -1,12 +1,10 @@
-"""Where figures go: ``metrics.jsonl`` always, Weights & Biases through accelerate when it is wanted and works."""
+"""Where figures go: ``metrics.jsonl`` always, and a board for people, Weights & Biases or TensorBoard."""
 
 from __future__ import annotations
 
 import netrc
 import os
-import uuid
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
@@ -14,13 +12,14 @@ from urllib.parse import urlparse
 from accelerate import Accelerator
 
 from shards.errors import InputError
-from shards.files import atomic_write
-from trainer.config import Config, flatten
+from trainer.board_tensorboard import TensorBoard, check_installed
+from trainer.board_wandb import WandbBoard
+from trainer.board_wandb import remedy as remedy_for
+from trainer.config import Config, Tracking, flatten
+from trainer.courier import Courier
 from trainer.folder import RunFolder
 from trainer.journal import Journal
-
-AXIS = "images"
-"""The one x axis: real images consumed. Comparable between batch sizes and ranks."""
+from trainer.version import code_version
 
 
 def resolve_mode(mode: str) -> Literal["online", "offline", "disabled"]:
@@ -39,76 +38,77 @@ def resolve_mode(mode: str) -> Literal["online", "offline", "disabled"]:
     return "online" if keyed else "offline"
 
 
+def check(tracking: Tracking) -> None:
+    """Whether this machine has what the config asks for.
+
+    Raises:
+        InputError: TensorBoard without its package; or as :func:`resolve_mode`.
+    """
+    if tracking.board == "wandb":
+        resolve_mode(tracking.mode)
+    elif tracking.mode != "disabled":
+        check_installed()
+
+
 class Tracker:
     """Writes rows of figures and sheets of images.
 
-    No failure of W&B stops or fails a run; the first one is said once.
+    The journal is written at once, by the caller. No failure of the board stops, slows or fails a run; the first one is
+    said once.
     """
 
-    def __init__(self, accelerator: Accelerator, folder: RunFolder, config: Config, facts: Mapping[str, Any]) -> None:
+    def __init__(
+        self, accelerator: Accelerator, folder: RunFolder, config: Config, facts: Mapping[str, Any], position: int = 0
+    ) -> None:
         self._journal = Journal(folder.metrics)
-        self._run: Any = None
-        mode = resolve_mode(config.tracking.mode)
-        if mode != "disabled":
-            self._try(lambda: self._start(accelerator, folder, config, facts, mode))
+        self._board = _hire(accelerator, folder.path, config, facts, position)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """One row of scalars; must hold ``step`` and ``images``."""
         self._journal.append(row)
-        if self._run is not None:
-            self._try(lambda: self._run.log(dict(row)))
+        if self._board:
+            self._board.do(lambda board: board.log(row))
+            self._board.tell()
 
-    def log_sheet(self, name: str, path: Path, images: int) -> None:
+    def log_sheet(self, name: str, path: Path, images: int, caption: str = "") -> None:
         """The PNG at ``path`` as ``samples/name``, at ``images`` on the x axis."""
+        if self._board:
+            self._board.do(lambda board: board.show(name, path, caption, images))
 
-        def upload() -> None:
-            import wandb
-
-            self._run.log({f"samples/{name}": wandb.Image(str(path)), AXIS: images})
-
-        if self._run is not None:
-            self._try(upload)
+    def log_checkpoint(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """The published checkpoint in ``folder``, as an artifact."""
+        if self._board:
+            self._board.do(lambda board: board.keep(folder, facts))
 
     def sync(self) -> None:
         """Make the journal durable; called before a checkpoint that counts on it is published."""
         self._journal.sync()
 
     def close(self, *, failed: bool) -> None:
-        """Close the journal and finish the W&B run, as failed or not."""
+        """Close the journal, and finish the board's run as failed or not: a minute at most."""
         self._journal.close()
-        if self._run is not None:
-            self._try(lambda: self._run.finish(exit_code=int(failed)))
+        if self._board:
+            self._board.close(failed=failed)
 
-    def _start(
-        self, accelerator: Accelerator, folder: RunFolder, config: Config, facts: Mapping[str, Any], mode: str
-    ) -> None:
-        """One W&B run over all restarts: its id lives in the run folder and is always resumed, offline too."""
-        os.environ.setdefault("WANDB_SILENT", "true")
-        identity = folder.path / "wandb-id"
-        if not identity.exists():
-            with atomic_write(identity) as file:
-                file.write(uuid.uuid4().hex[:8].encode())
-        options = {
-            "id": identity.read_text().strip(),
-            "resume": "allow",
-            "mode": mode,
-            "dir": str(folder.path),
-            "name": folder.path.name,
-            "config": {**flatten(config), **facts},
-        }
-        try:
-            accelerator.init_trackers(config.tracking.project, init_kwargs={"wandb": options})
-            self._run = accelerator.get_tracker("wandb", unwrap=True)
-        finally:
-            accelerator.trackers.clear()  # close() finishes the run; accelerate would once more, and raise
-        self._run.define_metric("*", step_metric=AXIS)
 
-    def _try(self, action: Callable[[], object]) -> None:
-        try:
-            action()
-        except Exception as error:  # wandb raises its own, its core's and the network's; none of them is worth a run
-            self._run = None
-            warnings.warn(f"Weights & Biases is off for the rest of this run: {error}", stacklevel=2)
+def _hire(
+    accelerator: Accelerator, run: Path, config: Config, facts: Mapping[str, Any], position: int
+) -> Courier | None:
+    """The courier to the board that ``config`` asks for."""
+    tracking = config.tracking
+    mode = resolve_mode(tracking.mode) if tracking.board == "wandb" else tracking.mode
+    if mode == "disabled":
+        return None
+
+    def told() -> dict[str, Any]:
+        return {**flatten(config), **facts, **code_version()}
+
+    if tracking.board == "tensorboard":
+        remedy = f"What it has: tensorboard --logdir {run}"
+        return Courier("TensorBoard", remedy, lambda: TensorBoard(accelerator, told(), position))
+    return Courier(
+        "Weights & Biases", remedy_for(run), lambda: WandbBoard(accelerator, run, tracking.project, mode, told())
+    )
 
 
 def _netrc_has_key() -> bool:

@@ -1,0 +1,118 @@
+"""Make a W&B project's dashboard, one for all runs: ``python launch/dashboard.py --project shardgan --entity me``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+AXIS = "images"
+
+SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "Losses": {"D": ("loss/d",), "G": ("loss/g",)},
+    "Scores": {
+        "D(x)": ("score/real",),
+        "D(G(z)), before and after D's step": ("score/fake_before", "score/fake_after"),
+    },
+    "Gradient norms": {"D": ("gradient/d",), "G": ("gradient/g",)},
+    "Speed and data wait": {
+        "images/s": ("speed/images_per_second",),
+        "share of time spent waiting for data": ("data/wait",),
+        "share of time held up by checkpoints": ("speed/checkpoints",),
+        "bad samples replaced": ("data/replaced",),
+    },
+    "Memory": {"host, GiB": ("memory/host_gb",), "device, GiB": ("memory/device_gb",)},
+    "fp16": {"scale": ("amp/scale",), "steps left out": ("amp/skipped_d", "amp/skipped_g")},
+}
+"""Section, panel, the metrics drawn in it. Evaluation draws itself: W&B adds sections for keys it does not know."""
+
+SHEETS = ("samples/fake", "samples/real")
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """Save the project's workspace on W&B, or write it to a file. Needs the extra `dashboard`.
+
+    Example: python launch/dashboard.py --entity me --project shardgan
+    """
+
+    entity: str = ""
+    """User or team that the project belongs to; unless given, the API key's default."""
+    project: str = "shardgan"
+    """As in --tracking.project."""
+    name: str = "shardgan"
+    """Name of the saved view."""
+    json: Path | None = None
+    """Write the workspace here, as JSON, and ask no server."""
+
+
+def build(entity: str, project: str, name: str) -> Any:
+    """The ``wandb_workspaces`` workspace: samples first, then figures over real images consumed."""
+    import wandb_workspaces.reports.v2.interface as reports
+    import wandb_workspaces.workspaces as workspaces
+
+    sheets: list[Any] = [reports.MediaBrowser(title=sheet, media_keys=[sheet], num_columns=1) for sheet in SHEETS]
+    sections = [workspaces.Section(name="Samples", panels=sheets, is_open=True)]
+    for section, panels in SECTIONS.items():
+        plots: list[Any] = [reports.LinePlot(title=title, x=AXIS, y=list(metrics)) for title, metrics in panels.items()]
+        sections.append(workspaces.Section(name=section, panels=plots, is_open=True))
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=name,
+        sections=sections,
+        settings=workspaces.WorkspaceSettings(x_axis=AXIS, group_by_prefix="first"),
+        auto_generate_panels=True,
+    )
+
+
+def main(words: Sequence[str]) -> int:
+    """Build it and save it; what the user can put right is one line on standard error and exit code 2."""
+    asked = tyro.cli(Dashboard, prog="python launch/dashboard.py", args=words)
+    try:
+        if asked.json:
+            spec = (
+                build(asked.entity, asked.project, asked.name)
+                ._to_model()
+                .model_dump(mode="json", by_alias=True, exclude_none=True)
+            )
+            asked.json.write_text(json.dumps(spec, indent=1) + "\n")
+            print(asked.json)
+        else:
+            print(_save(asked))
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "wandb_workspaces":
+            raise
+        return _fail("This needs the extra `dashboard`: uv sync --extra dashboard.")
+    except OSError as error:
+        return _fail(f"{asked.json} cannot be written: {error.strerror}." if asked.json else str(error))
+    return 0
+
+
+def _save(asked: Dashboard) -> str:
+    """Returns its URL."""
+    import wandb
+
+    try:
+        api = wandb.Api(timeout=30)  # asks for a key, or fails, before the workspace's own client would prompt
+        workspace = build(asked.entity or api.default_entity or "", asked.project, asked.name)
+        workspace.save()
+    except (wandb.errors.Error, ValueError) as error:
+        raise OSError(
+            f"W&B took no dashboard ({' '.join(str(error).split())}). `wandb login`, or --json FILE."
+        ) from error
+    return str(workspace.url)
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""From outside: what Weights & Biases gets of a run that is killed, and what a run suffers from a W&B in trouble."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.launching import SMALL, rows, run, start, status, wait_for_step
+
+pytestmark = pytest.mark.timeout(600)
+KEY = "c0ffee" * 6 + "c0ff"
+"""Made up; as long as theirs."""
+
+
+def flags(shards: Path, out: Path, steps: int, *more: str) -> list[str]:
+    small = [*SMALL, "--samples.every", "20", "--checkpoint.every", "20"]
+    return ["--data.shards", str(shards), "--out", str(out), "--steps", str(steps), *small, *more]
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings and no key of whoever runs this."""
+    for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_", "NETRC"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def read(segment: Path) -> dict[str, list[Any]]:
+    """The records of an offline segment by their type."""
+    words = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(segment)]
+    found: dict[str, list[Any]] = {}
+    for line in subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines():
+        record = json.loads(line)
+        found.setdefault(record["type"], []).append(record.get(record["type"]))
+    return found
+
+
+def test_a_killed_and_resumed_run_is_one_without_a_gap(faces32: Path, tmp_path: Path) -> None:
+    wanted = flags(faces32, tmp_path / "run", 200, "--tracking.mode", "offline", "--tracking.artifacts")
+    process = start(*wanted, env={"SLURM_JOB_ID": "77", "SLURM_JOB_PARTITION": "gpu"})
+    wait_for_step(tmp_path / "run", 90, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    time.sleep(1.1)  # a segment's name holds the second
+    assert run(*wanted, "--tracking.project", "shardgan").returncode == 0
+
+    parts = [read(path) for path in sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))]
+    assert [len(part["run"]) for part in parts] == [1, 1]
+    assert {part["run"][0]["run_id"] for part in parts} == {(tmp_path / "run" / "wandb-id").read_text()}
+    first = parts[0]["run"][0]
+    assert (first["run_group"], first["tags"]) == ("slurm-77", ["slurm", "gpu"])
+    config = parts[1]["run"][0]["config"]["update"]
+    assert {"data.digest", "code.commit", "code.dirty", "torch", "python", "devices", "hosts", "ranks"} <= set(config)
+    assert [(m["glob_name"], m["step_metric"]) for m in parts[0]["metric"]] == [("*", "images")]
+
+    items = [entry["item"] for part in parts for entry in part["history"]]
+    reports = {item["images"]: item for item in items if "loss/d" in item}
+    assert sorted(reports) == list(range(16, 1601, 16))
+    journal = rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["images"] for row in journal] == sorted(reports)
+    assert all(set(row) <= set(reports[row["images"]]) for row in journal)
+    groups = {"loss", "score", "gradient", "speed", "data", "memory"}
+    assert {name.partition("/")[0] for name in journal[0]} == groups | {"step", "images", "epoch"}
+    sheets = {item["images"]: item["samples/fake.caption"] for item in items if "samples/fake.caption" in item}
+    assert sorted(sheets) == list(range(0, 1601, 160))
+    assert sheets[1600].startswith("Step 200: fixed latents 0 to 3 of seed 0, averaged weights")
+    assert len([item for item in items if "samples/real.caption" in item]) == 1
+    assert all(record["type"] == "checkpoint" for part in parts for record in part["artifact"])
+
+
+def test_a_killed_core_costs_the_run_nothing(faces32: Path, tmp_path: Path) -> None:
+    process = start(*flags(faces32, tmp_path / "run", 200, "--tracking.mode", "offline"))
+    wait_for_step(tmp_path / "run", 60, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    (core,) = [child for child in family if child.name() == "wandb-core"]
+    core.kill()
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert said.count("Weights & Biases is off for the rest of this run") == 1 and "Traceback" not in said
+    assert status(tmp_path / "run")["state"] == "done"
+    assert [row["step"] for row in rows(tmp_path / "run" / "metrics.jsonl")] == list(range(2, 201, 2))
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The URL of a server that accepts and never answers."""
+    held = []
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+
+        def accept() -> None:
+            while True:
+                try:
+                    held.append(server.accept()[0])
+                except OSError:
+                    return
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+    for link in held:
+        link.close()
+
+
+def test_a_server_that_never_answers_neither_stops_nor_slows_a_run(faces32: Path, tmp_path: Path, silent: str) -> None:
+    wanted = flags(faces32, tmp_path / "run", 200, "--tracking.mode", "online")
+    process = start(*wanted, env={"WANDB_BASE_URL": silent, "WANDB_API_KEY": KEY})
+    wait_for_step(tmp_path / "run", 200, process)
+    began = time.monotonic()
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert time.monotonic() - began < 90  # it waits for the board, a minute at most
+    journal = rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in journal] == list(range(2, 201, 2))
+    assert f"{silent} does not answer. This run is kept on disk. Send it later: wandb sync " in said
+
+    (segment,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    reports = [entry["item"]["images"] for entry in read(segment)["history"] if "loss/d" in entry["item"]]
+    assert reports == [row["images"] for row in journal]  # what happened while it waited is there too
+    holding = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert not holding

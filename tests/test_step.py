@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from trainer.step import Step
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
 BATCH = 16
+NETWORKS = ("discriminator", "generator")
 
 
 def manifest(size: int = 64, channels: int = 3) -> Manifest:
@@ -123,6 +125,42 @@ def test_gradient_norms_are_those_of_the_gradients() -> None:
     metrics = step([reals(0, torch.float64)], [noise(0, torch.float64)], report=True)
     squares = sum(float((p.grad**2).sum()) for p in state.generator.parameters() if p.grad is not None)
     assert metrics["gradient/g"].item() == pytest.approx(squares**0.5, rel=1e-12)
+
+
+def scaled() -> tuple[State, Step]:
+    """As under fp16, whose scaler knows no device: everything that happens to scaled losses and overflows."""
+    state = replace(create(small())[0], scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
+    return state, Step(state, state.generator, state.discriminator, "non-saturating")
+
+
+@pytest.mark.parametrize("report", [False, True])
+def test_scaling_by_a_power_of_two_changes_no_bit(report: bool) -> None:
+    plain, other = create(small()), scaled()
+    rows = [[step([reals(n)], [noise(n)], report=report) for n in range(3)] for _, step in (plain, other)]
+    assert rows[0] == rows[1]
+    for mine, one in zip(plain[0].tensors().values(), other[0].tensors().values(), strict=True):
+        assert all(torch.equal(mine[name], one[name]) for name in mine)
+
+
+@pytest.mark.parametrize("report", [False, True])
+@pytest.mark.parametrize("network", ["discriminator", "generator"])
+def test_an_overflow_skips_the_step_of_its_network_only(network: str, report: bool) -> None:
+    state, step = scaled()
+    before = {name: [p.detach().clone() for p in getattr(state, name).parameters()] for name in NETWORKS}
+    last = list(getattr(state, network).parameters())[-1]
+    handle = last.register_hook(lambda gradient: torch.full_like(gradient, torch.inf))
+    step([reals(0)], [noise(0)], report=report)
+    handle.remove()
+    for name in NETWORKS:
+        optimizer = getattr(state, f"{name}_optim")
+        pairs = zip(before[name], getattr(state, name).parameters(), strict=True)
+        moved = [not torch.equal(old, new) for old, new in pairs]
+        assert moved == [name != network] * len(moved)
+        assert optimizer.skipped.item() == (name == network)
+    assert state.scaler.get_scale() == 512
+    step([reals(1)], [noise(1)], report=report)
+    assert [getattr(state, f"{name}_optim").skipped.item() for name in NETWORKS] == [n == network for n in NETWORKS]
+    assert all(bool(p.isfinite().all()) for name in NETWORKS for p in getattr(state, name).parameters())
 
 
 def test_losses_of_a_short_float32_run_are_golden() -> None:

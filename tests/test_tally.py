@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +61,29 @@ def test_a_run_goes_on_past_one_bad_sample_and_says_so(one_broken: Path, tmp_pat
     assert rows(out / "metrics.jsonl")[-1]["data/replaced"] == len(rows(out / "bad-rank-0.jsonl"))
     trained = [name for row in rows(out / "audit" / "rank-0.jsonl") for name in row["keys"]]
     assert len(trained) == 14 * 8 and key(27) not in trained
+
+    listed = rows(out / "bad-rank-0.jsonl")
+    with (out / "bad-rank-0.jsonl").open("a") as file:  # as if killed after a step that no checkpoint holds
+        file.write(json.dumps(listed[-1] | {"step": 15}) + "\n")
+    again = run(*flags(one_broken, out, "--data.max-bad", "0.03", "--data.audit", str(out / "audit"), "--steps", "20"))
+    assert again.returncode == 0, again.stderr
+    after = [row["position"] for row in rows(out / "bad-rank-0.jsonl")]
+    assert len(set(after)) == len(after) == len(listed) + again.stderr.count("warning: The sample")
+
+
+def test_the_status_names_the_rank_whose_data_is_bad(one_broken: Path, tmp_path: Path) -> None:
+    """Rank 0 writes it; rank 1 meets the sample, at position 30 under this seed."""
+    out = tmp_path / "run"
+    failed = run(
+        *flags(one_broken, out, "--data.strict", "--seed", "1"), env={"ACCELERATE_USE_CPU": "true"},
+        launcher=("--multi_gpu", "--num_processes", "2", "--main_process_port", "0"),
+    )  # fmt: skip
+    assert failed.returncode != 0
+    assert failed.stderr.count(f"The sample '{key(27)}' of") == 1
+    assert f"error (rank 1 on {platform.node()}): The sample" in failed.stderr
+    told = status(out)
+    assert told["state"] == "failed"
+    assert told["error"].startswith(f"Rank 1 on {platform.node()}: The sample '{key(27)}' of")
 
 
 def test_a_run_stops_where_too_many_are_bad_or_one_is_too_many(one_broken: Path, tmp_path: Path) -> None:

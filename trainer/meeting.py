@@ -90,7 +90,7 @@ def judge(words: Sequence[Word]) -> str | None:
     return None
 
 
-def meeting_place(launch: Launch) -> Store:
+def meeting_place(launch: Launch, patience: timedelta = PATIENCE) -> Store:
     """The store that all ranks of this start share, and none of an earlier one.
 
     With ``--max_restarts`` the launcher keeps one store over all its starts. torch takes it for a new one each time,
@@ -99,7 +99,7 @@ def meeting_place(launch: Launch) -> Store:
     Raises:
         DistError: it cannot be reached.
     """
-    store, _, _ = next(rendezvous("env://", launch.rank, launch.ranks, timeout=PATIENCE))
+    store, _, _ = next(rendezvous("env://", launch.rank, launch.ranks, timeout=patience))
     return PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from accelerate import Accelerator
 
 from shards.urls import is_remote
-from trainer import environment, launcher, plan
+from trainer import environment, last_word, launcher, plan
 from trainer.accord import Accord
 from trainer.background import Background, Snapshot
 from trainer.config import Config
@@ -64,10 +64,9 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     set_threads(launch, config.threads)
     accelerator = create_accelerator(config, launch, found.precision)
     session = _open_session(config, folder, accelerator, found)
-    with Preemption(
-        folder.stop if main else None
-    ) as preemption:  # to the last word, or a signal's echo would cut that short
-        _conduct(session, preemption)
+    # To the last word, or a signal's echo would cut that short.
+    with Preemption(folder.stop if main else None) as preemption:
+        _conduct(session, preemption, launch)
         accelerator.wait_for_everyone()  # the first launcher to end takes the job along; rank 0 may still be writing
     accelerator.state.destroy_process_group()
     return None
@@ -85,7 +84,8 @@ def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, f
     if main:
         if KEEP_STOP not in os.environ:
             folder.forget_stop(before=launcher.began())
-        for journal in (folder.metrics, *(config.data.audit.glob("rank-*.jsonl") if config.data.audit else ())):
+        audits = config.data.audit.glob("rank-*.jsonl") if config.data.audit else ()
+        for journal in (folder.metrics, *folder.path.glob("bad-rank-*.jsonl"), *audits):
             roll_back(journal, state.step)
     accelerator.wait_for_everyone()
     generator, discriminator = wrap(accelerator, state, sync_bn=config.model.sync_bn)
@@ -110,7 +110,7 @@ def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, f
     )
 
 
-def _conduct(session: Session, preemption: Preemption) -> None:
+def _conduct(session: Session, preemption: Preemption, launch: Launch) -> None:
     """Train, and leave word of how it ended."""
     state, folder, main = session.state, session.folder, session.accelerator.is_main_process
     failed = True
@@ -128,7 +128,10 @@ def _conduct(session: Session, preemption: Preemption) -> None:
     except BaseException as error:
         cause = str(error) or type(error).__name__
         if lost_rank(error):
-            cause = f"Another rank was lost after step {state.step}; its own log says why. ({cause.splitlines()[0]})"
+            lost = f"Another rank was lost after step {state.step}; its own log says why. ({cause.splitlines()[0]})"
+            cause = last_word.read(launch) or lost
+        elif isinstance(error, Exception):
+            last_word.leave(launch, cause)
         if main:
             with suppress(OSError):  # on a full disk the first error is the one to tell
                 folder.write_status("failed", state.step, state.position, error=cause)

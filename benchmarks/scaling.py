@@ -47,8 +47,9 @@ class Arguments:
     """Iterations in a turn."""
     rounds: int = 5
     """Turns of each."""
-    gpu_step: float = 0.0
-    """Seconds of one iteration on one GPU, measured by benchmarks/step.py, for the projection; 0 leaves it out."""
+    gpu_steps: tuple[float, ...] = (0.005, 0.02, 0.08)
+    """Seconds of one iteration on one GPU, for the projection: assumed ones, unless you measured yours with
+    benchmarks/step.py."""
     json: Path | None = None
     """Write the figures here too, for programs."""
 
@@ -153,11 +154,12 @@ def main() -> None:
         f"\ngradients: {len(last.gradients)} exchanges of {sum(last.gradients):,} bytes; the least: 2 of {last.least:,}"
     )
     print(f"BatchNorm: {len(last.statistics)} exchanges of {sum(last.statistics):,} bytes")
-    if arguments.gpu_step:
-        print("\nProjection, not a measurement: 50 GB/s and 5 us a message, nothing overlapped")
-        for ranks in (8, 16, 32, 64, 128, 256, 512):
-            share = projected(ranks, arguments.gpu_step, last.least, len(last.statistics))
-            print(f"{ranks:>6} GPUs {share:>7.1%} of perfect")
+    print("\nProjection, not a measurement, of the share of perfect scaling if a step on one GPU takes so long:")
+    print("(50 GB/s and 5 us a message, nothing overlapped, the batch grows with the GPUs)")
+    print(f"{'GPUs':>6}" + "".join(f"{1e3 * step:>9.1f} ms" for step in arguments.gpu_steps))
+    for ranks in (8, 16, 32, 64, 128, 256, 512):
+        shares = [projected(ranks, step, last.least, len(last.statistics)) for step in arguments.gpu_steps]
+        print(f"{ranks:>6}" + "".join(f"{share:>12.1%}" for share in shares))
     if arguments.json is not None:
         rows = {name: [asdict(one) for one in several] for name, several in turns.items()}
         arguments.json.write_text(json.dumps({"machine": describe(), "median": medians, "turns": rows, "two": two}))

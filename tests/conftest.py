@@ -12,7 +12,6 @@ from shards.build import build
 from shards.options import Options
 from shards.sources.faces import Faces
 
-
 NO_GPU = "no GPU here"
 """Why the tests in ``test_cuda.py`` are skipped."""
 

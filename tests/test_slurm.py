@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,8 +37,8 @@ class Job:
             "sbatch", "--parsable", "--nodes=2", "--time=60", "--signal=B:USR1@120", f"--chdir={ROOT}",
             f"--output={self._said}", "launch/train.sbatch", "--data.shards", str(shards), "--out", str(out),
             "--steps", str(steps), "--checkpoint.every", "10", "--data.audit", str(out / "audit"), *SMALL,
-            LAUNCH=f"{sys.executable} -m accelerate.commands.launch", MAIN_PORT=str(free_ports(1)[0]),
-            MIN_SECONDS="0", **settings,
+            LAUNCH=f"{sys.executable} -m accelerate.commands.launch", MIN_SECONDS="0",
+            **{"MAIN_PORT": str(free_ports(1)[0]), **settings},
         )  # fmt: skip
 
     @property
@@ -101,6 +102,18 @@ def test_a_run_goes_on_after_its_time_limit_and_after_a_requeue(
     assert 10 <= first < second < 80 == status(job.out)["step"]
     assert job.facts["Restarts"] == "2"
     assert_trained_once_each(job.out, 80)
+    for node in (0, 1):  # three starts of a rank each
+        assert len(list((job.out / "logs").glob(f"{job.number}-node-{node}/*/attempt_0/0/stderr.log"))) == 3
+
+
+def test_a_port_that_is_taken_is_named(cluster: Cluster, faces32: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        job = Job(cluster, faces32, tmp_path / "run", steps=10, MAIN_PORT=port)
+        job.wait_for_end("FAILED")
+    assert f"error: port {port} is taken on n1; give another as MAIN_PORT" in job.said
 
 
 def test_a_run_goes_on_after_a_node_is_lost_and_ends_when_cancelled(

@@ -12,6 +12,8 @@ from shards.build import build
 from shards.options import Options
 from shards.sources.faces import Faces
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests share the cores, and threads that spin take them away
+
 NO_GPU = "no GPU here"
 """Why the tests in ``test_cuda.py`` are skipped."""
 

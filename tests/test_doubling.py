@@ -7,11 +7,13 @@ from torch.nn import functional as F
 from trainer.doubling import Doubling, as_product
 
 
-@pytest.mark.parametrize("size", [(4, 4), (2, 5), (1, 1)])
+@pytest.mark.parametrize("size", [(4, 4), (2, 4), (1, 1), (8, 8), (3, 7)])
 def test_the_product_is_the_convolution_and_so_are_its_gradients(size: tuple[int, int]) -> None:
     drawn = torch.Generator().manual_seed(0)
-    images = torch.randn(3, 5, *size, dtype=torch.float64, generator=drawn, requires_grad=True)
-    weight = torch.randn(5, 2, 4, 4, dtype=torch.float64, generator=drawn, requires_grad=True)
+    images, weight = (
+        torch.randn(shape, dtype=torch.float64, generator=drawn).to(memory_format=torch.channels_last).requires_grad_()
+        for shape in ((3, 5, *size), (5, 2, 4, 4))
+    )
     product, convolution = as_product(images, weight), F.conv_transpose2d(images, weight, stride=2, padding=1)
     torch.testing.assert_close(product, convolution, rtol=0, atol=1e-12)
     assert product.is_contiguous(memory_format=torch.channels_last)
@@ -26,10 +28,11 @@ def test_only_training_on_small_images_takes_the_product(monkeypatch: pytest.Mon
     asked: list[tuple[int, ...]] = []
     monkeypatch.setattr("trainer.doubling.as_product", lambda images, _: asked.append((*images.shape,)) or images)
     layer = Doubling(4, 2, bias=False)
-    layer(torch.zeros(1, 4, 8, 8))
+    layer(torch.zeros(1, 4, 16, 16))
     layer.eval()(torch.zeros(1, 4, 4, 4))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         layer.train()(torch.zeros(1, 4, 4, 4))
     assert asked == []
     layer(torch.zeros(1, 4, 4, 4))
-    assert asked == [(1, 4, 4, 4)]
+    layer(torch.zeros(1, 4, 8, 8))
+    assert asked == [(1, 4, 4, 4), (1, 4, 8, 8)]

@@ -60,9 +60,6 @@ def _train(preset: str, config: Config) -> tuple[Exception | None, bool]:
     """Run ``config``; a mistake of the user's comes back as a value, because elastic would print its traceback, with
     whether all ranks found the same.
     """
-    # OpenMP threads spin while they wait for each other; beside any other process on the same cores (our loader, say)
-    # that makes a step on the CPU two to four times slower. Read once, when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Not at the top: torch takes seconds to import, and --help or a typo should not wait for it.
     from torch.distributed.elastic.multiprocessing.errors import record
 

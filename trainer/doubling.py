@@ -1,20 +1,21 @@
-"""The generator's transposed convolutions; on the CPU the first two are computed as matrix products.
+"""The generator's transposed convolutions; on the CPU all but the last are computed as matrix products.
 
 oneDNN spreads a convolution over the width of its images. From 4x4 to 8x8, with DCGAN's 1024 channels, that leaves it
-at 40 % of the rate of a plain product, and this one layer would take a third of the whole training step
-(``docs/performance.md``). As a product it takes half of that, and 67 MB for a batch of 128. From 8x8 on oneDNN is the
-faster forwards, and from 16x16 on backwards too.
+at half the rate of a plain product, and this one layer would take a quarter of the whole training step
+(``docs/performance.md``). Forwards it catches up at 8x8, backwards at 32x32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-FORWARDS, BACKWARDS = 4, 8
+FORWARDS, BACKWARDS = 4, 16
 """Pixels up to which the product is the faster way."""
 
 
@@ -40,26 +41,49 @@ def as_product(images: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """Pixels (n h w, wide) times the weight (wide, 16 narrow) are patches of 4x4 that lie two pixels apart."""
+    """Pixels (n h w, wide) times the weight (wide, 16 narrow) are patches of 4x4 that lie two pixels apart.
+
+    Some images at a time: their patches should still be in the cache when they are added up.
+    """
 
     @staticmethod
     def forward(ctx: Any, images: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(images, weight)
-        if images.shape[-1] > FORWARDS:
+        count, _, height, width = images.shape
+        if height > FORWARDS:
             return F.conv_transpose2d(images, weight, stride=2, padding=1)
-        patches = _rows(images) @ _rows(weight).view(len(weight), -1)
-        return _overlap(patches.view(len(images), *images.shape[2:], 4, 4, -1))
+        out = images.new_zeros(count, 2 * height, 2 * width, weight.shape[1])
+        kernel = _rows(weight).view(len(weight), -1)
+        parts = _parts(count, height * width, kernel.shape[1])
+        room = images.new_empty(len(images[parts[0]]) * height * width, kernel.shape[1])
+        for part in parts:
+            pixels = _rows(images[part])
+            patches = torch.mm(pixels, kernel, out=room[: len(pixels)]).view(-1, height, width, 4, 4, weight.shape[1])
+            for inside, tap, outside in _meetings(height, width):
+                out[part][outside] += patches[inside][:, :, :, *tap]
+        return out.permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         images, weight = ctx.saved_tensors
-        padded = F.pad(gradient.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-        patches = padded.unfold(1, 4, 2).unfold(2, 4, 2).permute(0, 1, 2, 4, 5, 3).reshape(_rows(images).shape[0], -1)
-        to_weight = (_rows(images).T @ patches).view(len(weight), 4, 4, -1).permute(0, 3, 1, 2)
-        if not ctx.needs_input_grad[0]:
-            return None, to_weight
-        to_images = patches @ _rows(weight).view(len(weight), -1).T
-        return to_images.view(len(images), *images.shape[2:], -1).permute(0, 3, 1, 2), to_weight
+        count, _, height, width = images.shape
+        gradient, kernel = gradient.permute(0, 2, 3, 1), _rows(weight).view(len(weight), -1)
+        to_weight = torch.zeros_like(kernel)
+        to_images = images.new_empty(count, height, width, len(weight)) if ctx.needs_input_grad[0] else None
+        parts = _parts(count, height * width, kernel.shape[1])
+        room = images.new_zeros(len(images[parts[0]]), height, width, 4, 4, weight.shape[1])  # stays so at the edges
+        for part in parts:
+            patches = room[: len(images[part])]
+            for inside, tap, outside in _meetings(height, width):
+                patches[inside][:, :, :, *tap] = gradient[part][outside]
+            rows = patches.view(-1, kernel.shape[1])
+            to_weight.addmm_(_rows(images[part]).T, rows)
+            if to_images is not None:
+                torch.mm(rows, kernel.T, out=to_images[part].view(-1, len(weight)))
+        return (
+            None if to_images is None else to_images.permute(0, 3, 1, 2),
+            to_weight.view(len(weight), 4, 4, -1).permute(0, 3, 1, 2),
+        )
 
 
 def _rows(images: torch.Tensor) -> torch.Tensor:
@@ -67,13 +91,23 @@ def _rows(images: torch.Tensor) -> torch.Tensor:
     return images.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
 
 
-def _overlap(patches: torch.Tensor) -> torch.Tensor:
-    """Adds up patches (n, height, width, 4, 4, channels) that reach a pixel over the edge: (n, channels, 2 height,
-    2 width).
-    """
-    count, height, width, _, _, channels = patches.shape
-    out = patches.new_zeros(count, 2 * height + 2, 2 * width + 2, channels)
-    for y in range(4):
-        for x in range(4):
-            out[:, y : y + 2 * height : 2, x : x + 2 * width : 2] += patches[:, :, :, y, x]
-    return out[:, 1:-1, 1:-1].contiguous().permute(0, 3, 1, 2)
+def _parts(count: int, pixels: int, columns: int) -> list[slice]:
+    """``count`` images in parts: enough rows for a product at full rate, and no more patches than a cache holds."""
+    step = max(1, max(2048, 2**22 // columns) // pixels)
+    return [slice(first, first + step) for first in range(0, count, step)]
+
+
+Slices = tuple[slice, ...]
+
+
+def _meetings(height: int, width: int) -> Iterator[tuple[Slices, tuple[int, int], Slices]]:
+    """Each tap of the kernel: the pixels that it reaches from, the tap, and the output's pixels that it reaches."""
+    for y, x in product(range(4), range(4)):
+        (rows, out_rows), (columns, out_columns) = _reach(y, height), _reach(x, width)
+        yield (slice(None), rows, columns), (y, x), (slice(None), out_rows, out_columns)
+
+
+def _reach(tap: int, size: int) -> tuple[slice, slice]:
+    """Pixel i of ``size`` reaches 2 i + tap - 1 of 2 ``size``, if there is one."""
+    first, last = int(tap == 0), size - (tap == 3)
+    return slice(first, last), slice(2 * first + tap - 1, max(0, 2 * last + tap - 2), 2)

@@ -113,7 +113,8 @@ class Tracking:
     project: str = "shardgan"
     """W&B project that the run belongs to."""
     artifacts: bool = False
-    """Log each checkpoint to W&B as an artifact. Its size again in wandb's staging folder, and over the network."""
+    """Log to W&B, as artifacts, each checkpoint and, when the run is done, its exported generator. Their size again in
+    wandb's staging folder, and over the network."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-IMPORTED = ("accelerate.commands.launch", "huggingface_hub", "torch.distributed.elastic.multiprocessing.errors", "tqdm",
+from trainer.launcher import MARK
+
+LAUNCHER = "accelerate.commands.launch"
+IMPORTED = (LAUNCHER, "huggingface_hub", "torch.distributed.elastic.multiprocessing.errors", "tqdm",
             "trainer.generate", "trainer.start", "webdataset", "wandb")  # fmt: skip
 
 
@@ -30,7 +33,8 @@ class Python:
 
     def __enter__(self) -> Python:
         words = [sys.executable, "-m", "tests.forks"]
-        env = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # as trainer/run.py sets it before it loads torch
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "SLURM_"))}
+        env["OMP_WAIT_POLICY"] = "PASSIVE"  # as trainer/run.py sets it before it loads torch
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         return self
 
@@ -88,13 +92,34 @@ def _become(words: Sequence[str], cwd: str, env: dict[str, str], said: Sequence[
         os.dup2(file, descriptor)
         os.close(file)
     what, *rest = words
-    if what == "-m":
-        sys.argv, sys.path[0] = rest, cwd
-        sys.modules.pop(rest[0], None)  # what is imported is not run
+    sys.path[0] = cwd
+    if words[:2] == ["-m", LAUNCHER]:
+        _launch(rest[1:])
+    elif what == "-c":
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+    elif what == "-m":
+        sys.argv = rest
+        if not hasattr(sys.modules.get(rest[0]), "__path__"):
+            sys.modules.pop(rest[0], None)  # of a module that is imported already, runpy warns
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
         sys.argv = [what, *rest]
         runpy.run_path(what, run_name="__main__")
+
+
+def _launch(words: Sequence[str]) -> None:
+    """As accelerate does, which would run the script in a process of its own; several ranks become one."""
+    from accelerate.commands import launch
+    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+
+    told = launch.launch_command_parser().parse_args(words)
+    script, flags = told.training_script, told.training_script_args
+    if not told.multi_gpu:
+        told, *_ = launch._validate_launch_command(told)
+        os.environ |= prepare_simple_launcher_cmd_env(told)[1]
+        del os.environ[MARK]  # there is no launcher to follow
+    sys.argv = [script, *flags]
+    runpy.run_path(script, run_name="__main__")
 
 
 if __name__ == "__main__":

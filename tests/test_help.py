@@ -9,6 +9,7 @@ import pytest
 
 from tests.forks import Python
 from tests.launching import ROOT
+from tests.pages import PAGES
 
 FOLDERS = ("trainer", "shards", "launch", "benchmarks")
 INTERNAL = {"shards/feeder.py", "shards/worker.py"}
@@ -49,15 +50,22 @@ def helps(python: Python, program: str, words: tuple[str, ...] = ()) -> Iterator
 
 @pytest.mark.timeout(400)
 def test_every_command_shows_an_example_of_its_own() -> None:
+    """Its flags, and those that the docs show in passing, are flags of the command."""
     without, seen = [], set()
+    pages = "".join((ROOT / page).read_text() for page in PAGES)
     with Python() as python:
         for program in programs():
             for words, said in helps(python, program):
                 own = " ".join([start(program), *words])
                 wanted = BEFORE + "(?:python )?" + re.sub(r"\b[A-Z]+\b", r"\\S+", re.escape(own)) + r"\b([^│\n]*)"
                 found = re.search(wanted, said)
-                flags = re.findall(r"--[\w.-]+", found[1]) if found and not KINDS.search(usage_of(said)) else []
-                if not found or any(said.count(flag) < 2 for flag in flags):
+                used = " ".join(re.findall(rf"`[^`\n]*{re.escape(own)}\b([^`\n]*)`", pages))
+                flags = re.findall(r"--\w[\w.-]*", f"{found[1] if found else ''} {used}")
+                leaf = not KINDS.search(usage_of(said))
+                if not found or (
+                    leaf
+                    and not all(re.search(rf"^│ .*?(?<![\w-]){flag}(?![\w.-])", said, re.MULTILINE) for flag in flags)
+                ):
                     without.append(own)
                 seen.add(own)
     assert not without

@@ -3,7 +3,7 @@
 The server runs in a process of its own on the loopback and waits 50 ms before every answer. Each turn starts with an
 empty cache and goes through one epoch.
 
-    uv run python -m benchmarks.afar data/celeba64
+Example: uv run python -m benchmarks.afar data/celeba64
 """
 
 from __future__ import annotations

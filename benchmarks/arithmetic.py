@@ -6,7 +6,7 @@ that of three neutral ones with the other attribute, with variations. How many r
 attribute, and how many would do so by chance? Chance is the share among plain samples, and, for sums as large, that
 among neutral ones with the other attribute plus and minus three random samples.
 
-    uv run python -m benchmarks.arithmetic runs/faces --other glasses
+Example: uv run python -m benchmarks.arithmetic runs/faces --other glasses
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The plain loop is one process: Pillow opens, crops, resizes with the same filter
 ``webdataset.TarWriter`` writes the same members. Ours shuffles, indexes, checksums and syncs as well. The contestants
 take turns, so that whatever else the machine does hits them alike; the table gives medians.
 
-    python benchmarks/build.py raw/celeba --json build.json
+Example: uv run python -m benchmarks.build raw/celeba --json build.json
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The same images are written once in every contestant's own format; then each rea
 of 128 with one worker process, in turns, so that whatever else the machine does hits them alike. The table gives
 medians of images per second, from the second batch on, and ratios to webdataset's usual pipeline.
 
-    uv run --no-dev --group peers python -m benchmarks.loader data/celeba64 --json loader.json
+Example: uv run --no-dev --group peers python -m benchmarks.loader data/celeba64 --json loader.json
 
 The peers are an optional group of dependencies; those that are not installed are left out by name.
 """

@@ -2,7 +2,7 @@
 
 SIGTERM to a whole checkpoint, and the same command again to its first step, imports and all: what a preempted job pays.
 
-    uv run python -m benchmarks.resume --features 64
+Example: uv run python -m benchmarks.resume --features 64
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The trainer as a user starts it, with its loader, journals, sheets and checkpoints, and the same step on a batch that is
 already there, in turns. Also what the run waits for, and its memory.
 
-    uv run python -m benchmarks.run --steps 200 --checkpoint-every 100
+Example: uv run python -m benchmarks.run --steps 200 --checkpoint-every 100
 """
 
 from __future__ import annotations

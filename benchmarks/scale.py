@@ -4,7 +4,7 @@ One real tar stands under many names, so that its samples are real ones wherever
 places are looked up; its index is a file with holes. On a shared file system, looking whether 100,000 tars are there
 would take longer than here, where they are links to one.
 
-    uv run python -m benchmarks.scale data/celeba64
+Example: uv run python -m benchmarks.scale data/celeba64
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Two CPU ranks of one thread each against one rank of two threads, the same global batch, in turns; the exchanges of one
 iteration, counted, against the least that mathematics allows; and a projection to many GPUs, which is a projection.
 
-    uv run python -m benchmarks.scaling --features 32 --batch-size 64
+Example: uv run python -m benchmarks.scaling --features 32 --batch-size 64
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The tutorial's loop, the PyTorch ``dcgan`` example's (as it is and, where the de
 train the same networks on the same batch, in turns, so that whatever else the machine does hits them alike. Medians;
 the share of the device's own rate of matrix products; and where our iteration's time goes.
 
-    uv run python -m benchmarks.step --batch-size 128 --json step.json
+Example: uv run python -m benchmarks.step --batch-size 128 --json step.json
 """
 
 from __future__ import annotations

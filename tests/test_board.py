@@ -77,7 +77,11 @@ def test_a_killed_and_resumed_run_is_one_without_a_gap(faces32: Path, tmp_path: 
     assert sorted(sheets) == list(range(0, 1601, 160))
     assert sheets[1600].startswith("Step 200: fixed latents 0 to 3 of seed 0, averaged weights")
     assert len([item for item in items if "samples/real.caption" in item]) == 1
-    assert all(record["type"] == "checkpoint" for part in parts for record in part["artifact"])
+    kept = [(record["type"], record["name"]) for part in parts for record in part["artifact"]]
+    name = (tmp_path / "run" / "wandb-id").read_text()
+    assert set(kept[:-1]) == {("checkpoint", f"checkpoint-{name}")} and kept[-1] == ("model", f"generator-{name}")
+    made = {entry["path"]: entry for entry in parts[1]["artifact"][-1]["manifest"]["contents"]}
+    assert set(made) == {"README.md", "config.json", "model.safetensors"}
 
 
 def test_a_killed_core_costs_the_run_nothing(faces32: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from trainer import courier
-from trainer.courier import Courier
+from trainer.boards import Board
+from trainer.courier import Courier, NotDone
 
 
 class Fake:
@@ -30,6 +31,8 @@ class Fake:
     def show(self, name: str, path: Path, caption: str, images: int) -> None: ...
 
     def keep(self, folder: Path, facts: Mapping[str, Any]) -> None: ...
+
+    def offer(self, folder: Path, facts: Mapping[str, Any]) -> None: ...
 
     def finish(self, *, failed: bool) -> None:
         self.finished = failed
@@ -94,6 +97,19 @@ def test_the_end_waits_for_a_while_and_then_says_what_to_do(
     with pytest.warns(UserWarning, match="did not take everything in 0 s and is left behind. Do this."):
         carrier.close(failed=False)
     assert 0.2 < time.monotonic() - began < 5
+
+
+def test_a_job_that_failed_before_it_came_to_the_board_leaves_it_on(fake: Fake) -> None:
+    def fails(_: Board) -> None:
+        raise NotDone("has no picture of it")
+
+    carrier = Courier("A board", "", lambda: fake)
+    fake.gate.set()
+    carrier.do(fails)
+    log(carrier, 1)
+    with pytest.warns(UserWarning, match="A board has no picture of it"):
+        carrier.close(failed=False)
+    assert fake.rows == [{"step": 1}] and fake.finished is False
 
 
 def test_an_error_turns_the_board_off_and_is_told_once() -> None:

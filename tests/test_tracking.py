@@ -137,6 +137,19 @@ def test_a_wandb_that_does_not_start_is_a_warning(accelerator: Accelerator, fold
     assert len(told) == 1
 
 
+def test_a_generator_that_cannot_be_exported_leaves_the_board_on(accelerator: Accelerator, folder: RunFolder) -> None:
+    tracker = open_tracker(accelerator, folder, mode="offline", artifacts=True)
+    tracker.log_generator(folder.path)
+    tracker.log(row(1))
+    with pytest.warns(
+        UserWarning, match="has no generator of this run: its export failed .*holds no config.yaml"
+    ) as told:
+        tracker.close(failed=False)
+    assert len(told) == 1
+    (records,) = inspect([*(folder.path / "wandb").glob("offline-run-*")])
+    assert [entry["item"]["images"] for entry in records["history"]] == [128] and "artifact" not in records
+
+
 class Broken:
     """A run whose core is killed after the start."""
 

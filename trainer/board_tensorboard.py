@@ -54,6 +54,9 @@ class TensorBoard:
     def keep(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """It stores no files; the config refuses to ask for it."""
 
+    def offer(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """As ``keep``."""
+
     def finish(self, *, failed: bool) -> None:  # noqa: ARG002
         self._tracker.finish()
 

@@ -106,13 +106,18 @@ class WandbBoard:
         self._run.log({f"samples/{name}": wandb.Image(str(path), caption=caption), AXIS: images})
 
     def keep(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        if folder.is_dir():  # else pruned: the board was that far behind
+            self._store("checkpoint", "checkpoint", folder, facts, ["latest", folder.name])
+
+    def offer(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        self._store("generator", "model", folder, facts, ["latest"])
+
+    def _store(self, what: str, type: str, folder: Path, facts: Mapping[str, Any], aliases: list[str]) -> None:
         import wandb
 
-        if not folder.is_dir():
-            return  # pruned: the board was that far behind
-        artifact = wandb.Artifact(f"checkpoint-{self._run.id}", type="checkpoint", metadata=dict(facts))
-        artifact.add_dir(str(folder))  # copies: the folder may be pruned before it is sent
-        self._run.log_artifact(artifact, aliases=["latest", folder.name])
+        artifact = wandb.Artifact(f"{what}-{self._run.id}", type=type, metadata=dict(facts))
+        artifact.add_dir(str(folder))  # copies: the folder may be gone before it is sent
+        self._run.log_artifact(artifact, aliases=aliases)
 
     def abandon(self) -> None:
         import wandb

@@ -25,6 +25,9 @@ class Board(Protocol):
     def keep(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Store the checkpoint in ``folder``, which may be gone by now."""
 
+    def offer(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Store the exported generator in ``folder``, which is gone when this returns."""
+
     def finish(self, *, failed: bool) -> None:
         """Send what is left; nothing is called after it."""
 

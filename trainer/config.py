@@ -113,7 +113,8 @@ class Tracking:
     project: str = "shardgan"
     """W&B project that the run belongs to."""
     artifacts: bool = False
-    """Log each checkpoint to W&B as an artifact. Its size again in wandb's staging folder, and over the network."""
+    """Log to W&B, as artifacts, each checkpoint and, when the run is done, its exported generator. Their size again in
+    wandb's staging folder, and over the network."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "faces": (
-        "The default: faces that shardgan draws itself on first use, in networks small enough for two CPU cores.",
+        "The default: faces that shardgan draws itself on first use, in networks small enough for two CPU cores.\n\n"
+        "Example: accelerate launch trainer/run.py faces --seed 1 --out runs/other-faces",
         Config(
             model=Model(features_g=16, features_d=16),
             optim=Optim(lr_g=1e-3, lr_d=4e-4),  # two rates (TTUR, arXiv 1706.08500): sharp faces in minutes, not hours
@@ -249,15 +251,16 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "mnist": (
-        "MNIST's digits, one channel, 5 epochs.",
+        "MNIST's digits, one channel, 5 epochs.\n\nExample: accelerate launch trainer/run.py mnist --epochs 1",
         Config(data=Data(shards="data/mnist32"), out=Path("runs/mnist"), default_steps=2344),
     ),
     "celeba": (
-        "CelebA, 64x64, mirrored, 25 epochs.",
+        "CelebA, 64x64, mirrored, 25 epochs.\n\n"
+        "Example: accelerate launch trainer/run.py celeba --data.shards data/flowers64 --out runs/flowers",
         Config(data=Data(shards="data/celeba64", workers=4, flip=True), out=Path("runs/celeba"), default_steps=39_571),
     ),
     "lsun": (
-        "LSUN bedrooms, 64x64, one epoch of 3 million.",
+        "LSUN bedrooms, 64x64, one epoch of 3 million.\n\nExample: accelerate launch trainer/run.py lsun --epochs 1",
         Config(data=Data(shards="data/lsun64", workers=4), out=Path("runs/lsun"), default_steps=23_696),
     ),
 }
@@ -282,7 +285,9 @@ def parse(arguments: Sequence[str] | None = None, *, quiet: bool = False) -> tup
         union,
         prog="trainer/run.py",
         args=words,
-        description="Train a DCGAN on image shards. `run.py PRESET --help` lists every flag; no preset means `faces`.",
+        description="Train a DCGAN on image shards. `run.py PRESET --help` lists every flag; no preset means `faces`."
+        "\n\n"
+        "Example: accelerate launch --config_file accelerate_config.yaml trainer/run.py mnist --epochs 1",
         console_outputs=not quiet,
     )
     return words[0], config

@@ -20,11 +20,15 @@ PATIENCE = 60.0
 Job = Callable[[Board], object]
 
 
+class NotDone(Exception):
+    """What a job raises that failed before it came to the board, which is as well as it was."""
+
+
 class Courier:
     """Opens a board and does ``Job`` after ``Job`` with it, in order, in a daemon thread of its own.
 
-    Its first failure turns the board off. What happened is told by the next call of ``tell`` or ``close``, not by the
-    thread: there a warning that is an error would reach nobody.
+    Its first failure, but for :class:`NotDone`, turns the board off. What happened is told by the next call of ``tell``
+    or ``close``, not by the thread: there a warning that is an error would reach nobody.
     """
 
     def __init__(self, name: str, remedy: str, open: Callable[[], Board]) -> None:
@@ -75,7 +79,10 @@ class Courier:
             if board.note:
                 self._news.append(board.note)
             while job := self._jobs.get():
-                job(board)
+                try:
+                    job(board)
+                except NotDone as error:
+                    self._news.append(str(error))
         except Exception as error:  # a board's own, its process's or the network's: none of them is worth a run
             said = " ".join(str(error).split()) or type(error).__name__
             self._news.append(f"is off for the rest of this run: {said}")

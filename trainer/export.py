@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, PositionalMetavarFromFieldName
@@ -17,6 +17,9 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, PositionalMe
 from shards.errors import InputError
 from shards.files import atomic_write, sync_folder
 from trainer.command import conclude, require
+
+if TYPE_CHECKING:
+    from trainer.generate import LoadedRun
 
 CARD, WEIGHTS = "README.md", "model.safetensors"
 NAMES = {CARD, WEIGHTS, "config.json"}
@@ -57,21 +60,19 @@ def run(asked: Export) -> None:
     """
     _check(asked)
     # Not at the top: torch takes seconds to import, and --help or a typo should not wait for it.
-    from trainer.card import facts
     from trainer.generate import load_run
 
     loaded = load_run(asked.run, asked.checkpoint)
-    generator, known = loaded.generator.float(), facts(loaded)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     if asked.format == "onnx":
+        from trainer.card import facts
         from trainer.to_onnx import to_onnx
 
-        data = to_onnx(generator, known)
+        data = to_onnx(loaded.generator.float(), facts(loaded))
         with atomic_write(asked.out) as file:
             file.write(data)
     else:
-        with _atomic_folder(asked.out) as folder:
-            _fill(folder, generator.state_dict(), known, asked.push or asked.out.name)
+        write(loaded, asked.out, asked.push)
     print(f"{asked.out} holds the generator of {loaded.checkpoint.name} of {asked.run}.", file=sys.stderr)
     if asked.push:
         from trainer.hub import push
@@ -102,15 +103,21 @@ def _check(asked: Export) -> None:
         raise InputError(f"{out} is not an export of this format, so --force does not remove it. Give another name.")
 
 
-def _fill(folder: Path, weights: dict[str, Any], known: dict[str, Any], name: str) -> None:
-    from trainer.card import model_card
+def write(loaded: LoadedRun, out: Path, where: str | None = None) -> dict[str, Any]:
+    """The generator of ``loaded`` as the folder ``out``; its card tells to load it from ``where``, or from the folder's
+    name. Returns what config.json says of it.
+    """
+    from trainer.card import facts, model_card
     from trainer.hub import Generator
 
+    known = facts(loaded)
     generator = Generator(known["size"], known["channels"], known["z_dim"], known["features"])
-    generator.load_state_dict(weights)
-    (folder / CARD).write_text(model_card(known, name))  # there already, the mixin writes none of its own
-    generator.save_pretrained(folder, config=known)
-    (folder / WEIGHTS).chmod((folder / CARD).stat().st_mode)  # safetensors lets its owner alone read it
+    generator.load_state_dict(loaded.generator.state_dict())  # to float32
+    with _atomic_folder(out) as folder:
+        (folder / CARD).write_text(model_card(known, where or out.name))  # there, the mixin writes none of its own
+        generator.save_pretrained(folder, config=known)
+        (folder / WEIGHTS).chmod((folder / CARD).stat().st_mode)  # safetensors lets its owner alone read it
+    return known
 
 
 @contextmanager

@@ -176,6 +176,11 @@ class Session:
             self.folder.write_status("running", state.step, state.position)
         self.unsaved = None
 
+    def offer(self) -> None:
+        """Log the generator of a run that is done, where that was asked for."""
+        if self.tracker and self.config.tracking.artifacts:
+            self.tracker.log_generator(self.folder.path)
+
     def settle(self) -> None:
         """Wait until the main rank has published the last checkpoint.
 

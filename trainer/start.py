@@ -125,6 +125,8 @@ def _conduct(session: Session, preemption: Preemption, launch: Launch) -> None:
         if main:
             folder.stop.unlink(missing_ok=True)
             folder.write_status(ending, state.step, state.position)
+            if ending == "done":
+                session.offer()
     except BaseException as error:
         cause = str(error) or type(error).__name__
         if lost_rank(error):

@@ -6,6 +6,7 @@ import netrc
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 from urllib.parse import urlparse
 
@@ -15,9 +16,12 @@ from shards.errors import InputError
 from trainer.board_tensorboard import TensorBoard, check_installed
 from trainer.board_wandb import WandbBoard
 from trainer.board_wandb import remedy as remedy_for
+from trainer.boards import Board
 from trainer.config import Config, Tracking, flatten
-from trainer.courier import Courier
+from trainer.courier import Courier, NotDone
+from trainer.export import write
 from trainer.folder import RunFolder
+from trainer.generate import load_run
 from trainer.journal import Journal
 from trainer.version import code_version
 
@@ -79,6 +83,21 @@ class Tracker:
         """The published checkpoint in ``folder``, as an artifact."""
         if self._board:
             self._board.do(lambda board: board.keep(folder, facts))
+
+    def log_generator(self, run: Path) -> None:
+        """The generator of the run's newest checkpoint, exported, as an artifact. The courier does all of it."""
+
+        def offer(board: Board) -> None:
+            with TemporaryDirectory() as place:
+                folder = Path(place) / f"{run.name}-generator"
+                try:
+                    known = write(load_run(run), folder)
+                except Exception as error:  # whatever it is, the board's rows are worth more
+                    raise NotDone(f"has no generator of this run: its export failed ({error}).") from error
+                board.offer(folder, known)
+
+        if self._board:
+            self._board.do(offer)
 
     def sync(self) -> None:
         """Make the journal durable; called before a checkpoint that counts on it is published."""

@@ -22,8 +22,8 @@ import torch
 import tyro
 from accelerate import Accelerator
 
-from benchmarks import flops
-from benchmarks.baselines import Iteration, pytorch_example, tutorial
+from benchmarks import baselines, flops
+from benchmarks.baselines import pytorch_example, tutorial
 from benchmarks.flops import synchronise
 from benchmarks.machine import describe
 from shards.loader import normalise
@@ -32,6 +32,7 @@ from trainer.adam import Adam
 from trainer.config import Config, Model
 from trainer.device import has_bf16, read_launch, set_threads
 from trainer.noise import latents
+from trainer.replay import WARM_UP, Iteration, Replay, cuda_graph
 from trainer.state import State, create_state
 from trainer.step import Step
 
@@ -61,7 +62,7 @@ class Ours:
 
     config: Config
     state: State
-    step: Step
+    step: Iteration
     device: torch.device
     clock: Clock = field(default_factory=lambda: Clock(None))
 
@@ -139,22 +140,27 @@ def breakdown(ours: Ours, images: torch.Tensor, iterations: int) -> dict[str, fl
     return {**shares, "generator's forward, host": 1 - named / whole}
 
 
-def contestants(arguments: Arguments, accelerator: Accelerator) -> dict[str, tuple[Iteration, torch.Tensor]]:
+def contestants(arguments: Arguments, accelerator: Accelerator) -> dict[str, tuple[baselines.Iteration, torch.Tensor]]:
     """Who runs, on what."""
     device, bf16 = accelerator.device, accelerator.mixed_precision == "bf16"
     images = torch.randint(256, (arguments.batch_size, SIZE, SIZE, CHANNELS), dtype=torch.uint8, device=device)
     real = normalise(images, torch.float32).contiguous()
-    those: dict[str, tuple[Iteration, torch.Tensor]] = {
+    those: dict[str, tuple[baselines.Iteration, torch.Tensor]] = {
         "tutorial, float32": (tutorial(arguments.features, device), real),
         EXAMPLE: (pytorch_example(arguments.features, device), real),
     }
     if bf16:
         those["PyTorch example, bf16 autocast"] = (autocast(pytorch_example(arguments.features, device), device), real)
-    those[f"shardgan, {'bf16' if bf16 else 'float32'}"] = (create(arguments, accelerator), images)
+    precision = "bf16" if bf16 else "float32"
+    if device.type == "cuda":
+        recorded = create(arguments, accelerator)
+        recorded.step = Replay(recorded.step, cuda_graph)
+        those[f"shardgan, {precision}, CUDA graph"] = (recorded, images)
+    those[f"shardgan, {precision}"] = (create(arguments, accelerator), images)
     return those
 
 
-def autocast(iteration: Iteration, device: torch.device) -> Iteration:
+def autocast(iteration: baselines.Iteration, device: torch.device) -> baselines.Iteration:
     """``iteration`` as somebody who knows of it would run it."""
 
     def iterate(real: torch.Tensor) -> None:
@@ -164,7 +170,7 @@ def autocast(iteration: Iteration, device: torch.device) -> Iteration:
     return iterate
 
 
-def timed(iterate: Iteration, images: torch.Tensor, count: int) -> float:
+def timed(iterate: baselines.Iteration, images: torch.Tensor, count: int) -> float:
     """Seconds of ``count`` iterations, the device's work included."""
     synchronise(images.device)
     began = time.perf_counter()
@@ -181,9 +187,10 @@ def main() -> None:
     accelerator = Accelerator(cpu=launch.cpu, mixed_precision="bf16" if has_bf16(launch.cpu) else "no")
     those = contestants(arguments, accelerator)
     seconds: dict[str, list[float]] = {name: [] for name in those}
+    warm_up = WARM_UP + 1 if accelerator.device.type == "cuda" else 1  # a graph is recorded after so many
     for turn in range(arguments.rounds + 1):
         for name, (iterate, images) in those.items():
-            took = timed(iterate, images, arguments.iterations if turn else 1)
+            took = timed(iterate, images, arguments.iterations if turn else warm_up)
             if turn:  # the first turn warms up
                 seconds[name].append(took / arguments.iterations)
     medians = {name: statistics.median(values) for name, values in seconds.items()}

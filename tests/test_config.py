@@ -58,7 +58,7 @@ FREE = {
     "data.cache_gb", "checkpoint.every",
     "checkpoint.keep", "samples.every",
     "samples.count", "tracking.board", "tracking.mode", "tracking.project",
-    "tracking.artifacts", "out", "batch_size", "steps", "epochs", "threads",
+    "tracking.artifacts", "out", "batch_size", "steps", "epochs", "threads", "tf32", "cuda_graphs",
     "log_every", "dry_run", "default_steps", "model.sync_bn",
 }  # fmt: skip
 """The fields that may change when a run goes on, written out once more: a new field must be put on one side."""

@@ -8,7 +8,7 @@ import torch
 
 from shards.errors import InputError
 from trainer import device
-from trainer.device import Launch, has_bf16, read_launch, resolve_precision, set_threads
+from trainer.device import Launch, has_bf16, read_launch, resolve_precision, set_tf32, set_threads
 
 VARIABLES = ("ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION", "WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE")
 
@@ -124,3 +124,10 @@ def test_denormals_are_flushed_on_the_cpu_only() -> None:
     assert tiny * 0.5 > 0
     set_threads(launch(cpu=True), 0)
     assert tiny * 0.5 == 0
+
+
+@pytest.mark.parametrize(("allowed", "precision"), [(True, "tf32"), (False, "ieee")])
+def test_tf32_is_asked_for_or_forbidden_everywhere(allowed: bool, precision: str) -> None:
+    set_tf32(allowed)
+    assert torch.backends.cuda.matmul.fp32_precision == precision
+    assert torch.backends.cudnn.conv.fp32_precision == precision  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from trainer.step import Step
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
 BATCH = 16
+CPU = torch.device("cpu")
 NETWORKS = ("discriminator", "generator")
 
 
@@ -29,8 +30,8 @@ def small(loss: Loss = "non-saturating", d_steps: int = 1, dtype: str = "float32
     return Config(model=model, batch_size=BATCH, loss=loss, d_steps=d_steps, dtype=dtype)  # type: ignore[arg-type]
 
 
-def create(config: Config) -> tuple[State, Step]:
-    state = create_state(config, manifest(), torch.device("cpu"))
+def create(config: Config, device: torch.device = CPU) -> tuple[State, Step]:
+    state = create_state(config, manifest(), device)
     return state, Step(state, state.generator, state.discriminator, config.loss)
 
 

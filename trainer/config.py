@@ -147,6 +147,11 @@ class Config:
     """Of weights and arithmetic; mixed precision is accelerate's: --mixed_precision before the script's name."""
     threads: int = 0
     """CPU threads per rank when training on the CPU; 0 shares the cores among the ranks of a machine."""
+    tf32: Switch = True
+    """On a GPU, round the factors of float32 products to TF32's 10 bits of mantissa, for several times the rate."""
+    cuda_graphs: Switch = False
+    """On one GPU, record the iteration once and replay it, which spares the host its launches. Off until somebody has
+    measured it: benchmarks/step.py does."""
     log_every: int = 25
     """Steps between lines of metrics. Each costs one wait for the device."""
     dry_run: bool = False
@@ -206,7 +211,7 @@ class Config:
 
 FREE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "data.audit", "data.strict", "data.max_bad",
         "checkpoint.", "samples.", "tracking.", "out", "batch_size", "steps", "epochs", "threads", "log_every",
-        "dry_run", "default_steps", "model.sync_bn")  # fmt: skip
+        "dry_run", "default_steps", "model.sync_bn", "tf32", "cuda_graphs")  # fmt: skip
 """What may differ when a run goes on: where it runs and reports, how long, and how it is cut into batches, ranks and
 workers. The data are compared by their digest."""
 

@@ -113,3 +113,10 @@ def set_threads(launch: Launch, asked: int) -> int:
     if launch.cpu:
         torch.set_flush_denormal(True)  # Adam's averages of silent weights decay into denormals, 100 times slower
     return torch.get_num_threads()
+
+
+def set_tf32(allowed: bool) -> None:
+    """Whether a GPU may round the factors of float32 products. PyTorch's own default is yes in convolutions only."""
+    precision = "tf32" if allowed else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]

@@ -29,9 +29,10 @@ from trainer.meter import Meter
 from trainer.mistakes import SharedMistake
 from trainer.noise import latents
 from trainer.progress import Progress
+from trainer.replay import Iteration
 from trainer.samples import caption, fixed_latents, generate, to_pixels
 from trainer.state import State
-from trainer.step import Metrics, Step
+from trainer.step import Metrics
 from trainer.tally import Tally, check_share
 from trainer.tracking import Tracker
 
@@ -45,7 +46,7 @@ class Session:
     dataset: ShardDataset
     accelerator: Accelerator
     state: State
-    step: Step
+    step: Iteration
     tracker: Tracker | None
     """On the main rank only."""
     audit: Journal | None

@@ -13,7 +13,7 @@ from trainer import environment, last_word, launcher, plan
 from trainer.accord import Accord
 from trainer.background import Background, Snapshot
 from trainer.config import Config
-from trainer.device import Launch, idle_gpus, set_threads
+from trainer.device import Launch, idle_gpus, set_tf32, set_threads
 from trainer.examine import Found, dry_run, examine
 from trainer.feed import Feed
 from trainer.folder import RunFolder
@@ -24,6 +24,7 @@ from trainer.mistakes import lost_rank
 from trainer.preempt import Preemption
 from trainer.progress import Progress
 from trainer.ranks import create_accelerator, wrap
+from trainer.replay import Replay, cuda_graph
 from trainer.session import Session
 from trainer.state import create_state
 from trainer.step import Step
@@ -52,7 +53,8 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     step, position = facts.get("step", 0), facts.get("position", 0)
     if main:
         room = plan.disk_note(config, dataset.manifest) if left else None
-        lines = (found.note, idle_gpus(launch), found.changed, room)
+        graphs = "--cuda-graphs is for one GPU: left out here." if config.cuda_graphs and not _replays(launch) else None
+        lines = (found.note, idle_gpus(launch), found.changed, room, graphs)
         header = plan.describe(config, dataset.manifest, launch, found.precision, position, left)
         print("\n".join([header, *(f"note     {line}" for line in lines if line)]), file=sys.stderr, flush=True)
         folder.record(config)
@@ -62,8 +64,9 @@ def run(preset: str, config: Config, launch: Launch) -> None:
             print("Done already: nothing to do. Raise --steps or --epochs, or give another --out.", file=sys.stderr)
         return None
     set_threads(launch, config.threads)
+    set_tf32(config.tf32)
     accelerator = create_accelerator(config, launch, found.precision)
-    session = _open_session(config, folder, accelerator, found)
+    session = _open_session(config, folder, accelerator, found, replay=config.cuda_graphs and _replays(launch))
     # To the last word, or a signal's echo would cut that short.
     with Preemption(folder.stop if main else None) as preemption:
         _conduct(session, preemption, launch)
@@ -72,7 +75,14 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     return None
 
 
-def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, found: Found) -> Session:
+def _replays(launch: Launch) -> bool:
+    """Whether a graph can be recorded: one with DDP's exchanges in it is another matter."""
+    return launch.ranks == 1 and not launch.cpu
+
+
+def _open_session(
+    config: Config, folder: RunFolder, accelerator: Accelerator, found: Found, *, replay: bool
+) -> Session:
     main, rank, dataset = accelerator.is_main_process, accelerator.process_index, found.dataset
     state = create_state(config, dataset.manifest, accelerator.device, fp16=accelerator.mixed_precision == "fp16")
     if found.resumed:
@@ -89,6 +99,7 @@ def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, f
             roll_back(journal, state.step)
     accelerator.wait_for_everyone()
     generator, discriminator = wrap(accelerator, state, sync_bn=config.model.sync_bn)
+    step = Step(state, generator, discriminator, config.loss)
     told = {"data.digest": dataset.manifest.digest, **environment.describe(accelerator)}
     return Session(
         config,
@@ -96,7 +107,7 @@ def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, f
         dataset,
         accelerator,
         state,
-        Step(state, generator, discriminator, config.loss),
+        Replay(step, cuda_graph) if replay else step,
         Tracker(accelerator, folder, config, told, state.position) if main else None,
         Journal(config.data.audit / f"rank-{rank}.jsonl") if config.data.audit else None,
         Tally(folder.path / f"bad-rank-{rank}.jsonl"),

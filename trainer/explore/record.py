@@ -56,13 +56,11 @@ def origin(run: Path, loaded: LoadedRun) -> dict[str, Any]:
     """Where a picture comes from, JSON-ready."""
     import torch
 
-    from trainer.checkpoint import digest
-
     channels, size = loaded.shape
     return {
         "run": str(run),
         "checkpoint": str(loaded.checkpoint),
-        "checkpoint_sha256": digest(loaded.checkpoint),
+        "checkpoint_sha256": loaded.digest,
         "step": loaded.step,
         "position": loaded.position,
         "weights": "average" if loaded.config.ema_images else "plain",

@@ -201,7 +201,10 @@ def test_help_teaches_without_torch() -> None:
 @pytest.mark.timeout(600)
 def test_on_digits_it_beats_raw_pixels_and_an_untrained_one(real_data: Path, tmp_path: Path) -> None:
     """In 400 steps of tiny networks at five times the usual rate: seeds 0, 1 and 2 gained 1.5, 1.6 and 1.8 points on
-    the untrained one (300 steps at 16 features: between -0.1 and 2.7). A whole epoch as usual gives 97.6 %.
+    the untrained one, which is itself 3 points above raw pixels, and seeds 0 and 1 reached 93.2 and 92.8 %.
+
+    That an epoch of the preset gives 97 % no test can wait for: ``python -m trainer.represent runs/mnist --shards
+    data/mnist32 --test-shards data/mnist32-test --test 10000`` said 97.23 and 97.35 % with seeds 0 and 1.
     """
     build(Mnist(real_data / "mnist"), tmp_path / "digits", Options(size=32, limit=8000))
     done = run("mnist", "--data.shards", str(tmp_path / "digits"), "--out", str(tmp_path / "run"), "--steps", "400",
@@ -212,4 +215,4 @@ def test_on_digits_it_beats_raw_pixels_and_an_untrained_one(real_data: Path, tmp
     represent(Represent(tmp_path / "run", str(tmp_path / "digits"), train=1500, test=3000))
     found = json.loads((tmp_path / "run" / REPORT).read_text())["representations"]
     raw, at_birth, learnt = (found[name]["accuracy"] for name in found)
-    assert learnt > at_birth + 0.005 and at_birth > raw + 0.02, found
+    assert learnt > at_birth + 0.005 and at_birth > raw + 0.02 and learnt > 0.91, found

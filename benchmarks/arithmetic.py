@@ -12,10 +12,12 @@ Example: uv run python -m benchmarks.arithmetic runs/faces --other glasses
 from __future__ import annotations
 
 import json
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from tyro.conf import Positional
 from benchmarks.machine import describe
 from shards.errors import InputError
 from shards.loader import normalise
+from trainer.command import conclude
 from trainer.explore.latents import add, variations
 from trainer.explore.numbers import VARIATIONS
 from trainer.generate import LoadedRun, load_run
@@ -45,8 +48,8 @@ class Arguments:
     """A run on drawn faces."""
     shards: Path | None = None
     """The faces it was trained on; as its config says unless given."""
-    other: str = "man"
-    """The attribute that the result should have beside smiling: man, woman, glasses or beard."""
+    other: Literal["man", "woman", "glasses", "beard"] = "man"
+    """The attribute that the result should have beside smiling."""
     samples: int = 2048
     """Samples to choose from."""
     trials: int = 200
@@ -79,7 +82,11 @@ class Figures:
 
 
 def read_faces(folder: Path, count: int, names: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first ``count`` images, float32 (n, 3, size, size) in [-1, 1], and attributes ``names``, (n, names)."""
+    """The first ``count`` images, float32 (n, 3, size, size) in [-1, 1], and attributes ``names``, (n, names).
+
+    Raises:
+        InputError: there are no images, or not all have these attributes.
+    """
     images, truths = [], []
     for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path) as tar:  # not webdataset, which leaves it open
@@ -87,9 +94,11 @@ def read_faces(folder: Path, count: int, names: tuple[str, ...]) -> tuple[torch.
                 data = tar.extractfile(member)
                 if data and member.name.endswith(".json"):
                     facts = json.load(data)
-                    truths.append([float(facts[name]) for name in names])
+                    truths += [[float(facts[name]) for name in names]] if facts.keys() >= {*names} else []
                 elif data and member.name.endswith((".jpg", ".png")):
                     images.append(np.asarray(Image.open(data)))
+    if not images or len(images) != len(truths):
+        raise InputError(f"{folder} holds no drawn faces with their attributes. Give --shards, made by `build faces`.")
     return normalise(torch.from_numpy(np.stack(images[:count])), torch.float32), torch.tensor(truths[:count])
 
 
@@ -179,9 +188,8 @@ def measure(loaded: LoadedRun, arguments: Arguments) -> Figures:
     )
 
 
-def main() -> None:
+def run(arguments: Arguments) -> None:
     """Measure, print the table, write the JSON."""
-    arguments = tyro.cli(Arguments, description=__doc__)
     loaded = load_run(arguments.run)
     figures = measure(loaded, arguments)
     print(f"{loaded.checkpoint}, {describe()}")
@@ -191,5 +199,10 @@ def main() -> None:
         arguments.json.write_text(json.dumps({**asdict(arguments), **asdict(figures)}, indent=1, default=str))
 
 
+def main() -> int:
+    """Parse, run, and turn what went wrong into one line and an exit code."""
+    return conclude(lambda: run(tyro.cli(Arguments, description=__doc__)))
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,6 +12,9 @@ from shards.index import IMAGES, split_key
 from shards.reader import Reader
 from shards.tars import Found
 
+DIGITS = 18
+"""More may not fit into an int64."""
+
 
 def read_labels(reader: Reader, start: int, count: int) -> np.ndarray:
     """The labels at positions ``start ... start + count`` of the stream, int64 (count,).
@@ -53,7 +56,8 @@ def _read(file: BinaryIO) -> list[int]:
                 labels[key] = file.read(member.size)
             tar.members.clear()  # type: ignore[attr-defined]  # a list of all would be 1 kB a member
     for key in images:
-        if not labels.get(key, b"").strip().isdigit():
-            what = f"{labels[key][:20]!r}, not a number" if key in labels else "missing"
+        text = labels.get(key, b"").strip()
+        if not text.isdigit() or len(text) > DIGITS:
+            what = f"{text[:20]!r}, not a number of at most {DIGITS} digits" if key in labels else "missing"
             raise ValueError(f"{key}.cls is {what}")
     return [int(labels[key]) for key in images]

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.arithmetic import Arguments, measure
+from benchmarks.arithmetic import Arguments, main, measure, read_faces
 from shards.build import build
+from shards.errors import InputError
 from shards.options import Options
 from shards.sources.faces import Faces
 from tests.launching import ROOT, command
+from tests.make import make_shards
 from trainer.generate import load_run
+
+
+def test_bad_input_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["arithmetic", str(tmp_path / "nowhere")])
+    assert main() == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "no such folder" in said and said.count("\n") == 1
+    monkeypatch.setattr(sys, "argv", ["arithmetic", "--other", "foo"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "glasses" in capsys.readouterr().err
+    make_shards(tmp_path / "digits")
+    with pytest.raises(InputError, match="no drawn faces"):
+        read_faces(tmp_path / "digits", 10, ("smiling", "man"))
 
 
 @pytest.mark.timeout(900)  # a minute's work for two idle cores, and much more on busy ones

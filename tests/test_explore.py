@@ -204,6 +204,8 @@ def expect_error(done: Done, *parts: str) -> None:
         (("walk", "--through", "1"), "two samples"),
         (("walk", "--points", "65"), "--points is 65"),
         (("walk", "--frames", "0"), "--frames is 0"),
+        (("walk", "--frames", "100", "--points", "41"), "at most 40 samples"),
+        (("walk", "--frames", "1", "--points", "456", "--count", "456"), "at most 455 samples"),
         (("grid", "--count", "0"), "--count is 0"),
         (("grid", "--seed", "-1"), "--seed is -1"),
         (("grid", "--out", "x.jpg"), "must end in .png"),

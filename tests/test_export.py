@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socket import socket
 from threading import Thread
 
 import numpy as np
@@ -13,11 +15,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from huggingface_hub import HfApi
 from PIL import Image
+from safetensors.torch import load_file
 
 from tests.launching import ROOT, SMALL, run
+from trainer import hub
 from trainer.command import conclude
-from trainer.export import Export
+from trainer.export import Export, _check
 from trainer.export import run as export
 from trainer.generate import load_run
 from trainer.hub import Generator
@@ -137,19 +142,29 @@ def test_what_exists_is_kept_unless_forced(trained: Path, tmp_path: Path, capsys
     assert "not an export" in fails(capsys, Export(trained, tmp_path / "folder", "onnx", force=True))
     assert "not an export" in fails(capsys, Export(trained, tmp_path / "file", force=True))
     assert "not an export" in fails(capsys, Export(trained, trained, force=True))
+    for content in ("mine", "", "%PDF-1.7"):
+        (tmp_path / "thesis.pdf").write_text(content)
+        assert "an ONNX model, or a file named *.onnx" in fails(
+            capsys, Export(trained, tmp_path / "thesis.pdf", "onnx", force=True)
+        )
+        assert (tmp_path / "thesis.pdf").read_text() == content
     assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "thesis").read_text() == "mine"
 
 
-def test_force_replaces(trained: Path, folder: Path, tmp_path: Path) -> None:
+def test_force_replaces(trained: Path, folder: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "config.json").write_text("{}")
     export(Export(trained, out, force=True))
     assert (out / "config.json").read_bytes() == (folder / "config.json").read_bytes()
     (tmp_path / "old.onnx").write_text("old")
-    export(Export(trained, tmp_path / "old.onnx", "onnx", force=True))
-    onnx.checker.check_model(tmp_path / "old.onnx")
-    assert {path.name for path in tmp_path.iterdir()} == {"out", "old.onnx"}
+    shutil.copy(model, tmp_path / "model")
+    for name in ("old.onnx", "model"):
+        asked = Export(trained, tmp_path / name, "onnx", force=True)
+        _check(asked)
+    export(asked)
+    onnx.checker.check_model(tmp_path / "model")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "old.onnx", "model"}
 
 
 def test_bad_input_is_one_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,9 +193,27 @@ def test_help_teaches_without_torch() -> None:
     assert "RUN OUT" in said and "Example: python -m trainer.export" in said and "--push" in said
 
 
-def test_pushing_only_on_request_and_what_was_written_stays(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_was_written_stays_when_the_hub_is_not_reached(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of a Hub at a port where nobody listens. Without --push nobody is asked."""
+    with socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        address, asked = f"http://127.0.0.1:{unheard.getsockname()[1]}", []
+
+        def client() -> HfApi:
+            asked.append(address)
+            return HfApi(address, token="hf_no")
+
+        monkeypatch.setattr(hub, "HfApi", client)
+        export(Export(trained, tmp_path / "quiet"))
+        assert not asked
+        capsys.readouterr()
+        assert conclude(lambda: export(Export(trained, tmp_path / "out", push="me/faces"))) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and said[0].startswith(str(tmp_path / "out"))
+    assert said[1].startswith(f"error: {tmp_path / 'out'} is written, but did not get to me/faces") and asked
+    assert load_file(tmp_path / "out" / "model.safetensors") and len([*tmp_path.iterdir()]) == 2
     assert "repo" in fails(capsys, Export(trained, tmp_path / "none", push="not a name"))
     assert not (tmp_path / "none").exists()
 

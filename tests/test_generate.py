@@ -13,12 +13,14 @@ import yaml
 from shards.errors import InputError
 from shards.manifest import Manifest, Shard
 from trainer import checkpoint
+from trainer.card import facts
 from trainer.config import Config, Data, Model, flatten
+from trainer.explore.record import origin
 from trainer.folder import RunFolder
 from trainer.generate import load_run
 from trainer.state import State, create_state
 
-FACTS = {"step": 3, "position": 24}
+FACTS = {"step": 3, "position": 24, "data": "made", "manifest": "abc"}
 
 
 def make_run(folder: Path, size: int = 32, **fields: Any) -> tuple[Config, State]:
@@ -50,6 +52,16 @@ def test_the_networks_come_back_ready(tmp_path: Path, size: int) -> None:
         assert weights.keys() == expected.keys()
         assert all(torch.equal(weights[name], expected[name]) for name in weights)
     assert loaded.generator(torch.zeros(2, 8)).shape == (2, 1, size, size)
+
+
+def test_a_checkpoint_may_go_once_it_is_loaded(tmp_path: Path) -> None:
+    """As it does when the run goes on: a picture or an export under way is not lost."""
+    make_run(tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    digest = checkpoint.digest(loaded.checkpoint)
+    shutil.rmtree(loaded.checkpoint)
+    assert origin(tmp_path / "run", loaded)["checkpoint_sha256"] == digest
+    assert facts(loaded)["training"]["data_digest"] == "abc"
 
 
 def test_a_run_without_average_gives_its_generator_and_doubles_stay_doubles(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -28,9 +27,3 @@ def test_workers_count_and_other_children_do_not(name: str, counted: bool) -> No
 def test_it_is_this_processs_memory_in_gib() -> None:
     resident = psutil.Process().memory_info().rss / 2**30
     assert memory(torch.device("cpu"))["memory/host_gb"] == pytest.approx(resident, rel=0.2)
-
-
-def test_it_is_cheap() -> None:
-    began = time.perf_counter()
-    memory(torch.device("cpu"))
-    assert time.perf_counter() - began < 1

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,11 @@ from shards.options import Options
 from shards.sources.mnist import Mnist
 from tests.launching import SMALL, run
 from tests.make import key, make_shards, numbers
+from trainer import labelled as labelled_samples
 from trainer.command import conclude
 from trainer.features import features, pixels
 from trainer.generate import load_run
+from trainer.labelled import read_samples
 from trainer.networks import Discriminator, initialise
 from trainer.represent import REPORT, Represent, untrained
 from trainer.represent import run as represent
@@ -51,7 +55,7 @@ def test_labels_stand_beside_their_images(labelled: Path) -> None:
     assert found.dtype == np.int64 and found.tolist() == expected
 
 
-@pytest.mark.parametrize("label", [b"a", b"", b"-1", b"1.5"])
+@pytest.mark.parametrize("label", [b"a", b"", b"-1", b"1.5", b"1" * 20])
 def test_a_label_that_is_no_number_is_named(tmp_path: Path, label: bytes) -> None:
     make_shards(tmp_path)
     tar = tmp_path / "shard-00001.tar"
@@ -95,9 +99,14 @@ def test_a_score_is_of_the_test_part_and_does_not_depend_on_the_scale() -> None:
     assert found.accuracy > 0.97 and found.values == 30
     assert score(1e3 * train + 7, labels, 1e3 * test + 7, expected, 0) == found
     assert score(train, random.permutation(labels), test, expected, 0).accuracy < 0.5
+    rare = (np.arange(400) == 0).astype(int)  # all of its class are among those that choose C
+    assert score(train, rare, test, 0 * expected, 0).accuracy > 0.9
+    assert score(0 * train, labels, 0 * test, expected, 0).accuracy < 0.5
 
 
-def test_a_table_and_a_report(labelled: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_and_a_report(
+    labelled: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = Represent(trained, str(labelled), train=30, test=20)
     represent(asked)
     report, said = json.loads((trained / REPORT).read_text()), capsys.readouterr().out
@@ -105,8 +114,30 @@ def test_a_table_and_a_report(labelled: Path, trained: Path, capsys: pytest.Capt
     assert list(report["representations"]) == ["raw pixels", "untrained discriminator", "discriminator"]
     for name, found in report["representations"].items():
         assert name in said and f"{found['accuracy']:.2%}" in said
-    represent(asked)
+    assert "--force" in fails(capsys, trained, str(labelled), None, 30, 20)
+    represent(replace(asked, out=tmp_path / "new" / "again.json"))
     assert capsys.readouterr().out == said
+    assert json.loads((tmp_path / "new" / "again.json").read_text()) == report
+    represent(replace(asked, seed=1, force=True))
+    assert json.loads((trained / REPORT).read_text())["seed"] == 1
+
+
+def test_samples_are_not_tested_on_that_were_trained_on(labelled: Path, tmp_path: Path) -> None:
+    """Of one data set, wherever it lies, none; of another that shares images, with a warning."""
+    (train, _), (test, _) = read_samples(str(labelled), None, (30, 20), 0, (1, 32))
+    assert {*numbers(train)}.isdisjoint(numbers(test))
+    shutil.copytree(labelled, tmp_path / "copy")
+    with pytest.raises(InputError, match="Leave --test-shards away"):
+        read_samples(str(labelled), str(tmp_path / "copy"), (30, 20), 0, (1, 32))
+    make_shards(tmp_path / "part", samples=20)
+    with pytest.warns(UserWarning, match="20 of 20 test images are training images too"):
+        read_samples(str(labelled), str(tmp_path / "part"), (50, 20), 0, (1, 32))
+
+
+def test_one_class_cannot_be_told_apart(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labelled_samples, "read_labels", lambda _reader, _start, count: np.full(count, 7))
+    with pytest.raises(InputError, match="are of class 7"):
+        read_samples(str(labelled), None, (30, 20), 0, (1, 32))
 
 
 def test_the_untrained_one_is_what_the_run_began_with(labelled: Path, trained: Path) -> None:
@@ -123,10 +154,15 @@ def fails(capsys: pytest.CaptureFixture[str], *wanted: object) -> str:
     return said
 
 
+def fails_to_parse(capsys: pytest.CaptureFixture[str], **flags: int) -> str:
+    assert conclude(lambda: represent(Represent(Path("x"), "y", **flags))) == 2  # type: ignore[arg-type]
+    return capsys.readouterr().err
+
+
 def test_bad_input_is_one_line(
     labelled: Path, trained: Path, faces32: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (trained / REPORT).read_bytes() if (trained / REPORT).exists() else None
+    (trained / REPORT).unlink(missing_ok=True)
     assert "no such folder" in fails(capsys, tmp_path / "nowhere", str(labelled))
     assert "not a run" in fails(capsys, tmp_path, str(labelled))
     assert "No shards" in fails(capsys, trained, str(tmp_path))
@@ -135,8 +171,10 @@ def test_bad_input_is_one_line(
     assert "64x64x1" in fails(capsys, trained, str(tmp_path / "large"))
     said = fails(capsys, trained, str(labelled), None, 40, 20)
     assert "50 samples" in said and "60 are needed" in said
-    assert "--test-shards" in fails(capsys, trained, str(labelled), str(labelled), 40, 60)
-    assert before == ((trained / REPORT).read_bytes() if (trained / REPORT).exists() else None)
+    make_shards(tmp_path / "other", samples=45)
+    assert "--test-shards" in fails(capsys, trained, str(labelled), str(tmp_path / "other"), 40, 46)
+    assert "less than 2**32" in fails_to_parse(capsys, seed=2**32)
+    assert not (trained / REPORT).exists()
 
 
 def test_unlabelled_shards_are_told(faces32: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +201,10 @@ def test_help_teaches_without_torch() -> None:
 @pytest.mark.timeout(600)
 def test_on_digits_it_beats_raw_pixels_and_an_untrained_one(real_data: Path, tmp_path: Path) -> None:
     """In 400 steps of tiny networks at five times the usual rate: seeds 0, 1 and 2 gained 1.5, 1.6 and 1.8 points on
-    the untrained one (300 steps at 16 features: between -0.1 and 2.7). A whole epoch as usual gives 97.6 %.
+    the untrained one, which is itself 3 points above raw pixels, and seeds 0 and 1 reached 93.2 and 92.8 %.
+
+    That an epoch of the preset gives 97 % no test can wait for: ``python -m trainer.represent runs/mnist --shards
+    data/mnist32 --test-shards data/mnist32-test --test 10000`` said 97.23 and 97.35 % with seeds 0 and 1.
     """
     build(Mnist(real_data / "mnist"), tmp_path / "digits", Options(size=32, limit=8000))
     done = run("mnist", "--data.shards", str(tmp_path / "digits"), "--out", str(tmp_path / "run"), "--steps", "400",
@@ -174,4 +215,4 @@ def test_on_digits_it_beats_raw_pixels_and_an_untrained_one(real_data: Path, tmp
     represent(Represent(tmp_path / "run", str(tmp_path / "digits"), train=1500, test=3000))
     found = json.loads((tmp_path / "run" / REPORT).read_text())["representations"]
     raw, at_birth, learnt = (found[name]["accuracy"] for name in found)
-    assert learnt > at_birth + 0.005 and at_birth > raw + 0.02, found
+    assert learnt > at_birth + 0.005 and at_birth > raw + 0.02 and learnt > 0.91, found

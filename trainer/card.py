@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from trainer.checkpoint import FACTS
 from trainer.generate import LoadedRun
 
 INPUT, OUTPUT = "latents", "images"
@@ -15,7 +13,6 @@ INPUT, OUTPUT = "latents", "images"
 def facts(run: LoadedRun) -> dict[str, Any]:
     """JSON-ready: how to build the network, what goes in and comes out, how it was trained. No paths, no host names."""
     config, (channels, size) = run.config, run.shape
-    trained = json.loads((run.checkpoint / FACTS).read_text())
     return {
         "size": size,
         "channels": channels,
@@ -39,9 +36,9 @@ def facts(run: LoadedRun) -> dict[str, Any]:
         "training": {
             "step": run.step,
             "images": run.position,
-            "data": trained.get("data", "unknown"),
-            "data_digest": trained.get("manifest", "unknown"),
-            "precision": trained.get("precision", "unknown"),
+            "data": run.facts.get("data", "unknown"),
+            "data_digest": run.facts.get("manifest", "unknown"),
+            "precision": run.facts.get("precision", "unknown"),
             "batch_size": config.batch_size,
             "loss": config.loss,
             "seed": config.seed,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from shards.errors import InputError
 
@@ -35,3 +36,10 @@ def require(extra: str, *modules: str) -> None:
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         raise InputError(f"This needs {' and '.join(missing)}, not installed here. Run: uv sync --extra {extra}")
+
+
+def check_free(paths: Sequence[Path]) -> None:
+    """Raises ``InputError`` when one of ``paths`` exists; names it. For a command with --force and --out."""
+    for path in paths:
+        if path.exists():
+            raise InputError(f"{path} exists and was kept. Give --force to replace it, or another --out.")

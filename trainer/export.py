@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +11,7 @@ import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, PositionalMetavarFromFieldName
 
 from shards.errors import InputError
-from shards.files import atomic_write, sync_folder
+from shards.files import atomic_folder, atomic_write, recover_folder
 from trainer.command import conclude, require
 
 if TYPE_CHECKING:
@@ -94,13 +90,35 @@ def _check(asked: Export) -> None:
             raise InputError(f"--push {asked.push}: {error} A repository is named like me/mnist-dcgan.") from error
     if not out.name:
         raise InputError(f"{out} cannot be replaced. Give the name of something new.")
+    if whole:
+        recover_folder(out)
     if not out.exists():
         return
     if not asked.force:
         raise InputError(f"{out} exists and is kept. Give another name, or --force to replace it.")
-    ours = out.is_file() if not whole else out.is_dir() and {path.name for path in out.iterdir()} <= NAMES
-    if not ours:
-        raise InputError(f"{out} is not an export of this format, so --force does not remove it. Give another name.")
+    if not (_is_export(out) if whole else _is_onnx(out)):
+        wanted = f"a folder of {', '.join(sorted(NAMES))} alone" if whole else "an ONNX model, or a file named *.onnx"
+        raise InputError(
+            f"{out} is not an export of this format ({wanted}), so --force does not replace it. Give another name."
+        )
+
+
+def _is_export(path: Path) -> bool:
+    return path.is_dir() and {entry.name for entry in path.iterdir()} <= NAMES
+
+
+def _is_onnx(path: Path) -> bool:
+    """By its name, or else by what is in it."""
+    if not path.is_file() or path.suffix == ".onnx":
+        return path.is_file()
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError:
+        return False
+    return bool(model.ir_version and model.graph.node)  # any bytes may happen to be a message without known fields
 
 
 def write(loaded: LoadedRun, out: Path, where: str | None = None) -> dict[str, Any]:
@@ -113,32 +131,11 @@ def write(loaded: LoadedRun, out: Path, where: str | None = None) -> dict[str, A
     known = facts(loaded)
     generator = Generator(known["size"], known["channels"], known["z_dim"], known["features"])
     generator.load_state_dict(loaded.generator.state_dict())  # to float32
-    with _atomic_folder(out) as folder:
+    with atomic_folder(out) as folder:
         (folder / CARD).write_text(model_card(known, where or out.name))  # there, the mixin writes none of its own
         generator.save_pretrained(folder, config=known)
         (folder / WEIGHTS).chmod((folder / CARD).stat().st_mode)  # safetensors lets its owner alone read it
     return known
-
-
-@contextmanager
-def _atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill; it takes the name ``path``, and the place of what is there, only when the block ends well."""
-    partial, old = (path.with_name(f".{path.name}.{os.getpid()}.{state}") for state in ("partial", "old"))
-    try:
-        partial.mkdir()
-        yield partial
-        for file in partial.iterdir():
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-        sync_folder(partial)
-        if path.exists():
-            path.rename(old)
-        partial.rename(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    sync_folder(path.parent)
 
 
 def main() -> int:

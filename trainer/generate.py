@@ -33,6 +33,11 @@ class LoadedRun:
     discriminator: Discriminator
     shape: tuple[int, int]
     """(channels, height and width in pixels) of the images."""
+    facts: dict[str, Any]
+    """What the checkpoint says beside its tensors. In memory, as all of this is: of a run that goes on, the folder may
+    be removed at any time."""
+    digest: str
+    """SHA-256 (hex) of the checkpoint."""
 
 
 def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
@@ -49,6 +54,7 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
         checkpoint, tensors, facts = found
     else:
         tensors, facts = _load(checkpoint)
+    digest = checkpoints.digest(checkpoint)
     try:
         judge = tensors["discriminator"]
         channels, levels = judge["blocks.0.0.weight"].shape[1], max(int(name.split(".")[1]) for name in judge)
@@ -65,7 +71,7 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
         ) from error
     for network in (generator, discriminator):
         network.eval().requires_grad_(False)
-    return LoadedRun(config, checkpoint, step, position, generator, discriminator, (channels, size))
+    return LoadedRun(config, checkpoint, step, position, generator, discriminator, (channels, size), facts, digest)
 
 
 def _load(path: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:

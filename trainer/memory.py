@@ -13,7 +13,7 @@ def memory(device: torch.device) -> dict[str, float]:
     """GiB: ``memory/host_gb``, resident in this process and its loader workers (what they share counts in each), and
     on CUDA ``memory/device_gb``, the most that tensors took so far.
 
-    Costs a look at every process of the machine: 5 ms among 500.
+    Costs a look at every process of the machine.
     """
     own = psutil.Process()
     resident = own.memory_info().rss

@@ -39,11 +39,13 @@ def score(train: np.ndarray, labels: np.ndarray, test: np.ndarray, expected: np.
     that helps on every fifth training sample, with a fit to the others; a last fit is to all.
     """
     mean = train.mean(0)
-    scale = np.square(train - mean).sum(1).mean() ** -0.5
+    scale = max(np.square(train - mean).sum(1).mean(), np.finfo(np.float32).tiny) ** -0.5  # all samples may be equal
     train, test = (train - mean) * scale, (test - mean) * scale
     back = np.arange(len(train)) % HELD_BACK == 0
     best, most = STRENGTHS[0], -1.0
     for strength in STRENGTHS:
+        if len(np.unique(labels[~back])) < 2:
+            break
         right = _fit(train[~back], labels[~back], strength, seed).score(train[back], labels[back])
         if right <= most:
             break

@@ -10,13 +10,11 @@ import torch
 from PIL import Image
 
 from trainer.explore.latents import add, variations, walk
-from trainer.explore.numbers import VARIATIONS, Term
+from trainer.explore.numbers import STRIP, VARIATIONS, Term
 from trainer.explore.page import GAP, below, beside, captioned, enlarge, framed, lifted, margin, sign, table
 from trainer.networks import Generator
 from trainer.samples import fixed_latents, generate, to_pixels
 
-STRIP = 8
-"""Steps from one latent to the next on a walk's strip; its loop has steps of its own."""
 STACK = 4
 """Samples of a concept above each other; more stand in more columns."""
 

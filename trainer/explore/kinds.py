@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tyro.conf import UseAppendAction
 
 from shards.errors import InputError
-from trainer.explore.numbers import REACH, VARIATIONS, read_numbers, read_terms
-from trainer.explore.record import check_free, origin, write
+from trainer.command import check_free
+from trainer.explore.numbers import REACH, STRIP, VARIATIONS, read_numbers, read_terms
+from trainer.explore.record import origin, write
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help or a typo should not wait for it
     from trainer.explore.gallery import Drawn, Gallery
 
 LARGEST = 4096
-"""Samples on a sheet: 64 rows of 64, over 8,000 pixels wide."""
+"""Images on a sheet: 64 rows of 64, over 8,000 pixels wide. Of a walk's strip, and of its loop, as many: all are in
+memory at once, some 100 MB each."""
 MOST_FRAMES = 100
 
 
@@ -120,7 +122,7 @@ class Walk(Common):
     points: int = 5
     """How many samples to walk through, where --through names none."""
     frames: int = 16
-    """Frames of the loop from one sample to the next."""
+    """Frames of the loop from one sample to the next, 4,096 in all at most."""
 
     def plan(self, _words: Sequence[str], /) -> Plan:
         if self.through is not None:
@@ -133,6 +135,12 @@ class Walk(Common):
             raise InputError("A walk needs two samples or more, such as --through 3,17.")
         if not 1 <= self.frames <= MOST_FRAMES:
             raise InputError(f"--frames is {self.frames}; it must be from 1 to {MOST_FRAMES}.")
+        images = max(self.frames, STRIP + 1)
+        if len(numbers) * images > LARGEST:
+            raise InputError(
+                f"A walk through {len(numbers)} samples in {self.frames} frames each is too long: with --frames "
+                f"{self.frames} at most {LARGEST // images} samples."
+            )
         facts = {"picture": "walk", "through": numbers, "frames": self.frames}
         return Plan(facts, lambda gallery: gallery.walk(numbers, self.frames))
 

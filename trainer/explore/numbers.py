@@ -12,6 +12,9 @@ from shards.errors import InputError
 VARIATIONS, REACH = 8, 0.25
 """Of a result: how many, and how far from it in every dimension, as in the DCGAN paper's figure 7."""
 
+STRIP = 8
+"""Steps from one latent to the next on a walk's strip; its loop has steps of its own."""
+
 
 @dataclass(frozen=True)
 class Term:

@@ -20,17 +20,6 @@ PACE = 60
 COLOURS = 256
 
 
-def check_free(paths: Sequence[Path]) -> None:
-    """Nothing, if none of ``paths`` exists.
-
-    Raises:
-        InputError: one does; names it.
-    """
-    for path in paths:
-        if path.exists():
-            raise InputError(f"{path} exists and was kept. Give --force to replace it, or another --out.")
-
-
 def write(path: Path, image: Image.Image, loop: Sequence[Image.Image], facts: Mapping[str, Any]) -> None:
     """Write ``image`` to ``path`` (.png), the frames of ``loop`` if there are any beside it (.gif), then ``facts``
     (.json). Each file is whole or not there.
@@ -56,13 +45,11 @@ def origin(run: Path, loaded: LoadedRun) -> dict[str, Any]:
     """Where a picture comes from, JSON-ready."""
     import torch
 
-    from trainer.checkpoint import digest
-
     channels, size = loaded.shape
     return {
         "run": str(run),
         "checkpoint": str(loaded.checkpoint),
-        "checkpoint_sha256": digest(loaded.checkpoint),
+        "checkpoint_sha256": loaded.digest,
         "step": loaded.step,
         "position": loaded.position,
         "weights": "average" if loaded.config.ema_images else "plain",

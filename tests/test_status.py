@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from tests.launching import ROOT, SMALL, start, wait_for_step
 from trainer.config import Config, flatten
 from trainer.folder import RunFolder
+from trainer.standing import look
 from trainer.status import main
 
 ROW = {
@@ -45,7 +47,7 @@ def test_a_run_in_lines_and_in_json(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([str(run)]) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"{run}: preempted, 40 of 100 steps, epoch 0.50\n")
-    assert "D 0.700 G 1.200 D(x) 0.60 D(G(z)) 0.40/0.30, 128 images/s, wait 5%" in said
+    assert "D 0.700, G 1.200, D(x) 0.60, D(G(z)) 0.40, then 0.30, 128 images/s, wait 5%" in said
     assert "step-000000040, 0:00:0" in said and str(run / "samples" / "step-000000040.png") in said
     assert main([str(run), str(run), "--json"]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -65,6 +67,21 @@ def test_running_without_a_process_is_killed(tmp_path: Path, capsys: pytest.Capt
     assert main([str(make(tmp_path / "run", "running"))]) == 0
     said = capsys.readouterr().out
     assert "killed, 40 of 100 steps" in said and "the same command goes on" in said and " left" not in said
+
+
+def test_the_time_left_is_that_of_the_batch_size_of_now(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", "running")  # 40 steps of 128 images; what is left takes twice as long
+    (run / "config.yaml").write_text(yaml.safe_dump(flatten(Config(out=run, steps=100, batch_size=256))))
+    with alive(run):
+        assert look(run).eta_seconds == 60 * 256 / 128
+
+
+def test_a_row_may_lack_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make(tmp_path / "run", "done")
+    with (run / "metrics.jsonl").open("w") as file:
+        file.write('{"step": 40, "loss/d": 0.5}\n')
+    assert main([str(run)]) == 0
+    assert "  figures     D 0.500\n" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -95,16 +112,23 @@ def test_a_live_run_is_seen_left_alone_and_then_killed(
     assert "killed" in capsys.readouterr().out
 
 
-def test_a_run_that_has_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@contextmanager
+def alive(run: Path) -> Iterator[None]:
+    """While another process holds the lock of ``run``."""
     code = (
         "import sys; from pathlib import Path; from trainer.folder import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).locked_if(True): print(flush=True); sys.stdin.read()"
     )
-    words = [sys.executable, "-c", code, str(tmp_path)]
+    words = [sys.executable, "-c", code, str(run)]
     with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout and other.stdout.readline()
-        assert main([str(tmp_path)]) == 0
+        yield
         other.communicate()
+
+
+def test_a_run_that_has_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with alive(tmp_path):
+        assert main([str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path}: starting (a process is starting or ending), 0 steps\n"
 
 

@@ -29,7 +29,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "Memory": {"host, GiB": ("memory/host_gb",), "device, GiB": ("memory/device_gb",)},
     "fp16": {"scale": ("amp/scale",), "steps left out": ("amp/skipped_d", "amp/skipped_g")},
 }
-"""Section, panel, the metrics drawn in it. Evaluation draws itself: W&B adds sections for keys it does not know."""
+"""Section, panel, the metrics drawn in it: what a run logs. W&B adds sections itself for keys it does not know."""
 
 SHEETS = ("samples/fake", "samples/real")
 
@@ -49,6 +49,8 @@ class Dashboard:
     """Name of the saved view."""
     json: Path | None = None
     """Write the workspace here, as JSON, and ask no server."""
+    force: bool = False
+    """Overwrite that file."""
 
 
 def build(entity: str, project: str, name: str) -> Any:
@@ -75,6 +77,8 @@ def main(words: Sequence[str]) -> int:
     """Build it and save it; what the user can put right is one line on standard error and exit code 2."""
     asked = tyro.cli(Dashboard, prog="python launch/dashboard.py", args=words)
     try:
+        if asked.json and asked.json.exists() and not asked.force:
+            return _fail(f"{asked.json} is there already. Give another name, or --force to overwrite it.")
         if asked.json:
             spec = (
                 build(asked.entity, asked.project, asked.name)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch.dashboard import AXIS, SECTIONS, SHEETS, main
+from tests.launching import SMALL, rows, run
 from trainer import boards
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Pydantic V1 style")
@@ -26,6 +27,24 @@ def test_the_workspace_holds_every_section_over_images(tmp_path: Path, capsys: p
     for name, panels in SECTIONS.items():
         assert [tuple(panel["config"]["metrics"]) for panel in sections[name]] == list(panels.values())
         assert {panel["config"]["xAxis"] for panel in sections[name]} == {AXIS}
+
+
+def test_a_file_is_overwritten_only_by_force(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "view.json"
+    path.write_text("mine")
+    assert main(["--json", str(path)]) == 2
+    assert "--force" in capsys.readouterr().err and path.read_text() == "mine"
+    assert main(["--json", str(path), "--force"]) == 0
+    assert json.loads(path.read_text())
+
+
+def test_the_sections_are_what_a_run_logs(faces32: Path, tmp_path: Path) -> None:
+    done = run("--data.shards", str(faces32), "--out", str(tmp_path / "run"), "--steps", "2", *SMALL)
+    assert done.returncode == 0, done.stderr
+    of_fp16, of_a_gpu = {"amp/scale", "amp/skipped_d", "amp/skipped_g"}, {"memory/device_gb"}
+    logged = rows(tmp_path / "run" / "metrics.jsonl")[0].keys() | of_fp16 | of_a_gpu
+    drawn = [name for panels in SECTIONS.values() for metrics in panels.values() for name in metrics]
+    assert sorted(drawn) == sorted(logged - {"step", "epoch", AXIS})
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -17,11 +16,14 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.fake_wandb import KEY, serve
+from tests.faulty import FaultyServer
 from tests.launching import SMALL, rows, run, start, status, wait_for_step
 
 pytestmark = pytest.mark.timeout(600)
-KEY = "c0ffee" * 6 + "c0ff"
-"""Made up; as long as theirs."""
+SECRETS = {"WANDB_API_KEY": KEY, "HF_TOKEN": "hf_" + "5ecre7" * 6, "AWS_SECRET_ACCESS_KEY": "a5ecre7" * 6}
+"""Made up."""
+PASSWORD = "hunter2hunter2"
 
 
 def flags(shards: Path, out: Path, steps: int, *more: str) -> list[str]:
@@ -38,34 +40,53 @@ def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def read(segment: Path) -> dict[str, list[Any]]:
-    """The records of an offline segment by their type."""
+    """The records of an offline segment by their type, up to where it was torn."""
     words = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(segment)]
-    found: dict[str, list[Any]] = {}
-    for line in subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines():
+    found: dict[str, list[Any]] = {"run": [], "history": [], "artifact": []}
+    for line in subprocess.run(words, capture_output=True, text=True, check=False).stdout.splitlines():
         record = json.loads(line)
         found.setdefault(record["type"], []).append(record.get(record["type"]))
     return found
 
 
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """As the kernel does with a whole job: wandb's process too, which is in a group of its own, and that one first."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    for child in sorted(family, key=lambda child: child.name() != "wandb-core"):
+        child.kill()
+    process.kill()
+    process.communicate(timeout=60)
+
+
+def holding(secret: str, folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+
+
 def test_a_killed_and_resumed_run_is_one_without_a_gap(faces32: Path, tmp_path: Path) -> None:
     wanted = flags(faces32, tmp_path / "run", 200, "--tracking.mode", "offline", "--tracking.artifacts")
-    process = start(*wanted, env={"SLURM_JOB_ID": "77", "SLURM_JOB_PARTITION": "gpu"})
+    process = start(*wanted, env=SECRETS)
     wait_for_step(tmp_path / "run", 90, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    kill_all(process)
     time.sleep(1.1)  # a segment's name holds the second
-    assert run(*wanted, "--tracking.project", "shardgan").returncode == 0
+    wanted += ["--data.cache", str(tmp_path / "cache"), "--tracking.project", "shardgan"]
+    with FaultyServer(faces32, login=f"me:{PASSWORD}") as server:
+        wanted[1] = server.url.replace("://", f"://me:{PASSWORD}@")
+        again = run(*wanted, env={**SECRETS, "SLURM_JOB_ID": "77", "SLURM_JOB_PARTITION": "gpu"})
+    assert again.returncode == 0, again.stderr
+    assert [name for name in (*SECRETS.values(), PASSWORD) if holding(name, tmp_path / "run")] == []
 
     parts = [read(path) for path in sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))]
-    assert [len(part["run"]) for part in parts] == [1, 1]
-    assert {part["run"][0]["run_id"] for part in parts} == {(tmp_path / "run" / "wandb-id").read_text()}
-    first = parts[0]["run"][0]
-    assert (first["run_group"], first["tags"]) == ("slurm-77", ["slurm", "gpu"])
+    assert len(parts) == 2  # of the first, what its process had written
+    found = [record for part in parts for record in part["run"]]
+    assert {record["run_id"] for record in found} == {(tmp_path / "run" / "wandb-id").read_text()}
+    assert (found[-1]["run_group"], found[-1]["tags"]) == ("slurm-77", ["slurm", "gpu"])
     config = parts[1]["run"][0]["config"]["update"]
     assert {"data.digest", "code.commit", "code.dirty", "torch", "python", "devices", "hosts", "ranks"} <= set(config)
-    assert [(m["glob_name"], m["step_metric"]) for m in parts[0]["metric"]] == [("*", "images")]
+    assert [(m["glob_name"], m["step_metric"]) for m in parts[1]["metric"]] == [("*", "images")]
 
     items = [entry["item"] for part in parts for entry in part["history"]]
+    sent = [entry["item"] for entry in parts[1]["history"]]
+    assert [item["images"] for item in sent] == sorted(item["images"] for item in sent)
     reports = {item["images"]: item for item in items if "loss/d" in item}
     assert sorted(reports) == list(range(16, 1601, 16))
     journal = rows(tmp_path / "run" / "metrics.jsonl")
@@ -76,7 +97,7 @@ def test_a_killed_and_resumed_run_is_one_without_a_gap(faces32: Path, tmp_path: 
     sheets = {item["images"]: item["samples/fake.caption"] for item in items if "samples/fake.caption" in item}
     assert sorted(sheets) == list(range(0, 1601, 160))
     assert sheets[1600].startswith("Step 200: fixed latents 0 to 3 of seed 0, averaged weights")
-    assert len([item for item in items if "samples/real.caption" in item]) == 1
+    assert [item["images"] for item in sent if "samples/real.caption" in item] == [0]
     kept = [(record["type"], record["name"]) for part in parts for record in part["artifact"]]
     name = (tmp_path / "run" / "wandb-id").read_text()
     assert set(kept[:-1]) == {("checkpoint", f"checkpoint-{name}")} and kept[-1] == ("model", f"generator-{name}")
@@ -132,5 +153,15 @@ def test_a_server_that_never_answers_neither_stops_nor_slows_a_run(faces32: Path
     (segment,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     reports = [entry["item"]["images"] for entry in read(segment)["history"] if "loss/d" in entry["item"]]
     assert reports == [row["images"] for row in journal]  # what happened while it waited is there too
-    holding = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
-    assert not holding
+    assert not holding(KEY, tmp_path / "run")
+
+
+def test_a_run_online_ends_when_its_server_has_everything(faces32: Path, tmp_path: Path) -> None:
+    wanted = flags(faces32, tmp_path / "run", 40, "--tracking.mode", "online")
+    with serve("takes") as server:
+        done = run(*wanted, env={"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY})
+    assert done.returncode == 0 and "Weights & Biases" not in done.stderr, done.stderr
+    journal = rows(tmp_path / "run" / "metrics.jsonl")
+    assert [item["images"] for item in server.rows if "loss/d" in item] == [row["images"] for row in journal]
+    assert len([item for item in server.rows if "samples/fake" in item]) == 3
+    assert not holding(KEY, tmp_path / "run")

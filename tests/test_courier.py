@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from trainer import courier
-from trainer.boards import Board
-from trainer.courier import Courier, NotDone
+from trainer.boards import Board, NotDone
+from trainer.courier import Courier
 
 
 class Fake:
@@ -56,7 +56,7 @@ def test_all_is_done_in_order_before_the_end(fake: Fake) -> None:
     fake.gate.set()
     for step in range(100):
         log(carrier, step)
-    carrier.close(failed=True)
+    assert carrier.close(failed=True)
     assert fake.rows == [{"step": step} for step in range(100)] and fake.finished is True
 
 
@@ -78,7 +78,7 @@ def test_a_full_queue_drops_warns_once_and_counts(fake: Fake, monkeypatch: pytes
     carrier.tell()
     fake.gate.set()
     with pytest.warns(UserWarning, match="A board was too slow for 3 rows"):
-        carrier.close(failed=False)
+        assert not carrier.close(failed=False)
     assert [row["step"] for row in fake.rows] == [0, 1, 2, 3, 4, 5] and fake.finished is False
 
 
@@ -88,15 +88,16 @@ def test_the_end_waits_for_a_while_and_then_says_what_to_do(
 ) -> None:
     monkeypatch.setattr(courier, "ROOM", room)
     monkeypatch.setattr(courier, "PATIENCE", 0.3)
-    carrier = Courier("A board", "Do this.", lambda: fake)
+    left: list[bool] = []
+    carrier = Courier("A board", "Do this.", lambda: fake, leave=lambda: left.append(True))
     log(carrier, 0)
     assert fake.entered.wait(10)
     log(carrier, 1)
     log(carrier, 2)
     began = time.monotonic()
     with pytest.warns(UserWarning, match="did not take everything in 0 s and is left behind. Do this."):
-        carrier.close(failed=False)
-    assert 0.2 < time.monotonic() - began < 5
+        assert not carrier.close(failed=False)
+    assert 0.2 < time.monotonic() - began < 5 and left == [True]
 
 
 def test_a_job_that_failed_before_it_came_to_the_board_leaves_it_on(fake: Fake) -> None:

@@ -17,10 +17,11 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from shards.errors import InputError
-from trainer.board_wandb import answers, from_slurm
+from trainer.board_wandb import from_slurm
 from trainer.config import Config, Tracking
 from trainer.folder import RunFolder
-from trainer.tracking import Tracker, check, resolve_mode
+from trainer.tracking import Tracker, check
+from trainer.wandb_service import answers
 
 
 @pytest.fixture(autouse=True)
@@ -180,54 +181,6 @@ def test_disabled_leaves_the_journal_alone(accelerator: Accelerator, folder: Run
     tracker.close(failed=False)
     assert journal(folder) == [row(1)]
     assert [path.name for path in folder.path.iterdir()] == ["metrics.jsonl"]
-
-
-@pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
-def test_a_mode_that_is_given_is_taken(mode: str) -> None:
-    with patch.dict(os.environ, {"WANDB_MODE": "offline", "WANDB_API_KEY": "x"}):
-        assert resolve_mode(mode) == mode
-
-
-def test_online_without_a_key_is_an_error_and_not_a_question() -> None:
-    with pytest.raises(InputError, match="no API key"):
-        resolve_mode("online")
-    with patch.dict(os.environ, {"WANDB_MODE": "online"}), pytest.raises(InputError, match="no API key"):
-        resolve_mode("auto")
-
-
-def test_auto_is_offline_without_a_key_and_online_with_one() -> None:
-    assert resolve_mode("auto") == "offline"
-    with patch.dict(os.environ, {"WANDB_API_KEY": "x"}):
-        assert resolve_mode("auto") == "online"
-
-
-@pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
-def test_auto_listens_to_wandbs_own_variable(mode: str) -> None:
-    with patch.dict(os.environ, {"WANDB_API_KEY": "x", "WANDB_MODE": mode}):
-        assert resolve_mode("auto") == mode
-
-
-NETRC = "machine api.wandb.ai login user password x\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "server", "expected"),
-    [
-        (NETRC, None, "online"),
-        (NETRC, "https://wandb.example.org:8080", "offline"),
-        (NETRC.replace("api.wandb.ai", "wandb.example.org"), "https://wandb.example.org:8080", "online"),
-        (NETRC.replace("api.wandb.ai", "github.com"), None, "offline"),
-        ("nonsense", None, "offline"),
-    ],
-)
-def test_auto_reads_the_netrc(home: Path, text: str, server: str | None, expected: str) -> None:
-    variables = {"WANDB_BASE_URL": server} if server else {}
-    for path, more in ((home / ".netrc", {}), (home / "elsewhere", {"NETRC": str(home / "elsewhere")})):
-        path.write_text(text)
-        path.chmod(0o600)
-        with patch.dict(os.environ, variables | more):
-            assert resolve_mode("auto") == expected
-        path.unlink()
 
 
 def test_a_wandb_that_is_not_a_server_is_found_out() -> None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import http.client
+import json
 import os
-import urllib.error
-import urllib.request
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from shards.files import atomic_write
-from trainer.boards import AXIS
+from shards.urls import redact
+from trainer.boards import AXIS, NotDone
+from trainer.checkpoint import CHECKSUMS
+from trainer.wandb_service import answers, let_go
 
-ANSWER, START, END = 10.0, 25.0, 40.0
-"""Seconds that a server has to say anything, to begin a run, and to take the rest in the end."""
+START, END = 25.0, 40.0
+"""Seconds that a server has to begin a run, and to take the rest in the end."""
 
 
 def remedy(run: Path) -> str:
@@ -45,18 +47,13 @@ def identity(run: Path) -> str:
     return path.read_text().strip()
 
 
-def answers(url: str) -> bool:
-    """Whether a server at ``url`` says anything, be it an error, within :data:`ANSWER` seconds.
-
-    Asked first, because an online run whose server is silent at its start keeps nothing on disk.
-    """
+@contextmanager
+def _gone(path: Path) -> Iterator[None]:
+    """What fails in the block because ``path`` is gone, or is just going, costs no more than that."""
     try:
-        urllib.request.urlopen(url, timeout=ANSWER).close()
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, ValueError, http.client.HTTPException):
-        return False
-    return True
+        yield
+    except (FileNotFoundError, ValueError) as error:  # ValueError: wandb's, of no folder
+        raise NotDone(f"did not get {path.name}: it was removed before its turn came.") from error
 
 
 class WandbBoard:
@@ -86,16 +83,35 @@ class WandbBoard:
             "settings": settings,
             **from_slurm(os.environ),
         }
-        server = wandb.setup().settings.base_url  # as its variables and files say
-        if mode == "online" and not answers(server):
-            mode = "offline"
-            self.note = f"is out of reach: {server} does not answer. This run is kept on disk. {remedy(run)}"
+
+        def begin(mode: str) -> Any:
+            try:
+                accelerator.init_trackers(project, init_kwargs={"wandb": {**options, "mode": mode}})
+                return accelerator.get_tracker("wandb", unwrap=True)
+            finally:
+                accelerator.trackers.clear()  # finish() ends the run; accelerate would once more, and raise
+
         try:
-            accelerator.init_trackers(project, init_kwargs={"wandb": {**options, "mode": mode}})
-            self._run: Any = accelerator.get_tracker("wandb", unwrap=True)
-        finally:
-            accelerator.trackers.clear()  # finish() ends the run; accelerate would once more, and raise
-        self._run.define_metric("*", step_metric=AXIS)
+            self._run = self._begin_online(begin) if mode == "online" else begin(mode)
+            self._run.define_metric("*", step_metric=AXIS)
+        except BaseException:
+            let_go()
+            raise
+
+    def _begin_online(self, begin: Callable[[str], Any]) -> Any:
+        """Offline, with a note, where the server does not take the run: nothing would be kept otherwise."""
+        import wandb
+
+        server = wandb.setup().settings.base_url  # as its variables and files say
+        why = "does not answer"
+        if answers(server):
+            try:
+                return begin("online")
+            except Exception as error:
+                why = f"does not take the run ({redact(' '.join(str(error).split()))})"
+                let_go()
+        self.note = f"is out of reach: {redact(server)} {why}. This run is kept on disk. {remedy(self._folder)}"
+        return begin("offline")
 
     def log(self, row: Mapping[str, Any]) -> None:
         self._run.log(dict(row))
@@ -103,26 +119,37 @@ class WandbBoard:
     def show(self, name: str, path: Path, caption: str, images: int) -> None:
         import wandb
 
-        self._run.log({f"samples/{name}": wandb.Image(str(path), caption=caption), AXIS: images})
+        with _gone(path):
+            self._run.log({f"samples/{name}": wandb.Image(str(path), caption=caption), AXIS: images})
 
     def keep(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        if folder.is_dir():  # else pruned: the board was that far behind
-            self._store("checkpoint", "checkpoint", folder, facts, ["latest", folder.name])
+        with _gone(folder):
+            names = {CHECKSUMS, *json.loads((folder / CHECKSUMS).read_text())}
+            self._store("checkpoint", "checkpoint", folder, facts, ["latest", folder.name], names)
 
     def offer(self, folder: Path, facts: Mapping[str, Any]) -> None:
         self._store("generator", "model", folder, facts, ["latest"])
 
-    def _store(self, what: str, type: str, folder: Path, facts: Mapping[str, Any], aliases: list[str]) -> None:
+    def _store(
+        self,
+        what: str,
+        type: str,
+        folder: Path,
+        facts: Mapping[str, Any],
+        aliases: list[str],
+        names: Collection[str] = (),
+    ) -> None:
+        """Raises ``FileNotFoundError`` where one of ``names`` was not there to be stored."""
         import wandb
 
         artifact = wandb.Artifact(f"{what}-{self._run.id}", type=type, metadata=dict(facts))
         artifact.add_dir(str(folder))  # copies: the folder may be gone before it is sent
+        if not set(names) <= artifact.manifest.entries.keys():
+            raise FileNotFoundError(folder)
         self._run.log_artifact(artifact, aliases=aliases)
 
     def abandon(self) -> None:
-        import wandb
-
-        wandb.teardown(exit_code=1)  # it also takes back a hook of wandb's, which raises once its process is gone
+        let_go()
 
     def finish(self, *, failed: bool) -> None:
         try:

@@ -10,8 +10,14 @@ AXIS = "images"
 """The one x axis: real images consumed. Comparable between batch sizes and ranks."""
 
 
+class NotDone(Exception):
+    """What a job raises that failed before it came to the board, which is as well as it was."""
+
+
 class Board(Protocol):
-    """Called by one thread (:class:`trainer.courier.Courier`); may block, and may raise anything."""
+    """Called by one thread (:class:`trainer.courier.Courier`); may block, and may raise anything, :class:`NotDone`
+    where it is none the worse for it.
+    """
 
     note: str | None
     """What a person should know of how it was opened."""

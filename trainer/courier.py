@@ -9,7 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Full, Queue
 
-from trainer.boards import Board
+from shards.urls import redact
+from trainer.boards import Board, NotDone
 
 ROOM = 1000
 """Most rows and sheets that wait: hours of a run's reports, in about a megabyte."""
@@ -20,19 +21,19 @@ PATIENCE = 60.0
 Job = Callable[[Board], object]
 
 
-class NotDone(Exception):
-    """What a job raises that failed before it came to the board, which is as well as it was."""
-
-
 class Courier:
     """Opens a board and does ``Job`` after ``Job`` with it, in order, in a daemon thread of its own.
 
     Its first failure, but for :class:`NotDone`, turns the board off. What happened is told by the next call of ``tell``
     or ``close``, not by the thread: there a warning that is an error would reach nobody.
+
+    ``leave`` is called where the thread is left behind: it ends what would hold up the process's own end.
     """
 
-    def __init__(self, name: str, remedy: str, open: Callable[[], Board]) -> None:
-        self._name, self._remedy, self._open = name, remedy, open
+    def __init__(
+        self, name: str, remedy: str, open: Callable[[], Board], leave: Callable[[], object] = lambda: None
+    ) -> None:
+        self._name, self._remedy, self._open, self._leave = name, remedy, open, leave
         self._jobs: Queue[Job | None] = Queue(ROOM)
         self._news: list[str] = []
         self._off = False
@@ -56,8 +57,10 @@ class Courier:
         while self._news:
             warnings.warn(f"{self._name} {self._news.pop(0)}", stacklevel=3)
 
-    def close(self, *, failed: bool) -> None:
-        """Wait until everything was taken and the board is finished, at most :data:`PATIENCE` seconds in all."""
+    def close(self, *, failed: bool) -> bool:
+        """Wait until everything was taken and the board is finished, at most :data:`PATIENCE` seconds in all. Returns
+        whether it was.
+        """
         deadline = time.monotonic() + PATIENCE
         try:
             for job in (lambda board: board.finish(failed=failed), None):
@@ -67,10 +70,13 @@ class Courier:
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._dropped:
             self._news.append(f"was too slow for {self._dropped} rows or sheets.")
-        if self._thread.is_alive():
+        if late := self._thread.is_alive():
             self._off = True
             self._news.append(f"did not take everything in {PATIENCE:.0f} s and is left behind. {self._remedy}")
         self.tell()
+        if late:
+            self._leave()  # last: what the thread says of it is no news
+        return not self._off and not self._dropped
 
     def _carry(self) -> None:
         board: Board | None = None
@@ -84,7 +90,7 @@ class Courier:
                 except NotDone as error:
                     self._news.append(str(error))
         except Exception as error:  # a board's own, its process's or the network's: none of them is worth a run
-            said = " ".join(str(error).split()) or type(error).__name__
+            said = redact(" ".join(str(error).split())) or type(error).__name__
             self._news.append(f"is off for the rest of this run: {said}")
             self._off = True
             if board:

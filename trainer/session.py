@@ -255,7 +255,7 @@ class Session:
         position = self.state.position
 
         def show() -> None:
-            write_sheet(images, path)
+            write_sheet(images, path, {"name": name, "caption": caption, AXIS: str(position)})
             if self.tracker:
                 self.tracker.log_sheet(name, path, position, caption)
 

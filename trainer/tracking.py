@@ -2,51 +2,34 @@
 
 from __future__ import annotations
 
-import netrc
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
-from urllib.parse import urlparse
+from typing import Any
 
 from accelerate import Accelerator
 
-from shards.errors import InputError
+from trainer import resend
 from trainer.board_tensorboard import TensorBoard, check_installed
 from trainer.board_wandb import WandbBoard
 from trainer.board_wandb import remedy as remedy_for
-from trainer.boards import Board
+from trainer.boards import AXIS, Board, NotDone
 from trainer.config import Config, Tracking, flatten
-from trainer.courier import Courier, NotDone
+from trainer.courier import Courier
 from trainer.export import write
 from trainer.folder import RunFolder
 from trainer.generate import load_run
 from trainer.journal import Journal
 from trainer.version import code_version
-
-
-def resolve_mode(mode: str) -> Literal["online", "offline", "disabled"]:
-    """``auto`` to what WANDB_MODE says, else to ``online`` when a key is configured (environment or netrc), else to
-    ``offline``.
-
-    Raises:
-        InputError: ``online`` without a key, where wandb would ask for one.
-    """
-    wanted = os.environ.get("WANDB_MODE", mode) if mode == "auto" else mode
-    if wanted in ("offline", "disabled"):
-        return wanted  # type: ignore[return-value]
-    keyed = bool(os.environ.get("WANDB_API_KEY")) or _netrc_has_key()
-    if wanted == "online" and not keyed:
-        raise InputError("W&B has no API key here. Run `wandb login` first, or give --tracking.mode offline.")
-    return "online" if keyed else "offline"
+from trainer.wandb_mode import resolve_mode
+from trainer.wandb_service import let_go
 
 
 def check(tracking: Tracking) -> None:
     """Whether this machine has what the config asks for.
 
     Raises:
-        InputError: TensorBoard without its package; or as :func:`resolve_mode`.
+        InputError: TensorBoard without its package; or as :func:`trainer.wandb_mode.resolve_mode`.
     """
     if tracking.board == "wandb":
         resolve_mode(tracking.mode)
@@ -64,13 +47,20 @@ class Tracker:
     def __init__(
         self, accelerator: Accelerator, folder: RunFolder, config: Config, facts: Mapping[str, Any], position: int = 0
     ) -> None:
+        self._run, self._reached = folder.path, position
+        # Looked up first: it reads the journal as it stands.
+        missing = resend.what_is_missing(folder, position) if config.tracking.board == "wandb" else None
         self._journal = Journal(folder.metrics)
         self._board = _hire(accelerator, folder.path, config, facts, position)
+        self._resends = self._board is not None and missing is not None
+        if self._board and missing:
+            self._board.do(missing)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """One row of scalars; must hold ``step`` and ``images``."""
         self._journal.append(row)
         if self._board:
+            self._reached = max(self._reached, row[AXIS])
             self._board.do(lambda board: board.log(row))
             self._board.tell()
 
@@ -106,8 +96,8 @@ class Tracker:
     def close(self, *, failed: bool) -> None:
         """Close the journal, and finish the board's run as failed or not: a minute at most."""
         self._journal.close()
-        if self._board:
-            self._board.close(failed=failed)
+        if self._board and self._board.close(failed=failed) and self._resends:
+            resend.note(self._run, self._reached)
 
 
 def _hire(
@@ -126,13 +116,8 @@ def _hire(
         remedy = f"What it has: tensorboard --logdir {run}"
         return Courier("TensorBoard", remedy, lambda: TensorBoard(accelerator, told(), position))
     return Courier(
-        "Weights & Biases", remedy_for(run), lambda: WandbBoard(accelerator, run, tracking.project, mode, told())
+        "Weights & Biases",
+        remedy_for(run),
+        lambda: WandbBoard(accelerator, run, tracking.project, mode, told()),
+        leave=lambda: let_go(grace=0),
     )
-
-
-def _netrc_has_key() -> bool:
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, ValueError, netrc.NetrcParseError):  # ValueError: not text
-        return False

@@ -68,8 +68,9 @@ class Ours:
 
     def __call__(self, images: torch.Tensor) -> None:
         with self.clock.phase("data: latents, normalising"):
-            noise = latents(0, self.state.position, len(images), self.config.model.z_dim)
-            noise, real = noise.to(self.device, torch.float32), normalise(images, torch.float32)
+            noise = latents(0, self.state.position, len(images), self.config.model.z_dim).to(torch.float32)
+            noise = noise.pin_memory() if self.device.type == "cuda" else noise  # as a run does, or the host would wait
+            noise, real = noise.to(self.device, non_blocking=True), normalise(images, torch.float32)
         self.step([real], [noise], report=False)
         self.state.position += len(images)
         with self.clock.phase("moving average"):
@@ -161,10 +162,12 @@ def contestants(arguments: Arguments, accelerator: Accelerator) -> dict[str, tup
 
 
 def autocast(iteration: baselines.Iteration, device: torch.device) -> baselines.Iteration:
-    """``iteration`` as somebody who knows of it would run it."""
+    """``iteration`` as somebody who knows of it would run it; without the cache of casts, which would outlive the
+    discriminator's update and train the generator against the old one.
+    """
 
     def iterate(real: torch.Tensor) -> None:
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False):
             iteration(real)
 
     return iterate
@@ -184,6 +187,7 @@ def main() -> None:
     """Run all in turns, print the tables, write the JSON."""
     arguments, launch = tyro.cli(Arguments, description=__doc__), read_launch()
     set_threads(launch, 0)
+    torch.backends.cudnn.benchmark = True  # for all, as the example has it
     accelerator = Accelerator(cpu=launch.cpu, mixed_precision="bf16" if has_bf16(launch.cpu) else "no")
     those = contestants(arguments, accelerator)
     seconds: dict[str, list[float]] = {name: [] for name in those}

@@ -114,15 +114,20 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     config = Config(model=Model(z_dim=8, features_g=8, features_d=2), out=tmp_path / "other")
     (tmp_path / "other").mkdir()
     RunFolder(tmp_path / "other").record(config)
-    refused(tmp_path / "other", tmp_path / "run" / "checkpoints" / "step-000000003", "does not hold the networks")
+    theirs = tmp_path / "run" / "checkpoints" / "step-000000003"
+    refused(tmp_path / "other", theirs, "is no checkpoint of", "which has none")
+    shutil.copytree(theirs, tmp_path / "other" / "checkpoints" / theirs.name)
+    refused(tmp_path / "other", Path(theirs.name), "does not hold the networks")
+    assert load_run(tmp_path / "run", Path(theirs.name)).checkpoint == theirs
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
-    checkpoint.save(tmp_path / "foreign", 1, {"model": {"weight": torch.zeros(3)}}, {"epoch": 1}, keep=1)
-    refused(tmp_path / "run", tmp_path / "foreign" / "step-000000001", "does not hold the networks")
-    (tmp_path / "empty").mkdir()
-    refused(tmp_path / "run", tmp_path / "empty", "is no checkpoint")
+    folder = tmp_path / "run" / "checkpoints"
+    checkpoint.save(folder, 1, {"model": {"weight": torch.zeros(3)}}, {"epoch": 1}, keep=2)
+    refused(tmp_path / "run", folder / "step-000000001", "does not hold the networks")
+    (folder / "empty").mkdir()
+    refused(tmp_path / "run", folder / "empty", "is no checkpoint")
 
 
 class Trap:

@@ -153,6 +153,13 @@ def test_bad_input_is_one_line(
     assert out == "" and err.startswith("error: ") and expected in err and err.count("\n") == 1
 
 
+def test_one_that_is_no_run_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make(tmp_path / "run", "done")
+    assert main([str(tmp_path / "nowhere"), str(run)]) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{run}: done") and err.count("\n") == 1 and "nowhere" in err
+
+
 def test_no_run_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -240,3 +240,9 @@ def test_a_board_that_is_not_installed_is_an_error() -> None:
 def test_tensorboard_takes_no_artifacts() -> None:
     with pytest.raises(InputError, match="TensorBoard stores no files"):
         Config(tracking=Tracking(board="tensorboard", artifacts=True))
+
+
+@pytest.mark.parametrize("project", ["", "a/b", "x" * 129])
+def test_a_project_that_wandb_would_refuse_is_refused_before_the_start(project: str) -> None:
+    with pytest.raises(InputError, match=r"--tracking\.project"):
+        check(Tracking(project=project, mode="offline"))

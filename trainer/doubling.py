@@ -2,7 +2,7 @@
 
 oneDNN spreads a convolution over the width of its images. From 4x4 to 8x8, with DCGAN's 1024 channels, that leaves it
 at half the rate of a plain product, and this one layer would take a quarter of the whole training step
-(``docs/performance.md``). Forwards it catches up at 8x8, backwards at 32x32.
+(``docs/log.md``). Forwards it catches up at 8x8, backwards at 32x32.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 FORWARDS, BACKWARDS = 4, 16
@@ -64,6 +65,7 @@ class _Product(torch.autograd.Function):
         return out.permute(0, 3, 1, 2)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         images, weight = ctx.saved_tensors
         count, _, height, width = images.shape
@@ -92,7 +94,7 @@ def _rows(images: torch.Tensor) -> torch.Tensor:
 
 
 def _parts(count: int, pixels: int, columns: int) -> list[slice]:
-    """``count`` images in parts: enough rows for a product at full rate, and no more patches than a cache holds."""
+    """``count`` images in parts: rows enough for a product at full rate, patches that a cache may hold."""
     step = max(1, max(2048, 2**22 // columns) // pixels)
     return [slice(first, first + step) for first in range(0, count, step)]
 

@@ -40,7 +40,7 @@ class Export:
     format: Literal["safetensors", "onnx"] = "safetensors"
     """onnx needs the extra: uv sync --extra export."""
     checkpoint: Path | None = None
-    """Folder of the checkpoint to take; the run's newest whole one unless given."""
+    """The checkpoint of RUN to take, such as step-000000480; the newest whole one unless given."""
     force: bool = False
     """Replace OUT if it exists."""
     push: str | None = None

@@ -13,7 +13,7 @@ from shards.errors import InputError
 from trainer import checkpoint as checkpoints
 from trainer.adam import Tensors
 from trainer.config import Config
-from trainer.folder import RunFolder
+from trainer.folder import RunFolder, is_locked
 from trainer.networks import Discriminator, Generator
 
 
@@ -50,9 +50,14 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
     if checkpoint is None:
         found = checkpoints.load_newest(RunFolder(run).checkpoints)
         if found is None:
-            raise InputError(f"{run} has no checkpoint yet. Train on until it has; a file STOP in it asks for one.")
+            hint = "`touch STOP` in it saves one and ends the run, which the same command continues."
+            raise InputError(
+                f"{run} has no checkpoint yet; one comes every {config.checkpoint.every} steps and in the end."
+                + (f" {hint}" if is_locked(run) else " Nobody trains in it: give its command again.")
+            )
         checkpoint, tensors, facts = found
     else:
+        checkpoint = _own(run, checkpoint)
         tensors, facts = _load(checkpoint)
     digest = checkpoints.digest(checkpoint)
     try:
@@ -74,12 +79,22 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
     return LoadedRun(config, checkpoint, step, position, generator, discriminator, (channels, size), facts, digest)
 
 
-def _load(path: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
-    if path.is_file():
+def _own(run: Path, checkpoint: Path) -> Path:
+    """``checkpoint``, or the one of that name, of the run in the folder ``run``: another run's may fit its networks."""
+    if checkpoint.is_file():
         raise InputError(
-            f"{path} is a file; a checkpoint is a folder such as checkpoints/step-000000500, of safetensors and JSON. "
-            "Pickled weights (.pt, .pth, .ckpt) are never opened: they can run code."
+            f"{checkpoint} is a file; a checkpoint is a folder such as checkpoints/step-000000500, of safetensors and "
+            "JSON. Pickled weights (.pt, .pth, .ckpt) are never opened: they can run code."
         )
+    folder = RunFolder(run).checkpoints
+    for path in (checkpoint, folder / checkpoint):
+        if path.exists() and path.resolve().parent == folder.resolve():
+            return path
+    there = ", ".join(sorted(path.name for path in folder.glob("step-*"))) or "none"
+    raise InputError(f"{checkpoint} is no checkpoint of {run}, which has {there}.")
+
+
+def _load(path: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
     if not (path / checkpoints.CHECKSUMS).is_file():
         raise InputError(f"{path} is no checkpoint: it holds no {checkpoints.CHECKSUMS}.")
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 
@@ -17,20 +19,39 @@ WAIT = timedelta(seconds=1)
 KEY = "last-word"
 
 
-def leave(launch: Launch, cause: str) -> None:
-    """Say why this rank leaves, unless another was first: what follows from the first cause is none. To be called
-    before this rank's connections close.
+def leave(launch: Launch, cause: str) -> str:
+    """Say why this rank leaves, unless another was first: what follows from the first cause is none. Returns the first
+    one. To be called before this rank's connections close.
     """
-    if launch.ranks > 1:
-        with suppress(DistError, ValueError):
-            said = f"Rank {launch.rank} on {platform.node()}: {cause}"
-            meeting_place(launch, PATIENCE).compare_set(KEY, "", said)
+    if launch.ranks == 1:
+        return cause
+    said = f"Rank {launch.rank} on {platform.node()}: {cause}"
+    first = _within(lambda: meeting_place(launch, PATIENCE).compare_set(KEY, "", said).decode())
+    return cause if first in (said, None) else first
 
 
 def read(launch: Launch) -> str | None:
     """What the first rank to leave said; None if it was killed."""
-    with suppress(DistError, ValueError):
+
+    def ask() -> str:
         store = meeting_place(launch, PATIENCE)
         store.wait([KEY], WAIT)
         return store.get(KEY).decode()
-    return None
+
+    return _within(ask)
+
+
+def _within(ask: Callable[[], str]) -> str | None:
+    """What ``ask`` finds, within :data:`PATIENCE`; torch's own timeouts know nothing of a store that is there and says
+    nothing.
+    """
+    found: list[str] = []
+
+    def work() -> None:
+        with suppress(DistError, ValueError):
+            found.append(ask())
+
+    thread = threading.Thread(target=work, name="last-word", daemon=True)
+    thread.start()
+    thread.join(PATIENCE.total_seconds())
+    return found[0] if found else None

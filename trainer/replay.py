@@ -55,7 +55,8 @@ class Replay:
 def cuda_graph(work: Work) -> Work:
     """``work`` as a graph. To record it is not to run it, so that no step is taken twice."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Thread-local: another thread may be waiting for a checkpoint's copy meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         metrics = work()
 
     def replay() -> Metrics:

@@ -53,7 +53,7 @@ class Represent:
     seed: int = 0
     """Of the choice of samples, and of the SVM."""
     checkpoint: Path | None = None
-    """Folder of the checkpoint to take; the run's newest whole one unless given."""
+    """The checkpoint of RUN to take, such as step-000000480; the newest whole one unless given."""
     out: Path | None = None
     """The report; RUN/representation.json unless given."""
     force: bool = False

@@ -20,7 +20,7 @@ from trainer.folder import RunFolder
 from trainer.journal import Journal, roll_back
 from trainer.loop import train
 from trainer.meeting import agree
-from trainer.mistakes import lost_rank
+from trainer.mistakes import SharedMistake, lost_rank
 from trainer.preempt import Preemption
 from trainer.progress import Progress
 from trainer.ranks import create_accelerator, wrap
@@ -107,7 +107,7 @@ def _open_session(
         dataset,
         accelerator,
         state,
-        Replay(step, cuda_graph) if replay else step,
+        Replay(step, cuda_graph) if replay and generator is state.generator else step,  # not with DDP's exchanges
         Tracker(accelerator, folder, config, told, state.position) if main else None,
         Journal(config.data.audit / f"rank-{rank}.jsonl") if config.data.audit else None,
         Tally(folder.path / f"bad-rank-{rank}.jsonl"),
@@ -142,9 +142,9 @@ def _conduct(session: Session, preemption: Preemption, launch: Launch) -> None:
         cause = str(error) or type(error).__name__
         if lost_rank(error):
             lost = f"Another rank was lost after step {state.step}; its own log says why. ({cause.splitlines()[0]})"
-            cause = last_word.read(launch) or lost
-        elif isinstance(error, Exception):
-            last_word.leave(launch, cause)
+            cause = (last_word.read(launch) if main else None) or lost
+        elif isinstance(error, Exception) and not isinstance(error, SharedMistake):
+            cause = last_word.leave(launch, cause)
         if main:
             with suppress(OSError):  # on a full disk the first error is the one to tell
                 folder.write_status("failed", state.step, state.position, error=cause)

@@ -51,7 +51,8 @@ def describe(standing: Standing) -> str:
     if standing.samples:
         lines.append(f"  samples     {standing.samples}")
     if standing.state == "killed":
-        lines.append("  its process is gone; the same command goes on from the last checkpoint")
+        where = "goes on from the last checkpoint" if standing.checkpoint else "starts anew: it had no checkpoint yet"
+        lines.append(f"  its process is gone; the same command {where}")
     if standing.error:
         lines.append(f"  error       {standing.error}")
     return "\n".join(lines)
@@ -76,7 +77,8 @@ def _span(seconds: float) -> str:
 
 
 def main(words: Sequence[str]) -> int:
-    """Parse, look, print; what the user can put right is one line on standard error and exit code 2."""
+    """Parse, look, print; what the user can put right is one line on standard error for each run, and exit code 2."""
+    code = 0
     try:
         asked = tyro.cli(
             Status,
@@ -84,13 +86,18 @@ def main(words: Sequence[str]) -> int:
             args=words,
             config=(PositionalMetavarFromFieldName, FlagCreatePairsOff),
         )
-        found = [look(run) for run in asked.runs]
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for standing in found:
-        print(json.dumps(dataclasses.asdict(standing)) if asked.json else describe(standing))
-    return 0
+    for run in asked.runs:
+        try:
+            standing = look(run)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = 2
+        else:
+            print(json.dumps(dataclasses.asdict(standing)) if asked.json else describe(standing), flush=True)
+    return code
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from shards.errors import InputError
 from trainer import resend
 from trainer.board_tensorboard import TensorBoard, check_installed
 from trainer.board_wandb import WandbBoard
@@ -29,9 +30,12 @@ def check(tracking: Tracking) -> None:
     """Whether this machine has what the config asks for.
 
     Raises:
-        InputError: TensorBoard without its package; or as :func:`trainer.wandb_mode.resolve_mode`.
+        InputError: TensorBoard without its package; a project that W&B would refuse; or as
+            :func:`trainer.wandb_mode.resolve_mode`.
     """
     if tracking.board == "wandb":
+        if not 0 < len(tracking.project) <= 128 or set(tracking.project) & set("/\\#?%:"):
+            raise InputError(f"--tracking.project {tracking.project!r}: 1 to 128 characters, none of / \\ # ? % :")
         resolve_mode(tracking.mode)
     elif tracking.mode != "disabled":
         check_installed()

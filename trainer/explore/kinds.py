@@ -45,7 +45,7 @@ class Common:
     seed: int | None = None
     """What the samples are drawn from; unless given the run's, whose samples stand on the sheets in RUN/samples too."""
     checkpoint: Path | None = None
-    """Folder RUN/checkpoints/step-NNNNNNNNN to take the networks from; the newest whole one unless given."""
+    """The checkpoint of RUN to take the networks from, such as step-000000480; the newest whole one unless given."""
     out: Path | None = None
     """The picture, a .png; unless given one in RUN/explore. The .json beside it tells how to make it again."""
     force: bool = False

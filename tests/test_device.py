@@ -127,11 +127,11 @@ def test_denormals_are_flushed_on_the_cpu_only() -> None:
 
 
 @pytest.mark.parametrize(("allowed", "precision"), [(True, "tf32"), (False, "ieee")])
-def test_tf32_is_asked_for_or_forbidden_everywhere(
-    allowed: bool, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for settings in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):  # type: ignore[attr-defined]
-        monkeypatch.setattr(settings, "fp32_precision", settings.fp32_precision)  # to be put back
-    set_tf32(allowed)
-    assert torch.backends.cuda.matmul.fp32_precision == precision
-    assert torch.backends.cudnn.conv.fp32_precision == precision  # type: ignore[attr-defined]
+def test_tf32_is_asked_for_or_forbidden_everywhere(allowed: bool, precision: str) -> None:
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = matmul.fp32_precision, convolution.fp32_precision
+    try:
+        set_tf32(allowed)
+        assert (matmul.fp32_precision, convolution.fp32_precision) == (precision, precision)
+    finally:
+        matmul.fp32_precision, convolution.fp32_precision = before

@@ -57,11 +57,11 @@ class Whole:
     """What a run's own figures and the system say of it."""
 
     images_per_second: float
-    """From its second report to its end."""
+    """From its first report to its end, with its last checkpoint and sheet."""
     waiting: float
-    """Share of that time spent on waiting for data."""
+    """Share of the time from report to report spent on waiting for data."""
     saving: float
-    """Share of that time spent on checkpoints."""
+    """Share of that time spent on checkpoints, but for the last one, which comes after the last report."""
     host_gb: float
     """Peak resident memory of the trainer and its loader processes."""
 
@@ -85,26 +85,37 @@ def whole(arguments: Arguments, shards: Path, out: Path, precision: str) -> Whol
     out.mkdir()
     with (out / "said").open("wb") as said:  # not a pipe, which nobody would empty while the run lasts
         process = psutil.Popen([*launch, "trainer/run.py", *flags], stderr=said)
-    peak = 0.0
+    peak, looks, began, ended = 0.0, 0, 0.0, 0.0
     while process.poll() is None:
-        peak = max(peak, sum(_resident(child) for child in process.children(recursive=True)) / 1e9)
-        time.sleep(0.2)
+        time.sleep(0.05)
+        if not began and (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").stat().st_size:
+            began = time.perf_counter()
+        if not ended and '"done"' in _text(out / "status.json"):
+            ended = time.perf_counter()
+        if looks % 10 == 0:  # it costs a look at every process
+            peak = max(peak, _resident(process) / 1e9)
+        looks += 1
     if process.returncode:
         raise RuntimeError((out / "said").read_text())
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in _text(out / "metrics.jsonl").splitlines()]
     images = [after["images"] - before["images"] for before, after in pairwise(rows)]
     seconds = [n / row["speed/images_per_second"] for n, row in zip(images, rows[1:], strict=True)]
     shares = [
         sum(row[name] * took for row, took in zip(rows[1:], seconds, strict=True)) / sum(seconds)
         for name in ("data/wait", "speed/checkpoints")
     ]
-    return Whole(sum(images) / sum(seconds), *shares, peak)
+    return Whole(sum(images) / (ended - began), *shares, peak)
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def _resident(process: psutil.Process) -> int:
+    """Bytes, of the processes below ``process``."""
     try:
-        return int(process.memory_info().rss)
-    except psutil.NoSuchProcess:
+        return sum(int(child.memory_info().rss) for child in process.children(recursive=True))
+    except psutil.NoSuchProcess:  # one ended meanwhile
         return 0
 
 

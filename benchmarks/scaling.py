@@ -129,7 +129,7 @@ def _count(step: Step, iterate: Any) -> tuple[list[int], list[int]]:
 
 
 def projected(ranks: int, step: float, gradients: int, messages: int) -> float:
-    """Share of perfect scaling on ``ranks`` GPUs, each with the measured batch: gradients by rings, small messages by
+    """Share of perfect scaling on ``ranks`` GPUs, each with a batch of its own: gradients by rings, small messages by
     trees, nothing overlapped.
     """
     rings = 2 * (ranks - 1) / ranks * gradients / BANDWIDTH
@@ -155,7 +155,8 @@ def main() -> None:
     )
     print(f"BatchNorm: {len(last.statistics)} exchanges of {sum(last.statistics):,} bytes")
     print("\nProjection, not a measurement, of the share of perfect scaling if a step on one GPU takes so long:")
-    print("(50 GB/s and 5 us a message, nothing overlapped, the batch grows with the GPUs)")
+    print(f"(features {arguments.features}: {last.least:,} bytes; 50 GB/s and 5 us a message, nothing overlapped; the")
+    print("batch grows with the GPUs)")
     print(f"{'GPUs':>6}" + "".join(f"{1e3 * step:>9.1f} ms" for step in arguments.gpu_steps))
     for ranks in (8, 16, 32, 64, 128, 256, 512):
         shares = [projected(ranks, step, last.least, len(last.statistics)) for step in arguments.gpu_steps]

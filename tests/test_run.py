@@ -49,9 +49,12 @@ def test_a_run_folder_holds_what_it_should(finished: Path) -> None:
 
 def test_a_run_goes_on_past_its_first_end(faces32: Path, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
-    more = flags(faces32, tmp_path / "run", "--epochs", "1")
+    more = flags(faces32, tmp_path / "run", "--epochs", "1", "--cuda-graphs", "true", "--tf32", "false")
     more[more.index("--steps") : more.index("--steps") + 2] = []
-    assert run(*more).returncode == 0
+    done = run(*more, env={"ACCELERATE_USE_CPU": "true"})
+    assert done.returncode == 0, done.stderr
+    assert "--cuda-graphs is for one GPU: left out here." in done.stderr
+    assert f"Done: {tmp_path / 'run' / 'samples' / 'step-000000025.png'}." in done.stderr
     assert status(tmp_path / "run") == {"state": "done", "step": 25, "position": 200}
 
 

@@ -77,11 +77,12 @@ def test_features_are_the_pooled_layers() -> None:
     network.eval()
     images = torch.randint(256, (300, 32, 32, 1), dtype=torch.uint8)
     found = features(network, images)
-    assert found.shape == (300, 16 * (4 + 8 + 16)) and found.dtype == np.float32
+    assert [(*layer.shape, layer.dtype) for layer in found] == [(300, 16 * n, np.float32) for n in (4, 8, 16)]
     first = torch.nn.functional.leaky_relu(network.blocks[0][0](images[299:].permute(0, 3, 1, 2) / 127.5 - 1), 0.2)
-    assert np.allclose(found[299, :16], first[0, 0].reshape(4, 4, 4, 4).amax((1, 3)).flatten().detach(), atol=1e-6)
-    assert np.allclose(found[299, -256:].reshape(16, 4, 4), last_layer(network, images[299:]), atol=1e-6)
-    assert pixels(images).shape == (300, 1024) and pixels(images).min() == -1 and pixels(images).max() == 1
+    assert np.allclose(found[0][299, :16], first[0, 0].reshape(4, 4, 4, 4).amax((1, 3)).flatten().detach(), atol=1e-6)
+    assert np.allclose(found[2][299].reshape(16, 4, 4), last_layer(network, images[299:]), atol=1e-6)
+    (flat,) = pixels(images)
+    assert flat.shape == (300, 1024) and flat.min() == -1 and flat.max() == 1
 
 
 def last_layer(network: Discriminator, images: torch.Tensor) -> np.ndarray:
@@ -95,13 +96,15 @@ def test_a_score_is_of_the_test_part_and_does_not_depend_on_the_scale() -> None:
     labels, expected = random.integers(4, size=400), random.integers(4, size=300)
     train = centres[labels] + random.normal(size=(400, 30))
     test = centres[expected] + random.normal(size=(300, 30))
-    found = score(train, labels, test, expected, 0)
+    found = score([train], labels, [test], expected, 0)
     assert found.accuracy > 0.97 and found.values == 30
-    assert score(1e3 * train + 7, labels, 1e3 * test + 7, expected, 0) == found
-    assert score(train, random.permutation(labels), test, expected, 0).accuracy < 0.5
+    assert score([1e3 * train + 7], labels, [1e3 * test + 7], expected, 0) == found
+    assert score([train], random.permutation(labels), [test], expected, 0).accuracy < 0.5
     rare = (np.arange(400) == 0).astype(int)  # all of its class are among those that choose C
-    assert score(train, rare, test, 0 * expected, 0).accuracy > 0.9
-    assert score(0 * train, labels, 0 * test, expected, 0).accuracy < 0.5
+    assert score([train], rare, [test], 0 * expected, 0).accuracy > 0.9
+    assert score([0 * train], labels, [0 * test], expected, 0).accuracy < 0.5
+    noise = [1e4 * random.normal(size=(n, 30)) for n in (400, 300)]  # a layer that is long has no more say for it
+    assert score([train, noise[0]], labels, [test, noise[1]], expected, 0).accuracy > 0.9
 
 
 def test_a_table_and_a_report(

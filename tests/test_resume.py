@@ -34,7 +34,7 @@ def weights(out: Path) -> dict[str, bytes]:
 
 
 def figures(out: Path) -> list[dict[str, float]]:
-    timed = ("speed/", "data/")
+    timed = ("speed/", "data/", "memory/")
     return [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows(out / "metrics.jsonl")]
 
 

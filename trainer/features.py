@@ -16,26 +16,25 @@ BATCH = 250
 
 
 @torch.no_grad()
-def features(discriminator: Discriminator, images: torch.Tensor) -> np.ndarray:
-    """Of ``images``, uint8 (n, height, width, channels): float32 (n, 16 * (channels of all hidden layers)).
+def features(discriminator: Discriminator, images: torch.Tensor) -> list[np.ndarray]:
+    """Of ``images``, uint8 (n, height, width, channels), for each hidden layer: float32 (n, 16 * its channels).
 
     After each layer's nonlinearity, in whatever BatchNorm mode the network is in. The last convolution makes the logit,
-    which has no grid, and is left out. At 32x32 and 64 features that is 7,168 values an image.
+    which has no grid, and is left out. At 32x32 and 64 features that is 7,168 values an image in all.
     """
     weight = next(discriminator.parameters())
-    return np.concatenate(
-        [_of_batch(discriminator, normalise(part, weight.dtype)) for part in torch.split(images, BATCH)]
-    )
+    parts = [_of_batch(discriminator, normalise(part, weight.dtype)) for part in torch.split(images, BATCH)]
+    return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
 
 
-def pixels(images: torch.Tensor) -> np.ndarray:
-    """The same ``images`` as they are: float32 (n, channels * height * width) in [-1, 1]."""
-    return normalise(images, torch.float32).flatten(1).numpy()
+def pixels(images: torch.Tensor) -> list[np.ndarray]:
+    """The same ``images`` as they are, as the only layer: float32 (n, channels * height * width) in [-1, 1]."""
+    return [normalise(images, torch.float32).flatten(1).numpy()]
 
 
-def _of_batch(discriminator: Discriminator, images: torch.Tensor) -> np.ndarray:
+def _of_batch(discriminator: Discriminator, images: torch.Tensor) -> list[np.ndarray]:
     grids = []
     for layer in list(discriminator.blocks)[:-1]:
         images = layer(images)
-        grids.append(adaptive_max_pool2d(images, GRID).flatten(1))
-    return torch.cat(grids, 1).float().numpy()
+        grids.append(adaptive_max_pool2d(images, GRID).flatten(1).float().numpy())
+    return grids

@@ -106,7 +106,7 @@ def run(asked: Represent) -> None:
     print(f"Written to {path}.", file=sys.stderr)
 
 
-def _representations(loaded: LoadedRun) -> dict[str, Callable[[torch.Tensor], np.ndarray]]:
+def _representations(loaded: LoadedRun) -> dict[str, Callable[[torch.Tensor], list[np.ndarray]]]:
     """By name: from images, uint8 (n, height, width, channels), to what the SVM gets of them."""
     from trainer.features import features, pixels
 

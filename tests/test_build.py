@@ -203,7 +203,8 @@ def test_killed_worker_then_killed_build_then_the_rest(tmp_path: Path) -> None:
     assert process.returncode == 2
     assert "error: A build process was killed by SIGKILL" in errors
     assert "Traceback" not in errors
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("shard-*.tar")}
+    done = [out / f"{record.stem[1:]}.tar" for record in out.glob(".shard-*.npz")]  # a tar without its record is not
+    kept = {path: path.stat().st_mtime_ns for path in done}
 
     process = start_faces(out)
     workers = children(process.pid)

@@ -1,33 +1,42 @@
 """The whole run, from shards on disk to the last step, against its training step alone.
 
 The trainer as a user starts it, with its loader, journals, sheets and checkpoints, and the same step on a batch that is
-already there, in turns. Also what the run waits for, and its memory.
+already there. They take turns every few seconds, the one standing still (SIGSTOP) while the other works, so that
+whatever else the machine does hits them alike. Also what the run waits for, and its memory.
 
-Example: uv run python -m benchmarks.run --steps 200 --checkpoint-every 100
+Example: uv run python -m benchmarks.run --features 64 --batch-size 128
 """
 
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 import tyro
 from accelerate import Accelerator
 
-from benchmarks import step as alone
+from benchmarks.contestants import create
 from benchmarks.machine import describe
+from benchmarks.step import timed
 from shards.build import build
 from shards.options import Options
 from shards.sources.faces import Faces
 from trainer.device import has_bf16, read_launch, set_threads
+
+LENGTH, TURN = 90.0, 4.0
+"""Seconds that a run should take, and of each turn in it."""
 
 
 @dataclass(frozen=True)
@@ -40,118 +49,146 @@ class Arguments:
     """Width of both networks."""
     batch_size: int = 64
     """Global batch."""
-    steps: int = 120
-    """Steps of a run."""
-    checkpoint_every: int = 60
-    """Steps from checkpoint to checkpoint, and from sheet to sheet."""
+    steps: int | None = None
+    """Steps of a run; a minute and a half of them unless given."""
+    checkpoint_every: int | None = None
+    """Steps from checkpoint to checkpoint, and from sheet to sheet; half a run's unless given."""
     workers: int = 1
     """Loader processes."""
     rounds: int = 3
-    """Turns of each."""
+    """Runs, whose median counts."""
     json: Path | None = None
     """Write the figures here too, for programs."""
 
 
 @dataclass(frozen=True)
 class Whole:
-    """What a run's own figures and the system say of it."""
+    """What was seen of a run from its first report to its end, the last checkpoint and sheet included."""
 
     images_per_second: float
-    """From its first report to its end, with its last checkpoint and sheet."""
+    alone: float
+    """Images per second of the step in its turns: their median."""
+    ratio: float
+    """Of these two."""
     waiting: float
-    """Share of the time from report to report spent on waiting for data."""
+    """Share of the time spent on waiting for data."""
     saving: float
-    """Share of that time spent on checkpoints, but for the last one, which comes after the last report."""
+    """Share of the time held up by checkpoints, but for the last one, which comes after the last report."""
     host_gb: float
-    """Peak resident memory of the trainer and its loader processes."""
+    """GiB, peak resident memory of the trainer and its loader processes."""
+    device_gb: float
+    """GiB, the most that tensors took on a GPU."""
 
 
-def whole(arguments: Arguments, shards: Path, out: Path, precision: str) -> Whole:
-    """One run."""
-    width, every = str(arguments.features), str(arguments.checkpoint_every)
-    flags = ["--data.shards", str(shards), "--out", str(out), "--steps", str(arguments.steps), "--batch-size",
-             str(arguments.batch_size), "--model.features-g", width, "--model.features-d", width, "--data.workers",
-             str(arguments.workers), "--checkpoint.every", every, "--samples.every", every, "--log-every", "10",
-             "--tracking.mode", "disabled"]  # fmt: skip
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--num_processes",
-        "1",
-        "--mixed_precision",
-        precision,
-    ]
-    out.mkdir()
-    with (out / "said").open("wb") as said:  # not a pipe, which nobody would empty while the run lasts
-        process = psutil.Popen([*launch, "trainer/run.py", *flags], stderr=said)
-    peak, looks, began, ended = 0.0, 0, 0.0, 0.0
-    while process.poll() is None:
-        time.sleep(0.05)
-        if not began and (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").stat().st_size:
-            began = time.perf_counter()
-        if not ended and '"done"' in _text(out / "status.json"):
-            ended = time.perf_counter()
-        if looks % 10 == 0:  # it costs a look at every process
-            peak = max(peak, _resident(process) / 1e9)
-        looks += 1
-    if process.returncode:
-        raise RuntimeError((out / "said").read_text())
+def whole(command: list[str], out: Path, alone: Callable[[], float]) -> Whole:
+    """One run of ``command`` into ``out``, in turns with ``alone``, which returns images per second."""
+    turns: list[float] = []
+    with (out.parent / f"{out.name}.log").open("w+") as said:  # not a pipe, which nobody would empty meanwhile
+        process = psutil.Popen(command, stderr=said)
+
+        def running(file: str, word: str) -> bool:
+            if process.poll():
+                raise RuntimeError(Path(said.name).read_text())
+            return word not in (_text(out / file))
+
+        while running("metrics.jsonl", "\n"):
+            time.sleep(0.01)
+        began = resumed = time.perf_counter()
+        stopped = 0.0
+        while running("status.json", '"done"'):
+            time.sleep(0.01)
+            if time.perf_counter() - resumed > TURN:
+                since = time.perf_counter()
+                with paused(process):
+                    turns.append(alone())
+                resumed = time.perf_counter()
+                stopped += resumed - since
+        ran = time.perf_counter() - began - stopped
+        process.wait()
     rows = [json.loads(line) for line in _text(out / "metrics.jsonl").splitlines()]
-    images = [after["images"] - before["images"] for before, after in pairwise(rows)]
-    seconds = [n / row["speed/images_per_second"] for n, row in zip(images, rows[1:], strict=True)]
-    shares = [
-        sum(row[name] * took for row, took in zip(rows[1:], seconds, strict=True)) / sum(seconds)
-        for name in ("data/wait", "speed/checkpoints")
-    ]
-    return Whole(sum(images) / (ended - began), *shares, peak)
+    speed, step = (rows[-1]["images"] - rows[0]["images"]) / ran, statistics.median(turns)
+    waited, saved = (_seconds(rows, name) / ran for name in ("data/wait", "speed/checkpoints"))
+    host, device = (max(row.get(f"memory/{name}_gb", 0.0) for row in rows) for name in ("host", "device"))
+    return Whole(speed, step, speed / step, waited, saved, host, device)
+
+
+@contextmanager
+def paused(process: psutil.Popen) -> Iterator[None]:
+    """``process`` and all that it started stand still."""
+    those = [process, *process.children(recursive=True)]
+    for one in those:
+        with suppress(psutil.NoSuchProcess):  # it was ending
+            one.suspend()
+    yield
+    for one in those:
+        with suppress(psutil.NoSuchProcess):
+            one.resume()
 
 
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def _resident(process: psutil.Process) -> int:
-    """Bytes, of the processes below ``process``."""
-    try:
-        return sum(int(child.memory_info().rss) for child in process.children(recursive=True))
-    except psutil.NoSuchProcess:  # one ended meanwhile
-        return 0
+def _seconds(rows: list[dict[str, Any]], share: str) -> float:
+    """What a share of the time from report to report comes to, over all reports but the first."""
+    pairs = pairwise(rows)
+    return sum(
+        after[share] * (after["images"] - before["images"]) / after["speed/images_per_second"]
+        for before, after in pairs
+    )
+
+
+def trainer(arguments: Arguments, shards: Path, precision: str, steps: int) -> list[str]:
+    """The command of a run, but for its folder."""
+    every, width = str(arguments.checkpoint_every or max(1, steps // 2)), str(arguments.features)
+    launch = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--mixed_precision", precision]
+    return [
+        sys.executable, *launch, "trainer/run.py", "--data.shards", str(shards), "--steps", str(steps),
+        "--batch-size", str(arguments.batch_size), "--model.features-g", width, "--model.features-d", width,
+        "--data.workers", str(arguments.workers), "--checkpoint.every", every, "--samples.every", every,
+        "--log-every", str(max(1, steps // 12)), "--tracking.mode", "disabled",
+    ]  # fmt: skip
 
 
 def main() -> None:
-    """Run in turns, print, write."""
+    """Run, print, write."""
     arguments, launch = tyro.cli(Arguments, description=__doc__), read_launch()
     set_threads(launch, 0)
+    torch.backends.cudnn.benchmark = True  # as the trainer has it
     precision = "bf16" if has_bf16(launch.cpu) else "no"
     accelerator = Accelerator(cpu=launch.cpu, mixed_precision=precision)
     images = torch.randint(256, (arguments.batch_size, 64, 64, 3), dtype=torch.uint8, device=accelerator.device)
-    ours = alone.create(alone.Arguments(arguments.features, arguments.batch_size), accelerator)
-    alone.timed(ours, images, 3)
-    runs: list[Whole] = []
-    steps: list[float] = []
+    ours = create(arguments.features, arguments.batch_size, accelerator)
+    timed(ours, images, 3)
+    seconds = timed(ours, images, 3) / 3
+    steps, turn = arguments.steps or math.ceil(LENGTH / seconds), math.ceil(TURN / 2 / seconds)
     with tempfile.TemporaryDirectory() as folder:
         shards = arguments.shards or Path(folder) / "shards"
         if not arguments.shards:
-            build(Faces(8000), shards, Options(size=64))
-        for turn in range(arguments.rounds):
-            steps.append(arguments.batch_size * 20 / alone.timed(ours, images, 20))
-            runs.append(whole(arguments, shards, Path(folder) / f"run-{turn}", precision))
+            build(Faces(4000), shards, Options(size=64))
+        command = trainer(arguments, shards, precision, steps)
+        runs = []
+        for number in range(arguments.rounds):
+            out = Path(folder) / f"run-{number}"
+            alone = lambda: arguments.batch_size * turn / timed(ours, images, turn)  # noqa: E731
+            runs.append(whole([*command, "--out", str(out)], out, alone))
+    report(arguments, steps, runs)
+
+
+def report(arguments: Arguments, steps: int, runs: list[Whole]) -> None:
+    """The medians as a table, and as JSON where that was asked for."""
     run = Whole(*(statistics.median(column) for column in zip(*(vars(one).values() for one in runs), strict=True)))
-    step = statistics.median(steps)
     width = f"features {arguments.features}, batch {arguments.batch_size}, {arguments.workers} workers"
-    print(f"{describe()}, torch {torch.__version__}, {width}, a checkpoint every {arguments.checkpoint_every} steps\n")
-    print(f"the step alone   {step:>9.1f} images/s")
-    print(f"the whole run    {run.images_per_second:>9.1f} images/s, {run.images_per_second / step:.2f}x")
+    every = arguments.checkpoint_every or max(1, steps // 2)
+    print(f"{describe()}, torch {torch.__version__}, {width}, {steps} steps, a checkpoint every {every}\n")
+    print(f"the step alone   {run.alone:>9.1f} images/s")
+    ratios = ", ".join(f"{one.ratio:.3f}" for one in runs)
+    print(f"the whole run    {run.images_per_second:>9.1f} images/s, {run.ratio:.3f}x ({ratios})")
     print(f"waiting for data {run.waiting:>9.1%}")
     print(f"on checkpoints   {run.saving:>9.1%}")
-    print(f"memory           {run.host_gb:>9.1f} GB")
-    if accelerator.device.type == "cuda":
-        print(f"on the device    {torch.cuda.max_memory_allocated() / 1e9:>9.1f} GB, the step alone")
+    print(f"memory           {run.host_gb:>9.1f} GiB; on a GPU {run.device_gb:.1f} GiB")
     if arguments.json is not None:
-        arguments.json.write_text(
-            json.dumps({"machine": describe(), "step": steps, "runs": [vars(one) for one in runs]})
-        )
+        arguments.json.write_text(json.dumps({"machine": describe(), "runs": [vars(one) for one in runs]}))
 
 
 if __name__ == "__main__":

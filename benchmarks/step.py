@@ -12,32 +12,21 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 import tyro
 from accelerate import Accelerator
 
-from benchmarks import baselines, flops
-from benchmarks.baselines import pytorch_example, tutorial
+from benchmarks import flops
+from benchmarks.baselines import Iteration
+from benchmarks.breakdown import breakdown
+from benchmarks.contestants import CHANNELS, EXAMPLE, SIZE, Ours, contestants
 from benchmarks.flops import synchronise
 from benchmarks.machine import describe
-from shards.loader import normalise
-from shards.manifest import Manifest, Shard
-from trainer.adam import Adam
-from trainer.config import Config, Model
 from trainer.device import has_bf16, read_launch, set_threads
-from trainer.noise import latents
-from trainer.replay import WARM_UP, Iteration, Replay, cuda_graph
-from trainer.state import State, create_state
-from trainer.step import Step
-
-SIZE, CHANNELS = 64, 3
-EXAMPLE = "PyTorch example, float32"
+from trainer.replay import WARM_UP
 
 
 @dataclass(frozen=True)
@@ -52,128 +41,13 @@ class Arguments:
     """Iterations in a turn; 3 on a CPU and 50 on a GPU unless given."""
     rounds: int = 5
     """Turns of each contestant."""
+    compile: bool = False
+    """Race ours through torch.compile too, which takes minutes to start."""
     json: Path | None = None
     """Write the figures here too, for programs."""
 
 
-@dataclass
-class Ours:
-    """The trainer's own step on uint8 images, latents drawn as in a run."""
-
-    config: Config
-    state: State
-    step: Iteration
-    device: torch.device
-    clock: Clock = field(default_factory=lambda: Clock(None))
-
-    def __call__(self, images: torch.Tensor) -> None:
-        with self.clock.phase("data: latents, normalising"):
-            noise = latents(0, self.state.position, len(images), self.config.model.z_dim).to(torch.float32)
-            noise = noise.pin_memory() if self.device.type == "cuda" else noise  # as a run does, or the host would wait
-            noise, real = noise.to(self.device, non_blocking=True), normalise(images, torch.float32)
-        self.step([real], [noise], report=False)
-        self.state.position += len(images)
-        with self.clock.phase("moving average"):
-            self.state.update_average(len(images), self.config.ema_images)
-
-
-class Clock:
-    """Seconds by phase, waiting for ``device`` around each; without one it does nothing."""
-
-    def __init__(self, device: torch.device | None) -> None:
-        self.seconds: dict[str, float] = {}
-        self._device = device
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Count what runs inside as ``name``."""
-        if self._device is None:
-            yield
-            return
-        synchronise(self._device)
-        began = time.perf_counter()
-        yield
-        synchronise(self._device)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
-
-
-def create(arguments: Arguments, accelerator: Accelerator) -> Ours:
-    """Our contestant."""
-    config = Config(
-        model=Model(features_g=arguments.features, features_d=arguments.features), batch_size=arguments.batch_size
-    )
-    manifest = Manifest("benchmark", "npy", SIZE, CHANNELS, (Shard("none", 1, 1, ""),), "")
-    state = create_state(config, manifest, accelerator.device)
-    networks = accelerator.prepare(state.generator, state.discriminator)
-    return Ours(config, state, Step(state, *networks, config.loss), accelerator.device)
-
-
-def breakdown(ours: Ours, images: torch.Tensor, iterations: int) -> dict[str, float]:
-    """Share of the time that each part of our iteration takes when the device is waited for around it."""
-    ours.clock = clock = Clock(ours.device)
-    step, update = Step._discriminator_step, Step._generator_step
-    optimize = Adam.step
-
-    def timed_d(self: Step, *values: torch.Tensor, report: bool) -> object:
-        with clock.phase("discriminator's step"):
-            return step(self, *values, report=report)
-
-    def timed_g(self: Step, fake: torch.Tensor, *, report: bool) -> object:
-        with clock.phase("generator's step, after its forward"):
-            return update(self, fake, report=report)
-
-    def timed_adam(self: Adam) -> None:
-        with clock.phase("of which both optimizers"):
-            optimize(self)
-
-    began = time.perf_counter()
-    with (
-        patch.object(Step, "_discriminator_step", timed_d),
-        patch.object(Step, "_generator_step", timed_g),
-        patch.object(Adam, "step", timed_adam),
-    ):
-        for _ in range(iterations):
-            ours(images)
-    synchronise(ours.device)
-    whole = time.perf_counter() - began
-    named = sum(seconds for name, seconds in clock.seconds.items() if not name.startswith("of which"))
-    shares = {name: seconds / whole for name, seconds in clock.seconds.items()}
-    return {**shares, "generator's forward, host": 1 - named / whole}
-
-
-def contestants(arguments: Arguments, accelerator: Accelerator) -> dict[str, tuple[baselines.Iteration, torch.Tensor]]:
-    """Who runs, on what."""
-    device, bf16 = accelerator.device, accelerator.mixed_precision == "bf16"
-    images = torch.randint(256, (arguments.batch_size, SIZE, SIZE, CHANNELS), dtype=torch.uint8, device=device)
-    real = normalise(images, torch.float32).contiguous()
-    those: dict[str, tuple[baselines.Iteration, torch.Tensor]] = {
-        "tutorial, float32": (tutorial(arguments.features, device), real),
-        EXAMPLE: (pytorch_example(arguments.features, device), real),
-    }
-    if bf16:
-        those["PyTorch example, bf16 autocast"] = (autocast(pytorch_example(arguments.features, device), device), real)
-    precision = "bf16" if bf16 else "float32"
-    if device.type == "cuda":
-        recorded = create(arguments, accelerator)
-        recorded.step = Replay(recorded.step, cuda_graph)
-        those[f"shardgan, {precision}, CUDA graph"] = (recorded, images)
-    those[f"shardgan, {precision}"] = (create(arguments, accelerator), images)
-    return those
-
-
-def autocast(iteration: baselines.Iteration, device: torch.device) -> baselines.Iteration:
-    """``iteration`` as somebody who knows of it would run it; without the cache of casts, which would outlive the
-    discriminator's update and train the generator against the old one.
-    """
-
-    def iterate(real: torch.Tensor) -> None:
-        with torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False):
-            iteration(real)
-
-    return iterate
-
-
-def timed(iterate: baselines.Iteration, images: torch.Tensor, count: int) -> float:
+def timed(iterate: Iteration, images: torch.Tensor, count: int) -> float:
     """Seconds of ``count`` iterations, the device's work included."""
     synchronise(images.device)
     began = time.perf_counter()
@@ -192,7 +66,7 @@ def main() -> None:
     cuda = accelerator.device.type == "cuda"
     iterations = arguments.iterations or (50 if cuda else 3)
     warm_up = WARM_UP + 1 if cuda else 1  # a graph is recorded after so many
-    those = contestants(arguments, accelerator)
+    those = contestants(arguments.features, arguments.batch_size, accelerator, compiled=arguments.compile)
     seconds: dict[str, list[float]] = {name: [] for name in those}
     for turn in range(arguments.rounds + 1):
         for name, (iterate, images) in those.items():

@@ -8,7 +8,7 @@ import torch
 
 from shards.errors import InputError
 from trainer import device
-from trainer.device import Launch, has_bf16, read_launch, resolve_precision, set_tf32, set_threads
+from trainer.device import Launch, has_bf16, read_launch, resolve_precision, set_kernels, set_threads
 
 VARIABLES = ("ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION", "WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE")
 
@@ -126,12 +126,13 @@ def test_denormals_are_flushed_on_the_cpu_only() -> None:
     assert tiny * 0.5 == 0
 
 
-@pytest.mark.parametrize(("allowed", "precision"), [(True, "tf32"), (False, "ieee")])
-def test_tf32_is_asked_for_or_forbidden_everywhere(allowed: bool, precision: str) -> None:
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = matmul.fp32_precision, convolution.fp32_precision
+@pytest.mark.parametrize(("tf32", "precision"), [(True, "tf32"), (False, "ieee")])
+def test_tf32_is_asked_for_or_forbidden_everywhere_and_kernels_are_tried(tf32: bool, precision: str) -> None:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.benchmark  # type: ignore[attr-defined]
     try:
-        set_tf32(allowed)
-        assert (matmul.fp32_precision, convolution.fp32_precision) == (precision, precision)
+        set_kernels(tf32=tf32)
+        found = matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.benchmark  # type: ignore[attr-defined]
+        assert found == (precision, precision, True)
     finally:
-        matmul.fp32_precision, convolution.fp32_precision = before
+        matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.benchmark = before  # type: ignore[attr-defined]

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from tests.launching import SMALL, run, status
 from tests.ranks import on_ranks
 from trainer import last_word
 from trainer.device import Launch, read_launch
@@ -47,3 +49,11 @@ def test_a_store_that_is_gone_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -
     assert last_word.read(launch) is None
     assert last_word.leave(launch, "why") == "why"
     assert time.monotonic() - began < 5
+
+
+def test_what_fails_before_the_first_step_is_told_too(faces32: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "bad-rank-0.jsonl").mkdir(parents=True)
+    failed = run("--data.shards", str(faces32), "--steps", "2", "--out", str(tmp_path / "run"), *SMALL)
+    assert failed.returncode != 0
+    told = status(tmp_path / "run")
+    assert (told["state"], told["step"]) == ("failed", 0) and "bad-rank-0.jsonl" in told["error"]

@@ -115,8 +115,11 @@ def set_threads(launch: Launch, asked: int) -> int:
     return torch.get_num_threads()
 
 
-def set_tf32(allowed: bool) -> None:
-    """Whether a GPU may round the factors of float32 products. PyTorch's own default is yes in convolutions only."""
-    precision = "tf32" if allowed else "ieee"
+def set_kernels(*, tf32: bool) -> None:
+    """What a GPU may do: round the factors of float32 products if ``tf32`` (PyTorch's own default is yes, but in
+    convolutions only), and try cuDNN's kernels at the first step, whose batches have the shape of all others.
+    """
+    precision = "tf32" if tf32 else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 from accelerate import Accelerator
 
@@ -13,14 +14,13 @@ from trainer import environment, last_word, launcher, plan
 from trainer.accord import Accord
 from trainer.background import Background, Snapshot
 from trainer.config import Config
-from trainer.device import Launch, idle_gpus, set_tf32, set_threads
+from trainer.device import Launch, idle_gpus, set_kernels, set_threads
 from trainer.examine import Found, dry_run, examine
 from trainer.feed import Feed
 from trainer.folder import RunFolder
 from trainer.journal import Journal, roll_back
 from trainer.loop import train
 from trainer.meeting import agree
-from trainer.mistakes import SharedMistake, lost_rank
 from trainer.preempt import Preemption
 from trainer.progress import Progress
 from trainer.ranks import create_accelerator, wrap
@@ -64,9 +64,10 @@ def run(preset: str, config: Config, launch: Launch) -> None:
             print("Done already: nothing to do. Raise --steps or --epochs, or give another --out.", file=sys.stderr)
         return None
     set_threads(launch, config.threads)
-    set_tf32(config.tf32)
-    accelerator = create_accelerator(config, launch, found.precision)
-    session = _open_session(config, folder, accelerator, found, replay=config.cuda_graphs and _replays(launch))
+    set_kernels(tf32=config.tf32)
+    with _word_of_failure(folder, launch, lambda: (step, position)):
+        accelerator = create_accelerator(config, launch, found.precision)
+        session = _open_session(config, folder, accelerator, found, replay=config.cuda_graphs and _replays(launch))
     # To the last word, or a signal's echo would cut that short.
     with Preemption(folder.stop if main else None) as preemption:
         _conduct(session, preemption, launch)
@@ -121,33 +122,37 @@ def _open_session(
     )
 
 
+@contextmanager
+def _word_of_failure(folder: RunFolder, launch: Launch, where: Callable[[], tuple[int, int]]) -> Iterator[None]:
+    """The main rank's status names the cause of what fails inside, and the step and position it failed at."""
+    try:
+        yield
+    except BaseException as error:
+        step, position = where()
+        cause = last_word.explain(error, launch, step)
+        if launch.rank == 0:
+            with suppress(OSError):  # on a full disk the first error is the one to tell
+                folder.write_status("failed", step, position, error=cause)
+        raise
+
+
 def _conduct(session: Session, preemption: Preemption, launch: Launch) -> None:
     """Train, and leave word of how it ended."""
     state, folder, main = session.state, session.folder, session.accelerator.is_main_process
     failed = True
     try:
-        if main:
-            folder.write_status("running", state.step, state.position)
-        if state.step == 0:
-            session.draw_reals()
-            session.draw_samples()
-        ending = train(session, preemption)
-        failed = False
-        if main:
-            folder.stop.unlink(missing_ok=True)
-            folder.write_status(ending, state.step, state.position)
-            if ending == "done":
-                session.offer()
-    except BaseException as error:
-        cause = str(error) or type(error).__name__
-        if lost_rank(error):
-            lost = f"Another rank was lost after step {state.step}; its own log says why. ({cause.splitlines()[0]})"
-            cause = (last_word.read(launch) if main else None) or lost
-        elif isinstance(error, Exception) and not isinstance(error, SharedMistake):
-            cause = last_word.leave(launch, cause)
-        if main:
-            with suppress(OSError):  # on a full disk the first error is the one to tell
-                folder.write_status("failed", state.step, state.position, error=cause)
-        raise
+        with _word_of_failure(folder, launch, lambda: (state.step, state.position)):
+            if main:
+                folder.write_status("running", state.step, state.position)
+            if state.step == 0:
+                session.draw_reals()
+                session.draw_samples()
+            ending = train(session, preemption)
+            failed = False
+            if main:
+                folder.stop.unlink(missing_ok=True)
+                folder.write_status(ending, state.step, state.position)
+                if ending == "done":
+                    session.offer()
     finally:
         session.close(failed=failed)

@@ -8,9 +8,9 @@ Example: uv run python -m benchmarks.afar data/celeba64
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from benchmarks.command import call, write
 from benchmarks.machine import describe
 from benchmarks.scale import multiply, repack
 from shards.dataset import ShardDataset
@@ -138,15 +139,13 @@ def report(figures: Figures) -> None:
     print(f"  bytes served, two ranks:      {figures.served / figures.size:.3f}x the data's")
 
 
-def main() -> None:
+def benchmark(arguments: Arguments) -> None:
     """Measure, print, write."""
-    arguments = tyro.cli(Arguments, description=__doc__)
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(arguments, Path(folder))
     report(figures)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"machine": describe(), **asdict(figures)}, indent=1))
+    write(arguments, **asdict(figures))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(Arguments, benchmark, __doc__))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,8 @@ import tyro
 import webdataset
 from PIL import Image
 
+from benchmarks.command import call, write
+from benchmarks.machine import describe
 from shards.build import build
 from shards.codec import JPEG_QUALITY
 from shards.options import Options
@@ -79,9 +80,8 @@ def spent(contestant: Callable[[Path], object]) -> tuple[float, float]:
     return wall, sum(after[:4]) - sum(before[:4])
 
 
-def main() -> None:
+def benchmark(arguments: Arguments) -> None:
     """Run all, print the table, write the JSON."""
-    arguments = tyro.cli(Arguments, description=__doc__)
     source = Celeba(arguments.raw)
     images = min(arguments.images, len(source))
 
@@ -103,15 +103,13 @@ def main() -> None:
     medians = {name: Median(*map(statistics.median, zip(*values, strict=True))) for name, values in times.items()}
     start = medians.pop("(start of a worker)")
     report(medians, start, images)
-    if arguments.json is not None:
-        facts = {"images": images, "cores": os.cpu_count(), "machine": platform.processor(), "python": sys.version}
-        arguments.json.write_text(json.dumps({**facts, "start": start, "seconds": times, "median": medians}, indent=1))
+    write(arguments, start=start, seconds=times, median=medians)
 
 
 def report(medians: dict[str, Median], start: Median, images: int) -> None:
     """The table. "Running" leaves the start of the workers out, as a set of millions does."""
     plain = medians["plain Pillow loop"].wall
-    print(f"{images:,} images, {os.cpu_count()} cores; to start and stop a worker takes {start.wall:.2f} s\n")
+    print(f"{describe()}\n\n{images:,} images; to start and stop a worker takes {start.wall:.2f} s\n")
     print(f"{'':<26}{'images/s':>10}{'of plain':>10}{'running':>10}{'of plain':>10}{'ms of CPU an image':>20}")
     for name, median in medians.items():
         running = median.wall - start.wall * name.startswith("shards")
@@ -122,4 +120,4 @@ def report(medians: dict[str, Median], start: Median, images: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(Arguments, benchmark, __doc__))

@@ -12,7 +12,6 @@ The peers are an optional group of dependencies; those that are not installed ar
 from __future__ import annotations
 
 import importlib.util
-import json
 import statistics
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks import peers
+from benchmarks.command import call, write
 from benchmarks.machine import describe
 from shards.dataset import ShardDataset
 from shards.loader import batches
@@ -102,9 +102,8 @@ def rate(stream: Stream, seconds: float) -> float:
     return images / took
 
 
-def main() -> None:
+def benchmark(arguments: Arguments) -> None:
     """Run all contestants in turns, print the table, write the JSON."""
-    arguments = tyro.cli(Arguments, description=__doc__)
     with tempfile.TemporaryDirectory() as folder:
         streams = contestants(arguments, Path(folder))
         rates: dict[str, list[float]] = {name: [] for name in streams}
@@ -118,10 +117,8 @@ def main() -> None:
     for name, median in sorted(medians.items(), key=lambda item: item[1]):
         ratio = f"{median / usual:.2f}x" if "2 workers" not in name else ""
         print(f"{name:<26}{median:>10,.0f}{ratio:>14}")
-    if arguments.json is not None:
-        facts = {"images": arguments.images, "machine": describe()}
-        arguments.json.write_text(json.dumps({**facts, "rates": rates, "median": medians}, indent=1))
+    write(arguments, rates=rates, median=medians)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(Arguments, benchmark, __doc__))

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 
+from benchmarks.command import call, write
 from benchmarks.machine import describe
 from shards.build import build
 from shards.options import Options
@@ -90,9 +90,8 @@ def once(arguments: Arguments, shards: Path, out: Path) -> tuple[float, float]:
     return first, left
 
 
-def main() -> None:
+def benchmark(arguments: Arguments) -> None:
     """Stop and come back, print, write."""
-    arguments = tyro.cli(Arguments, description=__doc__)
     with tempfile.TemporaryDirectory() as folder:
         shards, out = Path(folder) / "shards", Path(folder) / "run"
         build(Faces(IMAGES), shards, Options(size=64))
@@ -103,10 +102,8 @@ def main() -> None:
     slowest = [max(column) for column in zip(*rounds, strict=True)]
     print(f"command to the first step after a resume {resume:>8.1f} s (slowest {slowest[0]:.1f})")
     print(f"SIGTERM to a whole checkpoint            {leave:>8.1f} s (slowest {slowest[1]:.1f})")
-    if arguments.json is not None:
-        figures = {"machine": describe(), "resume": resume, "leave": leave, "rounds": rounds}
-        arguments.json.write_text(json.dumps(figures))
+    write(arguments, resume=resume, leave=leave, rounds=rounds)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(Arguments, benchmark, __doc__))

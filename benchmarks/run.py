@@ -11,26 +11,28 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
-import tyro
 from accelerate import Accelerator
 
-from benchmarks.contestants import create
+from benchmarks.command import call, write
+from benchmarks.contestants import CHANNELS, SIZE, create
 from benchmarks.machine import describe
+from benchmarks.standstill import paused, started
 from benchmarks.step import timed
 from shards.build import build
+from shards.errors import InputError
+from shards.manifest import read_manifest
 from shards.options import Options
 from shards.sources.faces import Faces
 from trainer.device import has_bf16, read_launch, set_threads
@@ -70,6 +72,8 @@ class Whole:
     """Images per second of the step in its turns: their median."""
     ratio: float
     """Of these two."""
+    turns: float
+    """How many turns of the step that median is of."""
     waiting: float
     """Share of the time spent on waiting for data."""
     saving: float
@@ -83,13 +87,12 @@ class Whole:
 def whole(command: list[str], out: Path, alone: Callable[[], float]) -> Whole:
     """One run of ``command`` into ``out``, in turns with ``alone``, which returns images per second."""
     turns: list[float] = []
-    with (out.parent / f"{out.name}.log").open("w+") as said:  # not a pipe, which nobody would empty meanwhile
-        process = psutil.Popen(command, stderr=said)
+    with (out.parent / f"{out.name}.log").open("w+") as said, started(command, said) as process:
 
         def running(file: str, word: str) -> bool:
             if process.poll():
-                raise RuntimeError(Path(said.name).read_text())
-            return word not in (_text(out / file))
+                raise InputError(f"the trainer could not run:\n{Path(said.name).read_text()}")
+            return word not in _text(out / file)
 
         while running("metrics.jsonl", "\n"):
             time.sleep(0.01)
@@ -104,25 +107,12 @@ def whole(command: list[str], out: Path, alone: Callable[[], float]) -> Whole:
                 resumed = time.perf_counter()
                 stopped += resumed - since
         ran = time.perf_counter() - began - stopped
-        process.wait()
+    turns = turns or [alone()]
     rows = [json.loads(line) for line in _text(out / "metrics.jsonl").splitlines()]
     speed, step = (rows[-1]["images"] - rows[0]["images"]) / ran, statistics.median(turns)
     waited, saved = (_seconds(rows, name) / ran for name in ("data/wait", "speed/checkpoints"))
     host, device = (max(row.get(f"memory/{name}_gb", 0.0) for row in rows) for name in ("host", "device"))
-    return Whole(speed, step, speed / step, waited, saved, host, device)
-
-
-@contextmanager
-def paused(process: psutil.Popen) -> Iterator[None]:
-    """``process`` and all that it started stand still."""
-    those = [process, *process.children(recursive=True)]
-    for one in those:
-        with suppress(psutil.NoSuchProcess):  # it was ending
-            one.suspend()
-    yield
-    for one in those:
-        with suppress(psutil.NoSuchProcess):
-            one.resume()
+    return Whole(speed, step, speed / step, len(turns), waited, saved, host, device)
 
 
 def _text(path: Path) -> str:
@@ -138,6 +128,15 @@ def _seconds(rows: list[dict[str, Any]], share: str) -> float:
     )
 
 
+def check_shards(shards: Path, batch_size: int) -> None:
+    """Raises ``InputError`` unless the step alone does the same work on as many images."""
+    manifest = read_manifest(shards)
+    if (manifest.size, manifest.channels) != (SIZE, CHANNELS):
+        raise InputError(f"{shards} holds {manifest.summary}; this needs {SIZE}x{SIZE}x{CHANNELS}.")
+    if manifest.samples < batch_size:
+        raise InputError(f"--batch-size {batch_size} is more than the {manifest.samples:,} images at {shards}.")
+
+
 def trainer(arguments: Arguments, shards: Path, precision: str, steps: int) -> list[str]:
     """The command of a run, but for its folder."""
     every, width = str(arguments.checkpoint_every or max(1, steps // 2)), str(arguments.features)
@@ -150,28 +149,32 @@ def trainer(arguments: Arguments, shards: Path, precision: str, steps: int) -> l
     ]  # fmt: skip
 
 
-def main() -> None:
+def benchmark(arguments: Arguments) -> None:
     """Run, print, write."""
-    arguments, launch = tyro.cli(Arguments, description=__doc__), read_launch()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or the run would be left behind
+    launch = read_launch()
     set_threads(launch, 0)
     torch.backends.cudnn.benchmark = True  # as the trainer has it
     precision = "bf16" if has_bf16(launch.cpu) else "no"
     accelerator = Accelerator(cpu=launch.cpu, mixed_precision=precision)
-    images = torch.randint(256, (arguments.batch_size, 64, 64, 3), dtype=torch.uint8, device=accelerator.device)
-    ours = create(arguments.features, arguments.batch_size, accelerator)
-    timed(ours, images, 3)
-    seconds = timed(ours, images, 3) / 3
-    steps, turn = arguments.steps or math.ceil(LENGTH / seconds), math.ceil(TURN / 2 / seconds)
     with tempfile.TemporaryDirectory() as folder:
         shards = arguments.shards or Path(folder) / "shards"
         if not arguments.shards:
-            build(Faces(4000), shards, Options(size=64))
+            build(Faces(max(4000, arguments.batch_size)), shards, Options(size=SIZE))
+        check_shards(shards, arguments.batch_size)
+        shape = (arguments.batch_size, SIZE, SIZE, CHANNELS)
+        images = torch.randint(256, shape, dtype=torch.uint8, device=accelerator.device)
+        ours = create(arguments.features, arguments.batch_size, accelerator)
+        timed(ours, images, 3)
+        seconds = timed(ours, images, 3) / 3
+        steps, turn = arguments.steps or math.ceil(LENGTH / seconds), math.ceil(TURN / 2 / seconds)
+
+        def alone() -> float:
+            return arguments.batch_size * turn / timed(ours, images, turn)
+
         command = trainer(arguments, shards, precision, steps)
-        runs = []
-        for number in range(arguments.rounds):
-            out = Path(folder) / f"run-{number}"
-            alone = lambda: arguments.batch_size * turn / timed(ours, images, turn)  # noqa: E731
-            runs.append(whole([*command, "--out", str(out)], out, alone))
+        outs = [Path(folder) / f"run-{number}" for number in range(arguments.rounds)]
+        runs = [whole([*command, "--out", str(out)], out, alone) for out in outs]
     report(arguments, steps, runs)
 
 
@@ -183,13 +186,14 @@ def report(arguments: Arguments, steps: int, runs: list[Whole]) -> None:
     print(f"{describe()}, torch {torch.__version__}, {width}, {steps} steps, a checkpoint every {every}\n")
     print(f"the step alone   {run.alone:>9.1f} images/s")
     ratios = ", ".join(f"{one.ratio:.3f}" for one in runs)
-    print(f"the whole run    {run.images_per_second:>9.1f} images/s, {run.ratio:.3f}x ({ratios})")
+    print(
+        f"the whole run    {run.images_per_second:>9.1f} images/s, {run.ratio:.3f}x ({ratios}; {run.turns:.0f} turns)"
+    )
     print(f"waiting for data {run.waiting:>9.1%}")
     print(f"on checkpoints   {run.saving:>9.1%}")
     print(f"memory           {run.host_gb:>9.1f} GiB; on a GPU {run.device_gb:.1f} GiB")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"machine": describe(), "runs": [vars(one) for one in runs]}))
+    write(arguments, steps=steps, runs=[vars(one) for one in runs])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(Arguments, benchmark, __doc__))

@@ -10,9 +10,9 @@ Example: uv run python -m benchmarks.scale data/celeba64
 from __future__ import annotations
 
 import hashlib
-import json
 import multiprocessing
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,6 +25,7 @@ import numpy as np
 import psutil
 import tyro
 
+from benchmarks.command import call, write
 from benchmarks.machine import describe
 from shards.build import build
 from shards.index import ENTRY, walk_tar
@@ -185,15 +186,13 @@ def report(figures: Figures) -> None:
     print(f"  resident memory:                     {figures.memory:.0f} MB")
 
 
-def main() -> None:
+def benchmark(arguments: Arguments) -> None:
     """Measure, print, write."""
-    arguments = tyro.cli(Arguments, description=__doc__)
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(arguments.shards.resolve(), arguments.rounds, Path(folder))
     report(figures)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"machine": describe(), **asdict(figures)}, indent=1))
+    write(arguments, **asdict(figures))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(Arguments, benchmark, __doc__))

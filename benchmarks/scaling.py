@@ -8,10 +8,10 @@ Example: uv run python -m benchmarks.scaling --features 32 --batch-size 64
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import tyro
 
+from benchmarks.command import call, write
 from benchmarks.machine import describe
+from shards.errors import InputError
 from shards.manifest import Manifest, Shard
 from tests.ranks import on_ranks
 from trainer.config import Config, Model
@@ -137,15 +138,16 @@ def projected(ranks: int, step: float, gradients: int, messages: int) -> float:
     return step / (step + rings + trees)
 
 
-def main() -> None:
+def benchmark(arguments: Arguments) -> None:
     """Measure in turns, print, write."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    if arguments.batch_size % 2:
+        raise InputError(f"--batch-size {arguments.batch_size} does not divide among two ranks.")
     turns: dict[str, list[Turn]] = {"1 rank, 2 threads": [], "2 ranks, 1 thread": []}
     for _ in range(arguments.rounds):
         turns["1 rank, 2 threads"].append(Turn(**on_ranks(1, turn, arguments, threads=2)[0]))
         turns["2 ranks, 1 thread"].append(Turn(**on_ranks(2, turn, arguments)[0]))
     medians = {name: statistics.median(one.seconds for one in several) for name, several in turns.items()}
-    one, two = medians.values()
+    one = medians["1 rank, 2 threads"]
     print(f"{describe()}, torch {torch.__version__}, features {arguments.features}, batch {arguments.batch_size}\n")
     for name, seconds in medians.items():
         print(f"{name:<20}{arguments.batch_size / seconds:>8.1f} images/s{one / seconds:>8.2f}x")
@@ -161,10 +163,9 @@ def main() -> None:
     for ranks in (8, 16, 32, 64, 128, 256, 512):
         shares = [projected(ranks, step, last.least, len(last.statistics)) for step in arguments.gpu_steps]
         print(f"{ranks:>6}" + "".join(f"{share:>12.1%}" for share in shares))
-    if arguments.json is not None:
-        rows = {name: [asdict(one) for one in several] for name, several in turns.items()}
-        arguments.json.write_text(json.dumps({"machine": describe(), "median": medians, "turns": rows, "two": two}))
+    rows = {name: [asdict(one) for one in several] for name, several in turns.items()}
+    write(arguments, median=medians, turns=rows)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(Arguments, benchmark, __doc__))

@@ -9,19 +9,19 @@ Example: uv run python -m benchmarks.step --batch-size 128 --json step.json
 
 from __future__ import annotations
 
-import json
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from accelerate import Accelerator
 
 from benchmarks import flops
 from benchmarks.baselines import Iteration
 from benchmarks.breakdown import breakdown
+from benchmarks.command import call, write
 from benchmarks.contestants import CHANNELS, EXAMPLE, SIZE, Ours, contestants
 from benchmarks.flops import synchronise
 from benchmarks.machine import describe
@@ -57,9 +57,9 @@ def timed(iterate: Iteration, images: torch.Tensor, count: int) -> float:
     return time.perf_counter() - began
 
 
-def main() -> None:
+def benchmark(arguments: Arguments) -> None:
     """Run all in turns, print the tables, write the JSON."""
-    arguments, launch = tyro.cli(Arguments, description=__doc__), read_launch()
+    launch = read_launch()
     set_threads(launch, 0)
     torch.backends.cudnn.benchmark = True  # for all, as the example has it
     accelerator = Accelerator(cpu=launch.cpu, mixed_precision="bf16" if has_bf16(launch.cpu) else "no")
@@ -73,6 +73,8 @@ def main() -> None:
             took = timed(iterate, images, iterations if turn else warm_up)
             if turn:  # the first turn warms up
                 seconds[name].append(took / iterations)
+            so_far = f"{took / iterations * 1e3:,.1f} ms a step" if turn else "warmed up"
+            print(f"turn {turn} of {arguments.rounds}: {name}: {so_far}", file=sys.stderr)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     rate = flops.rate(accelerator.device, dtype)
@@ -80,9 +82,7 @@ def main() -> None:
     assert isinstance(ours, Ours)
     shares = breakdown(ours, images, iterations)
     report(arguments, medians, rate, shares, accelerator.device)
-    if arguments.json is not None:
-        facts = {"machine": describe(), "torch": torch.__version__, "rate": rate, "breakdown": shares}
-        arguments.json.write_text(json.dumps({**facts, "seconds": seconds, "median": medians}, indent=1))
+    write(arguments, rate=rate, breakdown=shares, seconds=seconds, median=medians)
 
 
 def report(
@@ -111,4 +111,4 @@ def report(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(Arguments, benchmark, __doc__))

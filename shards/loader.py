@@ -42,12 +42,14 @@ def batches(
         device: on CUDA the copies to it run beside its arithmetic, from page-locked memory.
 
     Raises:
-        ValueError: ``batch_size`` is not a positive multiple of ``ranks``.
+        ValueError: ``batch_size`` is not a positive multiple of ``ranks``, or ``workers`` is negative.
         InputError: from the iterator, in the order of positions: a sample cannot be read.
         RuntimeError: a worker was killed.
     """
     if batch_size < 1 or batch_size % ranks:
         raise ValueError(f"a batch of {batch_size} does not divide among {ranks} ranks")
+    if workers < 0:
+        raise ValueError(f"{workers} workers")
     rows = batch_size // ranks
     starts = count(position + rank * rows, batch_size)
     slots = 2 + PREFETCH * bool(workers)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
+from subprocess import PIPE
 
+import psutil
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.baselines import Iteration, pytorch_example, tutorial
 from benchmarks.flops import forward, iteration
-from tests.launching import ROOT
+from shards.build import build
+from shards.options import Options
+from shards.sources.faces import Faces
+from tests.cluster import until
+from tests.launching import ROOT, run
 
 FEATURES, BATCH = 8, 4
 
@@ -35,10 +42,60 @@ def test_baselines_compute_what_their_authors_wrote_and_no_more(
 def test_the_race_of_steps_reports_itself(tmp_path: Path) -> None:
     flags = ["--features", "4", "--batch-size", "4", "--rounds", "3", "--iterations", "1"]
     command = [sys.executable, "-m", "benchmarks.step", *flags, "--json", str(tmp_path / "out.json")]
-    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    done = run(words=command)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout
     facts = json.loads((tmp_path / "out.json").read_text())
     assert {len(seconds) for seconds in facts["seconds"].values()} == {3}
     assert all(sorted(facts["seconds"][name])[1] == median for name, median in facts["median"].items())
     parts = [share for name, share in facts["breakdown"].items() if not name.startswith("of which")]
     assert sum(parts) == pytest.approx(1) and min(parts) >= 0
     assert "of the example" in said and all(name in said for name in facts["median"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("benchmarks.step --rounds 0", "--rounds is 0; it must be more than 0."),
+        ("benchmarks.step --json no/such/place.json", "there is no folder no/such."),
+        ("benchmarks.scaling --gpu-steps 0.1 -1", "--gpu-steps is -1.0"),
+        ("benchmarks.scaling --batch-size 7", "--batch-size 7 does not divide among two ranks."),
+        ("benchmarks.run --workers -1", "--workers is -1; it must be more than -1."),
+        ("benchmarks.run --shards no/such", "no/such"),
+        ("benchmarks.run --shards FACES32", "this needs 64x64x3."),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(words: str, said: str, faces32: Path) -> None:
+    done = run(words=[sys.executable, "-m", *words.replace("FACES32", str(faces32)).split()])
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and said in done.stderr
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command of a small run in turns with its step, but for its number of steps."""
+    folder = tmp_path_factory.mktemp("faces64") / "shards"
+    build(Faces(32), folder, Options(size=64))
+    small = ["--features", "4", "--batch-size", "8", "--rounds", "1", "--shards", str(folder)]
+    return [sys.executable, "-m", "benchmarks.run", *small, "--steps"]
+
+
+def test_a_run_in_turns_with_its_step_tells_their_ratio(whole_run: list[str], tmp_path: Path) -> None:
+    done = run(words=[*whole_run, "60", "--json", str(tmp_path / "out.json")])
+    assert done.returncode == 0, done.stderr
+    (figures,) = json.loads((tmp_path / "out.json").read_text())["runs"]
+    assert figures["turns"] >= 1 and figures["ratio"] == figures["images_per_second"] / figures["alone"]
+
+
+@pytest.mark.parametrize("signal", [SIGINT, SIGTERM])
+def test_nothing_is_left_of_a_run_that_stood_still_when_it_was_interrupted(
+    signal: Signals, whole_run: list[str], tmp_path: Path
+) -> None:
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = psutil.Popen([*whole_run, "6000"], cwd=ROOT, env=env, stderr=PIPE)
+    until(lambda: any(one.status() == psutil.STATUS_STOPPED for one in process.children(recursive=True)), 120, 0.05)
+    those = process.children(recursive=True)
+    process.send_signal(signal)
+    said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode in (130, 143) and "Traceback" not in said
+    assert not psutil.wait_procs(those, timeout=10)[1] and not list(tmp_path.iterdir())

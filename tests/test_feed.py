@@ -6,7 +6,7 @@ from trainer.feed import WAITING, Feed
 
 
 def test_it_speaks_once_and_not_of_the_start() -> None:
-    feed = Feed(0, "jpg", remote=False)
+    feed = Feed(0, "jpg", remote=False, cores=2)
     assert feed.advise(0.9) is None
     assert feed.advise(WAITING) is None
     told = feed.advise(0.25)
@@ -19,8 +19,24 @@ def test_it_speaks_once_and_not_of_the_start() -> None:
     [("jpg", False, (True, False)), ("npy", True, (False, True)), ("png", True, (True, True))],
 )
 def test_it_names_what_can_be_changed(form: str, remote: bool, named: tuple[bool, bool]) -> None:
-    feed = Feed(3, form, remote=remote)
+    feed = Feed(3, form, remote=remote, cores=8)
     feed.advise(0)
     told = feed.advise(1)
     assert told is not None and "--data.workers 4" in told
     assert ("--format npy" in told, "own disk" in told) == named
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "named"),
+    [
+        (0, 4, "--data.workers 1 or more;"),
+        (1, 2, "--data.workers 2;"),
+        (2, 2, "more cores: 2 loader processes share 2."),
+    ],
+)
+def test_it_asks_for_no_more_processes_than_cores(workers: int, cores: int, named: str) -> None:
+    feed = Feed(workers, "jpg", remote=False, cores=cores)
+    feed.advise(0)
+    told = feed.advise(1)
+    assert told is not None and named in told
+    assert ("--data.workers" in told) == (workers < cores)

@@ -82,6 +82,11 @@ def test_a_batch_that_does_not_divide_is_refused(dataset: ShardDataset, batch_si
         next(batches(dataset, position=0, batch_size=batch_size, ranks=ranks))
 
 
+def test_fewer_workers_than_none_are_refused(faces32: Path) -> None:
+    with pytest.raises(ValueError, match="-1 workers"):
+        next(batches(ShardDataset(faces32), position=0, batch_size=4, workers=-1))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_iterating_leaves_the_global_random_generator_alone(dataset: ShardDataset, workers: int) -> None:
     before = torch.get_rng_state()

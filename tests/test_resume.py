@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -60,6 +61,21 @@ def test_a_run_that_was_stopped_ends_bit_equal(
     assert [row["step"] for row in audit] == list(range(1, STEPS + 1))
     keys = [key for row in audit for key in row["keys"]]
     assert all(len(set(keys[start : start + 200])) == 200 for start in (0, 200, 400, 600))
+
+
+def test_a_replayed_run_goes_on_as_the_plain_one(faces32: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """The run's own buffers, feed and checkpoints around a recording, which without a GPU is the work done anew."""
+    replayed = (
+        "from trainer import start, run; start.replays = lambda launch: True; start.cuda_graph = lambda work: work; "
+        "run.main()"
+    )
+    for steps in (50, STEPS):
+        wanted = [*flags(faces32, tmp_path, workers=1), "--cuda-graphs", "--steps", str(steps)]
+        done = run(words=[sys.executable, "-c", replayed, *wanted])
+        assert done.returncode == 0, done.stderr
+        assert status(tmp_path)["step"] == steps
+    assert weights(tmp_path) == weights(undisturbed)
+    assert figures(tmp_path)[-1] == figures(undisturbed)[-1]
 
 
 def test_a_run_whose_launcher_was_killed_leaves_in_good_order(faces32: Path, tmp_path: Path) -> None:

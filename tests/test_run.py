@@ -49,7 +49,7 @@ def test_a_run_folder_holds_what_it_should(finished: Path) -> None:
 
 def test_a_run_goes_on_past_its_first_end(faces32: Path, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
-    more = flags(faces32, tmp_path / "run", "--epochs", "1", "--cuda-graphs", "true", "--tf32", "false")
+    more = flags(faces32, tmp_path / "run", "--epochs", "1", "--cuda-graphs", "--tf32", "false")
     more[more.index("--steps") : more.index("--steps") + 2] = []
     done = run(*more, env={"ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr
@@ -74,6 +74,15 @@ def test_a_dry_run_prints_and_leaves_nothing(faces32: Path, tmp_path: Path) -> N
     for word in ("200 faces images", "parameters", "1 CPU rank", "float32", "4 steps", "MB a checkpoint"):
         assert word in done.stderr
     assert "batch_size: 8" in done.stdout
+
+
+def test_a_dry_run_says_what_will_not_serve(faces32: Path, tmp_path: Path) -> None:
+    done = run(*flags(faces32, tmp_path / "run", "--dry-run", "--cuda-graphs", "--threads", "999"))
+    assert done.returncode == 0, done.stderr
+    assert "note     --cuda-graphs is for one GPU: left out here." in done.stderr
+    assert "note     --threads 999 on " in done.stderr
+    done = run(*flags(faces32, tmp_path / "run", "--dry-run", "--model.features-g", "100000"))
+    assert done.returncode == 2 and done.stderr.startswith("error: A checkpoint takes ")
 
 
 def test_a_dry_run_of_the_default_draws_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

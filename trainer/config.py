@@ -149,7 +149,7 @@ class Config:
     """CPU threads per rank when training on the CPU; 0 shares the cores among the ranks of a machine."""
     tf32: Switch = True
     """On a GPU, round the factors of float32 products to TF32's 10 bits of mantissa, for several times the rate."""
-    cuda_graphs: Switch = False
+    cuda_graphs: bool = False
     """On one GPU, record the iteration once and replay it but where it reports (--log-every), which spares the host its
     launches and takes the device's memory twice. Off until somebody has measured it: benchmarks/step.py does."""
     log_every: int = 25

@@ -92,6 +92,11 @@ def idle_gpus(launch: Launch) -> str | None:
     return f"{launch.local_ranks} of {found} GPUs in use; for all, launch with --multi_gpu --num_processes {found}."
 
 
+def replays(launch: Launch) -> bool:
+    """Whether the iteration can be recorded as a CUDA graph: with DDP's exchanges in it, it cannot."""
+    return launch.ranks == 1 and not launch.cpu
+
+
 def has_bf16(cpu: bool) -> bool:
     """Whether the device multiplies bf16 in hardware."""
     if not cpu:

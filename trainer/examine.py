@@ -67,7 +67,7 @@ def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> N
     Raises:
         InputError: as :func:`examine`.
     """
-    precision, _ = _fit(config, launch)
+    precision, note = _fit(config, launch)
     folder.check(config)
     if wants_default(preset, config):
         manifest, step, position = planned_default(), 0, 0
@@ -77,7 +77,8 @@ def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> N
         manifest, step, position = open_data(config, facts).manifest, facts.get("step", 0), facts.get("position", 0)
     if launch.rank == 0:
         left = config.remaining_steps(step, position, manifest.samples)
-        print(plan.describe(config, manifest, launch, precision, position, left), file=sys.stderr)
+        header = plan.describe(config, manifest, launch, precision, position, left)
+        print(plan.with_notes(header, [note, *plan.notes(config, manifest, launch)]), file=sys.stderr)
         print("\n".join(f"{name}: {value}" for name, value in flatten(config).items()))
 
 

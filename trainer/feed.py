@@ -17,6 +17,8 @@ class Feed:
     form: str
     """How the samples are stored: jpg, png, npy."""
     remote: bool
+    cores: int
+    """That this rank may count its own."""
     reports: int = 0
     told: bool = False
 
@@ -28,9 +30,13 @@ class Feed:
         if self.told or self.reports == 1 or share <= WAITING:
             return None
         self.told = True
-        ways = [f"--data.workers {self.workers + 1} or more"]
+        ways = []
+        if self.workers < self.cores:
+            ways.append(f"--data.workers {self.workers + 1}" + " or more" * (self.workers + 1 < self.cores))
         if self.form != "npy":
             ways.append("shards built with --format npy, which need no decoding")
         if self.remote:
             ways.append("a copy of the shards on this machine's own disk")
+        if self.workers >= self.cores:
+            ways.append(f"more cores: {self.workers} loader processes share {self.cores}")
         return f"{share:.0%} of the time goes into waiting for data. What helps: {'; '.join(ways)}."

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 
 import torch
 
+from shards.cores import available_cores
 from shards.errors import InputError
 from shards.manifest import Manifest
 from shards.urls import redact
 from trainer.config import Config
-from trainer.device import Launch
+from trainer.device import Launch, idle_gpus, replays
 from trainer.networks import Discriminator, Generator
 
 
@@ -33,6 +35,24 @@ def disk_note(config: Config, manifest: Manifest) -> str | None:
     if free < one * (config.checkpoint.keep + 1):
         return f"{folder} has {free / 1e6:.0f} MB free, perhaps too few for the checkpoints (--checkpoint.keep 1?)."
     return None
+
+
+def notes(config: Config, manifest: Manifest, launch: Launch) -> list[str]:
+    """What of the launch or the flags will not serve as it may have been meant, a line each.
+
+    Raises:
+        InputError: no checkpoint fits on the disk.
+    """
+    cores = available_cores()
+    graphs = "--cuda-graphs is for one GPU: left out here."
+    threads = f"--threads {config.threads} on {cores} cores: they will wait for each other. 0 shares the cores out."
+    found = (
+        idle_gpus(launch),
+        disk_note(config, manifest),
+        graphs if config.cuda_graphs and not replays(launch) else None,
+        threads if config.threads * launch.local_ranks > cores else None,
+    )
+    return [note for note in found if note]
 
 
 def _parameters(config: Config, manifest: Manifest) -> tuple[int, int]:
@@ -61,3 +81,8 @@ def describe(config: Config, manifest: Manifest, launch: Launch, precision: str,
             f"in {config.out}",
         )
     )
+
+
+def with_notes(header: str, notes: Iterable[str | None]) -> str:
+    """``header`` and a line for each note that there is."""
+    return "\n".join([header, *(f"note     {note}" for note in notes if note)])

@@ -9,12 +9,13 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from accelerate import Accelerator
 
+from shards.cores import available_cores
 from shards.urls import is_remote
 from trainer import environment, last_word, launcher, plan
 from trainer.accord import Accord
 from trainer.background import Background, Snapshot
 from trainer.config import Config
-from trainer.device import Launch, idle_gpus, set_kernels, set_threads
+from trainer.device import Launch, replays, set_kernels, set_threads
 from trainer.examine import Found, dry_run, examine
 from trainer.feed import Feed
 from trainer.folder import RunFolder
@@ -52,11 +53,9 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     dataset, facts, left = found.dataset, found.facts, found.left
     step, position = facts.get("step", 0), facts.get("position", 0)
     if main:
-        room = plan.disk_note(config, dataset.manifest) if left else None
-        graphs = "--cuda-graphs is for one GPU: left out here." if config.cuda_graphs and not _replays(launch) else None
-        lines = (found.note, idle_gpus(launch), found.changed, room, graphs)
+        notes = [found.note, found.changed, *(plan.notes(config, dataset.manifest, launch) if left else ())]
         header = plan.describe(config, dataset.manifest, launch, found.precision, position, left)
-        print("\n".join([header, *(f"note     {line}" for line in lines if line)]), file=sys.stderr, flush=True)
+        print(plan.with_notes(header, notes), file=sys.stderr, flush=True)
         folder.record(config)
     if not left:
         if main:
@@ -67,7 +66,7 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     set_kernels(tf32=config.tf32)
     with _word_of_failure(folder, launch, lambda: (step, position)):
         accelerator = create_accelerator(config, launch, found.precision)
-        session = _open_session(config, folder, accelerator, found, replay=config.cuda_graphs and _replays(launch))
+        session = _open_session(config, folder, accelerator, found, launch)
     # To the last word, or a signal's echo would cut that short.
     with Preemption(folder.stop if main else None) as preemption:
         _conduct(session, preemption, launch)
@@ -76,14 +75,7 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     return None
 
 
-def _replays(launch: Launch) -> bool:
-    """Whether a graph can be recorded: one with DDP's exchanges in it is another matter."""
-    return launch.ranks == 1 and not launch.cpu
-
-
-def _open_session(
-    config: Config, folder: RunFolder, accelerator: Accelerator, found: Found, *, replay: bool
-) -> Session:
+def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, found: Found, launch: Launch) -> Session:
     main, rank, dataset = accelerator.is_main_process, accelerator.process_index, found.dataset
     state = create_state(config, dataset.manifest, accelerator.device, fp16=accelerator.mixed_precision == "fp16")
     if found.resumed:
@@ -101,6 +93,9 @@ def _open_session(
     accelerator.wait_for_everyone()
     generator, discriminator = wrap(accelerator, state, sync_bn=config.model.sync_bn)
     step = Step(state, generator, discriminator, config.loss)
+    # Not with DDP's exchanges.
+    recorded = config.cuda_graphs and replays(launch) and generator is state.generator
+    cores = max(1, available_cores() // launch.local_ranks)
     told = {"data.digest": dataset.manifest.digest, **environment.describe(accelerator)}
     return Session(
         config,
@@ -108,7 +103,7 @@ def _open_session(
         dataset,
         accelerator,
         state,
-        Replay(step, cuda_graph) if replay and generator is state.generator else step,  # not with DDP's exchanges
+        Replay(step, cuda_graph) if recorded else step,
         Tracker(accelerator, folder, config, told, state.position) if main else None,
         Journal(config.data.audit / f"rank-{rank}.jsonl") if config.data.audit else None,
         Tally(folder.path / f"bad-rank-{rank}.jsonl"),
@@ -117,7 +112,7 @@ def _open_session(
         Background(),
         Background(),
         Snapshot(),
-        Feed(config.data.workers, dataset.manifest.format, is_remote(config.data.shards)),
+        Feed(config.data.workers, dataset.manifest.format, is_remote(config.data.shards), cores),
         state.position,
     )
 

@@ -150,8 +150,9 @@ class Config:
     tf32: Switch = True
     """On a GPU, round the factors of float32 products to TF32's 10 bits of mantissa, for several times the rate."""
     cuda_graphs: bool = False
-    """On one GPU, record the iteration once and replay it but where it reports (--log-every), which spares the host its
-    launches and takes the device's memory twice. Off until somebody has measured it: benchmarks/step.py does."""
+    """On one GPU, record the iteration as a CUDA graph and replay it, which spares the host its launches and takes the
+    device's memory twice; steps that report (--log-every) run as usual. Off until somebody has measured it:
+    benchmarks/step.py does."""
     log_every: int = 25
     """Steps between lines of metrics. Each costs one wait for the device."""
     dry_run: bool = False

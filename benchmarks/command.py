@@ -42,11 +42,14 @@ def checked(arguments: A) -> A:
     """
     for name, given in vars(arguments).items():
         for value in given if isinstance(given, tuple) else (given,):
-            low = -1 if name in MAY_BE_ZERO else 0
-            if isinstance(value, int | float) and not isinstance(value, bool) and value <= low:
-                raise InputError(f"--{name.replace('_', '-')} is {value}; it must be more than {low}.")
+            fits = name in MAY_BE_ZERO and value == 0
+            if isinstance(value, int | float) and not isinstance(value, bool) and not (value > 0 or fits):
+                least = "0 or more" if name in MAY_BE_ZERO else "more than 0"
+                raise InputError(f"--{name.replace('_', '-')} is {value}; it must be {least}.")
     if arguments.json is not None and not arguments.json.parent.is_dir():
         raise InputError(f"--json {arguments.json}: there is no folder {arguments.json.parent}.")
+    if arguments.json is not None and arguments.json.is_dir():
+        raise InputError(f"--json {arguments.json} is a folder; name a file.")
     return arguments
 
 

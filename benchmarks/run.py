@@ -2,25 +2,21 @@
 
 The trainer as a user starts it, with its loader, journals, sheets and checkpoints, and the same step on a batch that is
 already there. They take turns every few seconds, the one standing still (SIGSTOP) while the other works, so that
-whatever else the machine does hits them alike. Also what the run waits for, and its memory.
+whatever else the machine does hits them alike; on a GPU, whose work cannot be stopped so, the step is raced before and
+after the run. Also what the run waits for, and its memory.
 
 Example: uv run python -m benchmarks.run --features 64 --batch-size 128
 """
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -28,14 +24,15 @@ from accelerate import Accelerator
 from benchmarks.command import call, write
 from benchmarks.contestants import CHANNELS, SIZE, create
 from benchmarks.machine import describe
-from benchmarks.standstill import paused, started
 from benchmarks.step import timed
+from benchmarks.whole import Turns, Whole, whole
 from shards.build import build
 from shards.errors import InputError
 from shards.manifest import read_manifest
 from shards.options import Options
 from shards.sources.faces import Faces
-from trainer.device import has_bf16, read_launch, set_threads
+from trainer.config import Config
+from trainer.device import has_bf16, read_launch, set_kernels, set_threads
 
 LENGTH, TURN = 90.0, 4.0
 """Seconds that a run should take, and of each turn in it."""
@@ -63,71 +60,6 @@ class Arguments:
     """Write the figures here too, for programs."""
 
 
-@dataclass(frozen=True)
-class Whole:
-    """What was seen of a run from its first report to its end, the last checkpoint and sheet included."""
-
-    images_per_second: float
-    alone: float
-    """Images per second of the step in its turns: their median."""
-    ratio: float
-    """Of these two."""
-    turns: float
-    """How many turns of the step that median is of."""
-    waiting: float
-    """Share of the time spent on waiting for data."""
-    saving: float
-    """Share of the time held up by checkpoints, but for the last one, which comes after the last report."""
-    host_gb: float
-    """GiB, peak resident memory of the trainer and its loader processes."""
-    device_gb: float
-    """GiB, the most that tensors took on a GPU."""
-
-
-def whole(command: list[str], out: Path, alone: Callable[[], float]) -> Whole:
-    """One run of ``command`` into ``out``, in turns with ``alone``, which returns images per second."""
-    turns: list[float] = []
-    with (out.parent / f"{out.name}.log").open("w+") as said, started(command, said) as process:
-
-        def running(file: str, word: str) -> bool:
-            if process.poll():
-                raise InputError(f"the trainer could not run:\n{Path(said.name).read_text()}")
-            return word not in _text(out / file)
-
-        while running("metrics.jsonl", "\n"):
-            time.sleep(0.01)
-        began = resumed = time.perf_counter()
-        stopped = 0.0
-        while running("status.json", '"done"'):
-            time.sleep(0.01)
-            if time.perf_counter() - resumed > TURN:
-                since = time.perf_counter()
-                with paused(process):
-                    turns.append(alone())
-                resumed = time.perf_counter()
-                stopped += resumed - since
-        ran = time.perf_counter() - began - stopped
-    turns = turns or [alone()]
-    rows = [json.loads(line) for line in _text(out / "metrics.jsonl").splitlines()]
-    speed, step = (rows[-1]["images"] - rows[0]["images"]) / ran, statistics.median(turns)
-    waited, saved = (_seconds(rows, name) / ran for name in ("data/wait", "speed/checkpoints"))
-    host, device = (max(row.get(f"memory/{name}_gb", 0.0) for row in rows) for name in ("host", "device"))
-    return Whole(speed, step, speed / step, len(turns), waited, saved, host, device)
-
-
-def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
-
-
-def _seconds(rows: list[dict[str, Any]], share: str) -> float:
-    """What a share of the time from report to report comes to, over all reports but the first."""
-    pairs = pairwise(rows)
-    return sum(
-        after[share] * (after["images"] - before["images"]) / after["speed/images_per_second"]
-        for before, after in pairs
-    )
-
-
 def check_shards(shards: Path, batch_size: int) -> None:
     """Raises ``InputError`` unless the step alone does the same work on as many images."""
     manifest = read_manifest(shards)
@@ -151,10 +83,11 @@ def trainer(arguments: Arguments, shards: Path, precision: str, steps: int) -> l
 
 def benchmark(arguments: Arguments) -> None:
     """Run, print, write."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is put in the background without
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or the run would be left behind
     launch = read_launch()
     set_threads(launch, 0)
-    torch.backends.cudnn.benchmark = True  # as the trainer has it
+    set_kernels(tf32=Config().tf32)
     precision = "bf16" if has_bf16(launch.cpu) else "no"
     accelerator = Accelerator(cpu=launch.cpu, mixed_precision=precision)
     with tempfile.TemporaryDirectory() as folder:
@@ -172,9 +105,11 @@ def benchmark(arguments: Arguments) -> None:
         def alone() -> float:
             return arguments.batch_size * turn / timed(ours, images, turn)
 
+        every = None if accelerator.device.type == "cuda" else TURN
+
         command = trainer(arguments, shards, precision, steps)
         outs = [Path(folder) / f"run-{number}" for number in range(arguments.rounds)]
-        runs = [whole([*command, "--out", str(out)], out, alone) for out in outs]
+        runs = [whole([*command, "--out", str(out)], out, Turns(alone, every)) for out in outs]
     report(arguments, steps, runs)
 
 

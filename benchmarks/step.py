@@ -25,7 +25,8 @@ from benchmarks.command import call, write
 from benchmarks.contestants import CHANNELS, EXAMPLE, SIZE, Ours, contestants
 from benchmarks.flops import synchronise
 from benchmarks.machine import describe
-from trainer.device import has_bf16, read_launch, set_threads
+from trainer.config import Config
+from trainer.device import has_bf16, read_launch, set_kernels, set_threads
 from trainer.replay import WARM_UP
 
 
@@ -61,7 +62,7 @@ def benchmark(arguments: Arguments) -> None:
     """Run all in turns, print the tables, write the JSON."""
     launch = read_launch()
     set_threads(launch, 0)
-    torch.backends.cudnn.benchmark = True  # for all, as the example has it
+    set_kernels(tf32=Config().tf32)  # for all: the example too lets cuDNN try its kernels and round to TF32
     accelerator = Accelerator(cpu=launch.cpu, mixed_precision="bf16" if has_bf16(launch.cpu) else "no")
     cuda = accelerator.device.type == "cuda"
     iterations = arguments.iterations or (50 if cuda else 3)

@@ -31,7 +31,7 @@ def test_it_names_what_can_be_changed(form: str, remote: bool, named: tuple[bool
     [
         (0, 4, "--data.workers 1 or more;"),
         (1, 2, "--data.workers 2;"),
-        (2, 2, "more cores: 2 loader processes share 2."),
+        (2, 2, "more cores than 2 for --data.workers 2;"),
     ],
 )
 def test_it_asks_for_no_more_processes_than_cores(workers: int, cores: int, named: str) -> None:
@@ -39,4 +39,9 @@ def test_it_asks_for_no_more_processes_than_cores(workers: int, cores: int, name
     feed.advise(0)
     told = feed.advise(1)
     assert told is not None and named in told
-    assert ("--data.workers" in told) == (workers < cores)
+
+
+def test_from_afar_more_processes_than_cores_share_the_latency() -> None:
+    feed = Feed(4, "jpg", remote=True, cores=2)
+    feed.advise(0)
+    assert "--data.workers 5 or more;" in (feed.advise(1) or "")

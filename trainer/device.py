@@ -122,7 +122,7 @@ def set_threads(launch: Launch, asked: int) -> int:
 
 def set_kernels(*, tf32: bool) -> None:
     """What a GPU may do: round the factors of float32 products if ``tf32`` (PyTorch's own default is yes, but in
-    convolutions only), and try cuDNN's kernels at the first step, whose batches have the shape of all others.
+    convolutions only), and try cuDNN's kernels once for each shape; all batches of a run have one.
     """
     precision = "tf32" if tf32 else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision

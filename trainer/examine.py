@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shards.dataset import ShardDataset
+from shards.manifest import Manifest
 from trainer import checkpoint, plan, tracking
 from trainer.config import OF_A_NODE, Config, flatten
 from trainer.data import build_default, open_data, planned_default, wants_default
@@ -20,7 +21,8 @@ class Found:
     """What a rank found before it met the others."""
 
     precision: str
-    note: str | None
+    notes: list[str]
+    """What the user should know of the launch, a line each."""
     dataset: ShardDataset
     resumed: checkpoint.Loaded | None
     left: int
@@ -30,12 +32,6 @@ class Found:
     def facts(self) -> dict[str, Any]:
         """Of the checkpoint; empty at the start."""
         return self.resumed[2] if self.resumed else {}
-
-    @property
-    def changed(self) -> str | None:
-        """A line on it, if the run was trained in another precision before."""
-        before = self.facts.get("precision", self.precision)
-        return None if before == self.precision else f"This run was trained with mixed precision {before!r} before."
 
 
 def examine(
@@ -58,7 +54,8 @@ def examine(
     equal = {name: str(value) for name, value in flatten(config).items() if name not in OF_A_NODE}
     equal |= {"data set": dataset.manifest.digest[:16], "mixed precision": precision}
     equal["newest checkpoint"] = f"{resumed[0].name}, {checkpoint.digest(resumed[0])[:16]}" if resumed else "none"
-    return Found(precision, note, dataset, resumed, left), equal
+    notes = _notes(config, dataset.manifest, launch, precision, note, facts, left)
+    return Found(precision, notes, dataset, resumed, left), equal
 
 
 def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> None:
@@ -70,15 +67,18 @@ def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> N
     precision, note = _fit(config, launch)
     folder.check(config)
     if wants_default(preset, config):
-        manifest, step, position = planned_default(), 0, 0
+        facts: dict[str, Any] = {}
+        manifest = planned_default()
     else:
         resumed = checkpoint.load_newest(folder.checkpoints)
         facts = resumed[2] if resumed else {}
-        manifest, step, position = open_data(config, facts).manifest, facts.get("step", 0), facts.get("position", 0)
+        manifest = open_data(config, facts).manifest
+    step, position = facts.get("step", 0), facts.get("position", 0)
     if launch.rank == 0:
         left = config.remaining_steps(step, position, manifest.samples)
         header = plan.describe(config, manifest, launch, precision, position, left)
-        print(plan.with_notes(header, [note, *plan.notes(config, manifest, launch)]), file=sys.stderr)
+        notes = _notes(config, manifest, launch, precision, note, facts, left)
+        print(plan.with_notes(header, notes), file=sys.stderr)
         print("\n".join(f"{name}: {value}" for name, value in flatten(config).items()))
 
 
@@ -87,3 +87,17 @@ def _fit(config: Config, launch: Launch) -> tuple[str, str | None]:
     check_batch(config.batch_size, launch)
     tracking.check(config.tracking)
     return resolve_precision(launch, config.dtype)
+
+
+def _notes(
+    config: Config,
+    manifest: Manifest,
+    launch: Launch,
+    precision: str,
+    note: str | None,
+    facts: dict[str, Any],
+    left: int,
+) -> list[str]:
+    before = facts.get("precision", precision)
+    changed = None if before == precision else f"This run was trained with mixed precision {before!r} before."
+    return [each for each in (note, changed) if each] + (plan.notes(config, manifest, launch) if left else [])

@@ -30,13 +30,15 @@ class Feed:
         if self.told or self.reports == 1 or share <= WAITING:
             return None
         self.told = True
-        ways = []
-        if self.workers < self.cores:
-            ways.append(f"--data.workers {self.workers + 1}" + " or more" * (self.workers + 1 < self.cores))
+        ways, more = [], self.workers + 1
+        if more < self.cores or self.remote:  # from afar it is latency, which more of them share
+            ways.append(f"--data.workers {more} or more")
+        elif more == self.cores:
+            ways.append(f"--data.workers {more}")
+        else:
+            ways.append(f"more cores than {self.cores} for --data.workers {self.workers}")
         if self.form != "npy":
             ways.append("shards built with --format npy, which need no decoding")
         if self.remote:
             ways.append("a copy of the shards on this machine's own disk")
-        if self.workers >= self.cores:
-            ways.append(f"more cores: {self.workers} loader processes share {self.cores}")
         return f"{share:.0%} of the time goes into waiting for data. What helps: {'; '.join(ways)}."

@@ -20,15 +20,13 @@ WAIT = timedelta(seconds=1)
 KEY = "last-word"
 
 
-def explain(error: BaseException, launch: Launch, step: int) -> str:
+def explain(error: Exception, launch: Launch, step: int) -> str:
     """Why the run failed at ``step``, as far as this rank knows or another has said; leaves its own word if any."""
     cause = str(error) or type(error).__name__
     if lost_rank(error):
         lost = f"Another rank was lost after step {step}; its own log says why. ({cause.splitlines()[0]})"
         return (read(launch) if launch.rank == 0 else None) or lost
-    if isinstance(error, Exception) and not isinstance(error, SharedMistake):
-        return leave(launch, cause)
-    return cause
+    return cause if isinstance(error, SharedMistake) else leave(launch, cause)
 
 
 def leave(launch: Launch, cause: str) -> str:

@@ -83,6 +83,6 @@ def describe(config: Config, manifest: Manifest, launch: Launch, precision: str,
     )
 
 
-def with_notes(header: str, notes: Iterable[str | None]) -> str:
+def with_notes(header: str, notes: Iterable[str]) -> str:
     """``header`` and a line for each note that there is."""
-    return "\n".join([header, *(f"note     {note}" for note in notes if note)])
+    return "\n".join([header, *(f"note     {note}" for note in notes)])

@@ -53,9 +53,8 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     dataset, facts, left = found.dataset, found.facts, found.left
     step, position = facts.get("step", 0), facts.get("position", 0)
     if main:
-        notes = [found.note, found.changed, *(plan.notes(config, dataset.manifest, launch) if left else ())]
         header = plan.describe(config, dataset.manifest, launch, found.precision, position, left)
-        print(plan.with_notes(header, notes), file=sys.stderr, flush=True)
+        print(plan.with_notes(header, found.notes), file=sys.stderr, flush=True)
         folder.record(config)
     if not left:
         if main:
@@ -122,7 +121,7 @@ def _word_of_failure(folder: RunFolder, launch: Launch, where: Callable[[], tupl
     """The main rank's status names the cause of what fails inside, and the step and position it failed at."""
     try:
         yield
-    except BaseException as error:
+    except Exception as error:
         step, position = where()
         cause = last_word.explain(error, launch, step)
         if launch.rank == 0:

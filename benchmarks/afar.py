@@ -24,15 +24,15 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from benchmarks.command import call, write
-from benchmarks.machine import describe
+from benchmarks.measure.command import call, write
+from benchmarks.measure.machine import describe
 from benchmarks.scale import multiply, repack
-from shards.dataset import ShardDataset
-from shards.loader import batches
-from shards.manifest import INDEX, read_manifest
-from shards.place import Cache
-from shards.reader import default_block
-from tests.faulty import FaultyServer
+from shards.format.manifest import INDEX, read_manifest
+from shards.loading.dataset import ShardDataset
+from shards.loading.loader import batches
+from shards.loading.reader import default_block
+from shards.storage.place import Cache
+from tests.support.faulty import FaultyServer
 
 BATCH, LATENCY, PER_SHARD = 128, 0.05, 2000
 

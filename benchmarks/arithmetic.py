@@ -26,14 +26,14 @@ from PIL import Image
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tyro.conf import Positional
 
-from benchmarks.machine import describe
-from shards.errors import InputError
-from shards.loader import normalise
-from trainer.command import conclude
+from benchmarks.measure.machine import describe
+from shards.common.errors import InputError
+from shards.loading.loader import normalise
+from trainer.cli import conclude
 from trainer.explore.latents import add, variations
-from trainer.explore.numbers import VARIATIONS
-from trainer.generate import LoadedRun, load_run
-from trainer.networks import Discriminator, initialise
+from trainer.explore.terms import VARIATIONS
+from trainer.folder.load_run import LoadedRun, load_run
+from trainer.gan.networks import Discriminator, initialise
 from trainer.samples import fixed_latents, generate
 
 CONCEPT, POOL = 3, 40

@@ -26,12 +26,12 @@ import tyro
 import webdataset
 from PIL import Image
 
-from benchmarks.command import call, write
-from benchmarks.machine import describe
-from shards.build import build
-from shards.codec import JPEG_QUALITY
-from shards.options import Options
-from shards.resize import FILTER
+from benchmarks.measure.command import call, write
+from benchmarks.measure.machine import describe
+from shards.building.build import build
+from shards.building.options import Options
+from shards.format.codec import JPEG_QUALITY
+from shards.format.resize import FILTER
 from shards.sources.celeba import Celeba
 
 

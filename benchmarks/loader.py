@@ -23,11 +23,11 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks import peers
-from benchmarks.command import call, write
-from benchmarks.machine import describe
-from shards.dataset import ShardDataset
-from shards.loader import batches
+from benchmarks.measure.command import call, write
+from benchmarks.measure.machine import describe
+from benchmarks.rivals import peers
+from shards.loading.dataset import ShardDataset
+from shards.loading.loader import batches
 
 Stream = Callable[[], Iterator[int]]
 """Starts anew and yields the number of images in each batch, for at least an epoch."""

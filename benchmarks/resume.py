@@ -21,11 +21,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.command import call, write
-from benchmarks.machine import describe
-from shards.build import build
-from shards.options import Options
-from shards.sources.faces import Faces
+from benchmarks.measure.command import call, write
+from benchmarks.measure.machine import describe
+from shards.building.build import build
+from shards.building.options import Options
+from shards.sources.faces.faces import Faces
 
 IMAGES, BATCH = 2000, 32
 

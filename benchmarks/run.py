@@ -21,18 +21,18 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from benchmarks.command import call, write
-from benchmarks.contestants import CHANNELS, SIZE, create
-from benchmarks.machine import describe
+from benchmarks.measure.command import call, write
+from benchmarks.measure.machine import describe
+from benchmarks.measure.whole import Turns, Whole, whole
+from benchmarks.rivals.contestants import CHANNELS, SIZE, create
 from benchmarks.step import timed
-from benchmarks.whole import Turns, Whole, whole
-from shards.build import build
-from shards.errors import InputError
-from shards.manifest import read_manifest
-from shards.options import Options
-from shards.sources.faces import Faces
+from shards.building.build import build
+from shards.building.options import Options
+from shards.common.errors import InputError
+from shards.format.manifest import read_manifest
+from shards.sources.faces.faces import Faces
 from trainer.config import Config
-from trainer.device import has_bf16, read_launch, set_kernels, set_threads
+from trainer.ranks.device import has_bf16, read_launch, set_kernels, set_threads
 
 LENGTH, TURN = 90.0, 4.0
 """Seconds that a run should take, and of each turn in it."""

@@ -25,13 +25,13 @@ import numpy as np
 import psutil
 import tyro
 
-from benchmarks.command import call, write
-from benchmarks.machine import describe
-from shards.build import build
-from shards.index import ENTRY, walk_tar
-from shards.manifest import INDEX, Manifest, Shard, read_manifest, write_manifest
-from shards.options import Options
-from shards.reader import CHECKED_BYTES, Reader
+from benchmarks.measure.command import call, write
+from benchmarks.measure.machine import describe
+from shards.building.build import build
+from shards.building.options import Options
+from shards.format.index import ENTRY, walk_tar
+from shards.format.manifest import INDEX, Manifest, Shard, read_manifest, write_manifest
+from shards.loading.reader import CHECKED_BYTES, Reader
 from shards.sources.folder import Folder
 
 BATCH, LANES = 1024, 128
@@ -129,14 +129,14 @@ def alone(measure: Any, *arguments: Any) -> dict[str, float]:
 
 def epoch_memory(folder: Path, position: int = 0) -> list[float]:
     """MB of resident memory of one worker at each tenth of an epoch, from the first on."""
-    from shards.dataset import ShardDataset
-    from shards.loader import batches
+    from shards.loading.dataset import ShardDataset
+    from shards.loading.loader import batches
 
     dataset = ShardDataset(folder, lanes=LANES)
     memory: list[float] = []
     with closing(batches(dataset, position=position, batch_size=BATCH, workers=1)) as stream:
         next(stream)
-        (worker,) = (child for child in psutil.Process().children() if "shards.feeder" in child.cmdline())
+        (worker,) = (child for child in psutil.Process().children() if "shards.loading.worker" in child.cmdline())
         for tenth in range(10):
             while position < (tenth + 1) * len(dataset) // 10 - BATCH:
                 position = next(stream).position + BATCH

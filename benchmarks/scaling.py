@@ -20,17 +20,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from benchmarks.command import call, write
-from benchmarks.machine import describe
-from shards.errors import InputError
-from shards.manifest import Manifest, Shard
-from tests.ranks import on_ranks
+from benchmarks.measure.command import call, write
+from benchmarks.measure.machine import describe
+from shards.common.errors import InputError
+from shards.format.manifest import Manifest, Shard
+from tests.support.ranks import on_ranks
 from trainer.config import Config, Model
-from trainer.device import read_launch
-from trainer.noise import latents
-from trainer.ranks import create_accelerator, wrap
-from trainer.state import State, create_state
-from trainer.step import Step
+from trainer.gan.noise import latents
+from trainer.gan.state import State, create_state
+from trainer.gan.step import Step
+from trainer.ranks.device import read_launch
+from trainer.ranks.setup import create_accelerator, wrap
 
 BANDWIDTH, LATENCY = 50e9, 5e-6
 """Of the projection: bytes a second that a GPU sends and receives (400 Gb/s InfiniBand each), seconds a message."""

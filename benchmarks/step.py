@@ -18,16 +18,16 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from benchmarks import flops
-from benchmarks.baselines import Iteration
-from benchmarks.breakdown import breakdown
-from benchmarks.command import call, write
-from benchmarks.contestants import CHANNELS, EXAMPLE, SIZE, Ours, contestants
-from benchmarks.flops import synchronise
-from benchmarks.machine import describe
+from benchmarks.measure import flops
+from benchmarks.measure.breakdown import breakdown
+from benchmarks.measure.command import call, write
+from benchmarks.measure.flops import synchronise
+from benchmarks.measure.machine import describe
+from benchmarks.rivals.baselines import Iteration
+from benchmarks.rivals.contestants import CHANNELS, EXAMPLE, SIZE, Ours, contestants
 from trainer.config import Config
-from trainer.device import has_bf16, read_launch, set_kernels, set_threads
-from trainer.replay import WARM_UP
+from trainer.gan.kernels.cuda_graph import WARM_UP
+from trainer.ranks.device import has_bf16, read_launch, set_kernels, set_threads
 
 
 @dataclass(frozen=True)

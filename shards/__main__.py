@@ -19,13 +19,13 @@ from tyro.conf import (
     subcommand,
 )
 
-from shards.build import build
-from shards.errors import InputError
-from shards.existing import Index, Info, Verify, summary
-from shards.manifest import MANIFEST
-from shards.options import Options
+from shards.building.build import build
+from shards.building.options import Options
+from shards.check.commands import Index, Info, Verify, summary
+from shards.common.errors import InputError
+from shards.format.manifest import MANIFEST
 from shards.sources.celeba import Celeba
-from shards.sources.faces import Faces
+from shards.sources.faces.faces import Faces
 from shards.sources.folder import Folder
 from shards.sources.item import Source
 from shards.sources.lsun import Lsun

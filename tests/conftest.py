@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from shards.build import build
-from shards.options import Options
-from shards.sources.faces import Faces
+from shards.building.build import build
+from shards.building.options import Options
+from shards.sources.faces.faces import Faces
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests share the cores, and threads that spin take them away
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from shards.errors import InputError
-from shards.urls import redact
+from shards.common.errors import InputError
+from shards.common.urls import redact
 
 Loss = Literal["non-saturating", "minimax"]
 Switch = Annotated[

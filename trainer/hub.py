@@ -10,9 +10,9 @@ from typing import Any
 
 from huggingface_hub import HfApi, PyTorchModelHubMixin
 
-from shards.errors import InputError
-from shards.urls import redact
-from trainer import networks
+from shards.common.errors import InputError
+from shards.common.urls import redact
+from trainer.gan import networks
 
 
 class Generator(networks.Generator, PyTorchModelHubMixin, library_name="shardgan"):

@@ -9,10 +9,10 @@ import sys
 import time
 import warnings
 
-from shards.errors import InputError
-from shards.urls import redact
-from trainer import launcher
+from shards.common.errors import InputError
+from shards.common.urls import redact
 from trainer.config import Config, parse
+from trainer.ranks import launcher
 
 USAGE_ERROR = 2
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
@@ -63,9 +63,9 @@ def _train(preset: str, config: Config) -> tuple[Exception | None, bool]:
     # Not at the top: torch takes seconds to import, and --help or a typo should not wait for it.
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    from trainer.device import read_launch
-    from trainer.mistakes import SharedMistake, lost_rank
-    from trainer.start import run
+    from trainer.ranks.device import read_launch
+    from trainer.ranks.errors import SharedMistake, lost_rank
+    from trainer.train.start import run
 
     def attempt() -> Exception | None:
         try:

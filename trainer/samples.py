@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainer.noise import FIXED, latents
+from trainer.gan.noise import FIXED, latents
 
 
 def fixed_latents(seed: int, count: int, z_dim: int) -> torch.Tensor:

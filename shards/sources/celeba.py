@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from shards.errors import InputError
+from shards.common.errors import InputError
 from shards.sources.item import Item
 from shards.sources.pixels import BadImage, read_image
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from shards.errors import InputError
+from shards.common.errors import InputError
 from shards.sources.item import Item
 from shards.sources.pixels import read_image
 

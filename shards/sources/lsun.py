@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import lmdb
 
-from shards.errors import InputError
+from shards.common.errors import InputError
 from shards.sources.item import Item
 from shards.sources.pixels import read_image
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from PIL import Image
 
-from shards.errors import InputError
+from shards.common.errors import InputError
 from shards.sources.item import Item
 
 Split = Literal["train", "test", "all"]

@@ -26,12 +26,12 @@ from pathlib import Path
 import psutil
 import tyro
 
-from shards.build import build
-from shards.dataset import ShardDataset
-from shards.options import Options
-from shards.sources.faces import Faces
-from tests.launching import SMALL, rows, start, status
-from trainer import checkpoint
+from shards.building.build import build
+from shards.building.options import Options
+from shards.loading.dataset import ShardDataset
+from shards.sources.faces.faces import Faces
+from tests.support.launching import SMALL, rows, start, status
+from trainer.folder import checkpoint
 
 IMAGES, BATCH = 480, 12
 PATIENCE = 300.0

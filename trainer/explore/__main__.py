@@ -19,8 +19,8 @@ from tyro.conf import (
     subcommand,
 )
 
-from trainer.command import conclude
-from trainer.explore.kinds import Arithmetic, Grid, Walk
+from trainer.cli import conclude
+from trainer.explore.commands import Arithmetic, Grid, Walk
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from trainer.explore.latents import add, variations, walk
-from trainer.explore.numbers import STRIP, VARIATIONS, Term
-from trainer.explore.page import GAP, below, beside, captioned, enlarge, framed, lifted, margin, sign, table
-from trainer.networks import Generator
+from trainer.explore.layout import GAP, below, beside, captioned, enlarge, framed, lifted, margin, sign, table
+from trainer.explore.terms import STRIP, VARIATIONS, Term
+from trainer.gan.networks import Generator
 from trainer.samples import fixed_latents, generate, to_pixels
 
 STACK = 4

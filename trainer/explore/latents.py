@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.linalg import vector_norm
 
-from trainer.explore.numbers import REACH
-from trainer.noise import VARIATION
+from trainer.explore.terms import REACH
+from trainer.gan.noise import VARIATION
 
 
 def slerp(start: torch.Tensor, end: torch.Tensor, shares: Sequence[float]) -> torch.Tensor:

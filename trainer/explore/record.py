@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from shards.errors import InputError
-from shards.files import atomic_write
+from shards.common.errors import InputError
+from shards.common.files import atomic_write
 
 if TYPE_CHECKING:
-    from trainer.generate import LoadedRun
+    from trainer.folder.load_run import LoadedRun
 
 PACE = 60
 """Milliseconds that a frame of a GIF is shown."""

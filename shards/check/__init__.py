@@ -1,0 +1,1 @@
+"""Shards that exist: info, verify, and the index of tars from other tools."""

@@ -1,0 +1,103 @@
+"""Is a data set what its manifest says, to the last byte, and does every image decode?"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import xxhash
+
+from shards.common.errors import InputError
+from shards.common.progress import Progress
+from shards.format.codec import decoder
+from shards.format.index import member_key
+from shards.format.manifest import INDEX, Manifest, Shard
+from shards.storage.place import find
+from shards.storage.tars import Found
+
+CHUNK = 8 << 20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it should be."""
+
+    shard: str
+    what: str
+    key: str | None = None
+    offset: int | None = None
+    """Byte in the shard."""
+
+    def __str__(self) -> str:
+        where = self.shard if self.offset is None else f"{self.shard}, {self.key!r} at byte {self.offset}"
+        return f"{where}: {self.what}"
+
+
+def verify(where: str | Path) -> Iterator[Problem]:
+    """Every problem of the data set at ``where``, shard by shard, read from end to end where it lies, past any cache.
+
+    Raises:
+        InputError: there is no manifest or no index to hold the shards against.
+    """
+    place = find(where)
+    manifest, index = place.manifest, place.open_index()
+    with place.index.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != manifest.index_sha256:
+            yield Problem(INDEX, "is not the index that the manifest was written with")
+    found = Found(place.tars, tuple(shard.name for shard in manifest.shards))
+    first = 0
+    with Progress(manifest.samples, 0) as progress:
+        for shard in manifest.shards:
+            rows = index[first : first + shard.samples]
+            first += shard.samples
+            try:
+                with found.open(shard.name) as file:
+                    yield from _verify_file(file, shard)
+                    yield from _verify_samples(file, manifest, shard, rows)
+            except OSError as error:
+                yield Problem(shard.name, f"cannot be read ({error.strerror or type(error).__name__})")
+            except InputError as error:
+                yield Problem(shard.name, str(error))
+            progress.add(shard.samples)
+
+
+def _verify_file(file: BinaryIO, shard: Shard) -> Iterator[Problem]:
+    size = file.seek(0, os.SEEK_END)
+    if size != shard.bytes:
+        yield Problem(shard.name, f"has {size} bytes, the manifest says {shard.bytes}: it was cut or replaced")
+    if not shard.sha256:
+        return  # indexed from afar: every byte that matters has a digest of its own, checked below
+    file.seek(0)
+    found = hashlib.sha256()
+    while data := file.read(CHUNK):
+        found.update(data)
+    if found.hexdigest() != shard.sha256:
+        yield Problem(shard.name, "is not the file that was indexed")
+
+
+def _verify_samples(file: BinaryIO, manifest: Manifest, shard: Shard, rows: np.ndarray) -> Iterator[Problem]:
+    decode, out = decoder(manifest.format), np.empty(manifest.shape, np.uint8)
+    for offset, digest, size, header in rows.tolist():
+        file.seek(offset - header)
+        data = file.read(header + size)
+        if len(data) < header + size:
+            yield Problem(shard.name, f"ends before byte {offset + size}; its samples from there on are lost")
+            return
+        try:
+            key = member_key(data[:header])
+        except InputError:
+            yield Problem(shard.name, "there is no tar header where the index says one is", "?", offset - header)
+            continue
+        data = data[header:]
+        if xxhash.xxh3_64_intdigest(data) != digest:
+            yield Problem(shard.name, "is not what was indexed", key, offset)
+            continue
+        try:
+            decode(data, out)
+        except ValueError as error:
+            yield Problem(shard.name, f"does not decode: {error}", key, offset)

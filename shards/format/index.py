@@ -1,0 +1,112 @@
+"""Where in its tar each image lies, so that any sample is one ``pread`` away."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import xxhash
+
+from shards.common.errors import InputError
+
+ENTRY = np.dtype([("offset", "<u8"), ("digest", "<u8"), ("size", "<u4"), ("header", "<u4")])
+"""Per sample: where the image's bytes start in the tar, their XXH3-64, their number, and how many bytes before
+``offset`` the member's header starts (512, or more with long names)."""
+
+IMAGES = frozenset({"jpg", "jpeg", "png", "npy", "webp"})
+BLOCK = 512
+GZIP = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class Member:
+    """An image in a tar."""
+
+    key: str
+    extension: str
+    """In lower case: one of ``IMAGES``."""
+    offset: int
+    header: int
+    data: bytes
+
+    @property
+    def entry(self) -> tuple[int, int, int, int]:
+        """Its ``ENTRY``."""
+        return self.offset, xxhash.xxh3_64_intdigest(self.data), len(self.data), self.header
+
+
+def index_tar(path: Path) -> np.ndarray:
+    """Index one local tar: an ``ENTRY`` array, one row per image, in the order of the tar.
+
+    Raises:
+        InputError: as :func:`walk_tar`.
+    """
+    with path.open("rb") as file:
+        return np.array([member.entry for member in walk_tar(file, str(path))], dtype=ENTRY)
+
+
+def walk_tar(file: BinaryIO, name: str, others: Counter[str] | None = None) -> Iterator[Member]:
+    """Every image of one uncompressed tar, in its order; reads the whole file once. The extensions of its other members
+    are counted in ``others``.
+
+    ``tarfile`` follows PAX and GNU long names and ``prefix`` fields.
+
+    Raises:
+        InputError: not a tar, truncated (a tar cut at a member's border ends silently without its end marker), or
+            two images under one key.
+    """
+    keys = set()
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                key, extension = split_key(member.name)
+                if extension.lower() not in IMAGES or member.isdir():
+                    if others is not None and not member.isdir():
+                        others[extension.lower()] += 1
+                    continue
+                if not member.isfile():
+                    raise InputError(
+                        f"{name} holds the image {member.name!r} as a link. Pack it with tar --hard-dereference -h."
+                    )
+                if key in keys:
+                    raise InputError(f"{name} holds two images under the key {key!r}; keys must be unique.")
+                keys.add(key)
+                file.seek(member.offset_data)
+                data = file.read(member.size)
+                yield Member(key, extension.lower(), member.offset_data, member.offset_data - member.offset, data)
+                tar.members.clear()  # type: ignore[attr-defined]  # a list of all would be 1 kB a member
+            file.seek(tar.offset)
+            if file.read(BLOCK) != bytes(BLOCK):
+                raise InputError(f"{name} is truncated: it lacks a tar's end marker. Fetch or build it again.")
+    except tarfile.TarError as error:
+        file.seek(0)
+        if file.read(2) == GZIP:
+            raise InputError(
+                f"{name} is gzipped, and nothing in it can be found without reading all: gunzip it."
+            ) from None
+        raise InputError(f"{name} is not a whole, uncompressed tar ({error}). Fetch or build it again.") from error
+
+
+def split_key(name: str) -> tuple[str, str]:
+    """WebDataset's rule: a member's key is its path up to the first dot of the file name; the rest is the extension."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return folder + slash + stem, extension
+
+
+def member_key(header: bytes) -> str:
+    """The key of the member whose header blocks (PAX and GNU extensions included) are ``header``."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(header + bytes(2 * BLOCK)), mode="r:", ignore_zeros=False) as tar:
+            member = tar.next()
+    except tarfile.TarError:
+        member = None
+    if member is None:
+        raise InputError("There is no tar header where the index says one is; the shard changed since.")
+    return split_key(member.name)[0]

@@ -1,0 +1,162 @@
+"""``manifest.json``: what a data set is. Written last and atomically, so a folder that has one is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from shards.common.errors import InputError
+from shards.common.files import atomic_write
+
+MANIFEST = "manifest.json"
+INDEX = "index.npy"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar."""
+
+    name: str
+    """File name, relative to the manifest."""
+    samples: int
+    bytes: int
+    sha256: str
+    """Of the file; empty for one that was indexed from afar."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A data set: its shards in order, and what every image in them looks like."""
+
+    source: str
+    """The kind of source it was built from, such as ``celeba``; ``tars`` that someone else wrote."""
+    format: str
+    """Encoding of the images: ``jpg``, ``png``, ``npy``; ``any``: several encodings or sizes, resized when read."""
+    size: int
+    """Height and width in pixels."""
+    channels: int
+    shards: tuple[Shard, ...]
+    index_sha256: str
+    """Checksum of ``index.npy``."""
+    classes: tuple[str, ...] = ()
+    """Names of the labels in ``key.cls``, by number; empty without labels."""
+    build: Mapping[str, Any] = field(default_factory=dict)
+    """The options it was built with. No paths, host names or dates: equal inputs give equal manifests."""
+    skipped: tuple[str, ...] = ()
+    """Origins of raw images that could not be used and were left out on request."""
+    base: str = ""
+    """Where the tars lie, if not beside the manifest: an absolute path or an address."""
+    version: int = VERSION
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Samples per shard, int64."""
+        return np.array([shard.samples for shard in self.shards], dtype=np.int64)
+
+    @cached_property
+    def samples(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every image."""
+        return (self.size, self.size, self.channels)
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a few words for a message."""
+        shards = f"{len(self.shards)} shard{'s' * (len(self.shards) > 1)}"
+        images = f"{self.samples:,} {self.source} images of {self.size}x{self.size}x{self.channels}"
+        return f"{images}, {self.format}, in {shards}"
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of everything that decides which bytes are sample i."""
+        # Without the tars' own checksums: indexed from afar they have none, and the index knows every image.
+        shards = [[shard.name, shard.samples, shard.bytes] for shard in self.shards]
+        facts = [self.format, self.size, self.channels, self.index_sha256, shards]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Publish ``manifest`` in ``folder``; the index and the tars must be there already."""
+    with atomic_write(folder / MANIFEST) as file:
+        file.write((json.dumps({"samples": manifest.samples, **asdict(manifest)}, indent=1) + "\n").encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read ``folder/manifest.json``.
+
+    Raises:
+        InputError: there is none, or it is not a manifest this version can read.
+    """
+    path = folder / MANIFEST
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(_no_manifest(folder)) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}). Build the data set again.") from error
+    return parse_manifest(data, str(path))
+
+
+def parse_manifest(data: bytes, path: str) -> Manifest:
+    """The manifest in ``data``; errors name ``path``.
+
+    Raises:
+        InputError: it is not a manifest this version can read.
+    """
+    try:
+        facts = json.loads(data)
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read ({error}). Build the data set again.") from error
+    try:
+        if facts["version"] != VERSION:
+            raise InputError(f"{path} has version {facts['version']}; this shardgan reads version {VERSION}.")
+        shards = tuple(Shard(**shard) for shard in facts.pop("shards"))
+        total = facts.pop("samples")
+        classes, skipped = tuple(facts.pop("classes")), tuple(facts.pop("skipped"))
+        manifest = Manifest(shards=shards, classes=classes, skipped=skipped, **facts)
+        _check_fields(manifest, path)
+        if not manifest.samples or not manifest.counts.all():
+            raise InputError(f"{path} lists a shard without samples, or no shard at all. Build the data set again.")
+        if manifest.samples != total:
+            raise InputError(f"{path} says {total} samples, its shards sum to {manifest.samples}; it was edited.")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a shardgan manifest ({error!r}). Build the data set again.") from error
+    return manifest
+
+
+def _check_fields(manifest: Manifest, path: str) -> None:
+    """What else would go wrong far from here; a manifest may come from anywhere."""
+    numbers = [
+        manifest.size,
+        manifest.channels,
+        *(n for shard in manifest.shards for n in (shard.samples, shard.bytes)),
+    ]
+    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        raise TypeError("a size or a count is no number")
+    if manifest.channels not in (1, 3) or not manifest.size:
+        raise InputError(f"{path}: images of size {manifest.size} and {manifest.channels} channels cannot be.")
+    for shard in manifest.shards:
+        parts = PurePosixPath(shard.name).parts
+        if not parts or parts[0] == "/" or ".." in parts:
+            raise InputError(f"{path}: the shard {shard.name!r} lies outside its folder.")
+
+
+def _no_manifest(folder: Path) -> str:
+    if not folder.exists():
+        what = f"No shards at {folder}: there is no such folder."
+    elif any(folder.glob("*.tar")) or any(folder.glob(".*.partial")):
+        what = f"No shards at {folder}: it holds tars but no {MANIFEST}, so a build was interrupted. Run it again."
+    else:
+        what = f"No shards at {folder}: it holds no {MANIFEST}."
+    return f"{what} Build them with: python -m shards build SOURCE_KIND RAW {folder}"

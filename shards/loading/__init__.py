@@ -1,0 +1,1 @@
+"""From tars to batches."""

@@ -1,0 +1,76 @@
+"""A map from positions to images, for torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Unpack
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from shards.format.manifest import Manifest
+from shards.loading.reader import Bad, Options, Reader
+from shards.order.order import Order
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples at consecutive positions."""
+
+    position: int
+    """Position of the first sample."""
+    images: torch.Tensor
+    """uint8 (samples, height, width, channels)."""
+    keys: tuple[str, ...] = ()
+    """Their keys in the tars, when the data set was asked for them."""
+    bad: tuple[Bad, ...] = ()
+    """Samples that did not decode; ``images`` and ``keys`` hold their neighbours instead."""
+
+
+class ShardDataset(Dataset[Batch]):
+    """The endless stream of a data set's images, addressed by position.
+
+    Args:
+        where: folder or URL that holds ``manifest.json``, ``index.npy`` and the tars.
+        options: see :class:`shards.loading.reader.Options`.
+
+    Raises:
+        InputError: no data set there, or its parts do not fit each other.
+    """
+
+    def __init__(self, where: str | Path, **options: Unpack[Options]) -> None:
+        self.reader = Reader(where, **options)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.reader.manifest
+
+    @property
+    def order(self) -> Order:
+        return self.reader.order
+
+    def __len__(self) -> int:
+        """Samples in one epoch."""
+        return self.manifest.samples
+
+    def __getitem__(self, position: int) -> Batch:
+        """The batch of one at ``position``, which may lie in any epoch."""
+        return self.__getitems__(range(position, position + 1))
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        """The batch at consecutive ``positions``, in order.
+
+        Raises:
+            ValueError: ``positions`` are not consecutive.
+            InputError: a sample is not what the index says, or, if ``strict``, does not decode; names shard, key and
+                offset.
+        """
+        start, count = positions[0], len(positions)
+        if [*positions] != [*range(start, start + count)]:
+            raise ValueError("positions must be consecutive: the stream is shuffled by its seed, not by its reader")
+        pixels = np.empty((count, *self.manifest.shape), np.uint8)
+        report = self.reader.read(start, pixels)
+        return Batch(start, torch.from_numpy(pixels), report.keys, report.bad)

@@ -1,0 +1,64 @@
+"""What the benchmarks race: the same work for all, and programs that run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.measure.flops import forward, iteration
+from benchmarks.rivals.baselines import Iteration, pytorch_example, tutorial
+from tests.support.launching import run
+
+FEATURES, BATCH = 8, 4
+
+
+@pytest.mark.parametrize("baseline", [pytorch_example, tutorial])
+def test_baselines_compute_what_their_authors_wrote_and_no_more(
+    baseline: Callable[[int, torch.device], Iteration],
+) -> None:
+    """Which is ours and, in G's step, the gradients of D's weights, which nobody uses."""
+    layers = forward(64, 3, 100, FEATURES, FEATURES)
+    iterate = baseline(FEATURES, torch.device("cpu"))
+    with FlopCounterMode(display=False) as counter:
+        iterate(torch.zeros(BATCH, 3, 64, 64))
+    unused = 2 * sum(layers["discriminator"].values())
+    assert counter.get_total_flops() == BATCH * (iteration(layers) + unused)
+
+
+def test_the_race_of_steps_reports_itself(tmp_path: Path) -> None:
+    flags = ["--features", "4", "--batch-size", "4", "--rounds", "3", "--iterations", "1"]
+    command = [sys.executable, "-m", "benchmarks.step", *flags, "--json", str(tmp_path / "out.json")]
+    done = run(words=command)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout
+    facts = json.loads((tmp_path / "out.json").read_text())
+    assert {len(seconds) for seconds in facts["seconds"].values()} == {3}
+    assert all(sorted(facts["seconds"][name])[1] == median for name, median in facts["median"].items())
+    parts = [share for name, share in facts["breakdown"].items() if not name.startswith("of which")]
+    assert sum(parts) == pytest.approx(1) and min(parts) >= 0
+    assert "of the example" in said and all(name in said for name in facts["median"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("benchmarks.step --rounds 0", "--rounds is 0; it must be more than 0."),
+        ("benchmarks.step --json no/such/place.json", "there is no folder no/such."),
+        ("benchmarks.step --json .", "--json . is a folder"),
+        ("benchmarks.scaling --gpu-steps 0.1 -1", "--gpu-steps is -1.0"),
+        ("benchmarks.scaling --batch-size 7", "--batch-size 7 does not divide among two ranks."),
+        ("benchmarks.run --workers -1", "--workers is -1; it must be 0 or more."),
+        ("benchmarks.run --shards no/such", "no/such"),
+        ("benchmarks.run --shards FACES32", "this needs 64x64x3."),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(words: str, said: str, faces32: Path) -> None:
+    done = run(words=[sys.executable, "-m", *words.replace("FACES32", str(faces32)).split()])
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and said in done.stderr

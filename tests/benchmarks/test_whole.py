@@ -1,0 +1,114 @@
+"""A run that takes turns with its step."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
+
+import psutil
+import pytest
+
+from benchmarks.measure.whole import Turns, whole
+from shards.building.build import build
+from shards.building.options import Options
+from shards.common.errors import InputError
+from shards.sources.faces.faces import Faces
+from tests.support.cluster import until
+from tests.support.launching import ROOT, run
+
+TRAINER = """
+import json, sys, time
+from pathlib import Path
+out = Path(sys.argv[1])
+out.mkdir()
+row = {"speed/images_per_second": 100, "data/wait": 0.5, "speed/checkpoints": 0, "memory/host_gb": 1}
+for report in range(int(sys.argv[2])):
+    with (out / "metrics.jsonl").open("a") as file:
+        print(json.dumps({"images": 10 * report, **row}), file=file)
+    for _ in range(10):
+        time.sleep(0.01)
+        with (out / "work").open("a") as file:
+            file.write(".")
+(out / "status.json").write_text('{"state": "done"}')
+"""
+"""Ten images a tenth of a second, and a mark for each piece of work."""
+
+
+def test_a_run_stands_still_while_its_step_has_a_turn(tmp_path: Path) -> None:
+    out, worked = tmp_path / "run", []
+
+    def alone() -> float:
+        before = (out / "work").stat().st_size
+        time.sleep(0.3)
+        worked.append((out / "work").stat().st_size - before)
+        return 50.0 * len(worked)
+
+    turns = Turns(alone, every=0.3)
+    found = whole([sys.executable, "-c", TRAINER, str(out), "20"], out, turns)
+    assert found.turns == len(worked) >= 2 and max(worked) <= 1  # a stop takes a moment to arrive
+    assert turns.stopped >= 0.3 * len(worked)
+    assert found.alone == pytest.approx(len(worked) / sum(1 / (50 * n) for n in range(1, len(worked) + 1)))
+    assert found.ratio == pytest.approx(found.images_per_second / found.alone)
+    assert 0 < found.images_per_second <= 100, "never faster than it works"
+    assert 0 < found.waiting <= 0.5 and found.saving == 0 and found.host_gb == 1
+
+
+def test_a_run_that_is_too_short_or_fails_is_told(tmp_path: Path) -> None:
+    out = tmp_path / "short"
+    with pytest.raises(InputError, match="give more --steps"):
+        whole([sys.executable, "-c", TRAINER, str(out), "2"], out, Turns(lambda: 1.0, every=60))
+    found = whole(
+        [sys.executable, "-c", TRAINER, str(tmp_path / "gpu"), "2"], tmp_path / "gpu", Turns(lambda: 1.0, None)
+    )
+    assert found.turns == 2
+    for code in (0, 3):
+        words = f"import sys; print('no luck', file=sys.stderr); sys.exit({code})"
+        with pytest.raises(InputError, match="no luck"):
+            whole([sys.executable, "-c", words], tmp_path / "failed", Turns(lambda: 1.0, every=60))
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A small run in turns with its step, but for its number of steps."""
+    folder = tmp_path_factory.mktemp("faces64") / "shards"
+    build(Faces(32), folder, Options(size=64))
+    small = ["--features", "4", "--batch-size", "8", "--rounds", "1", "--shards", str(folder)]
+    return [sys.executable, "-m", "benchmarks.run", *small, "--steps"]
+
+
+def test_the_benchmark_reports_a_real_run(command: list[str], tmp_path: Path) -> None:
+    done = run(words=[*command, "1200", "--json", str(tmp_path / "out.json")])
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((tmp_path / "out.json").read_text())
+    (figures,) = facts["runs"]
+    assert figures["turns"] >= 1 and facts["arguments"]["features"] == 4
+    assert f"{figures['ratio']:.3f}x" in done.stdout
+
+
+@pytest.mark.parametrize("signal", [SIGINT, SIGTERM])
+def test_nothing_is_left_of_a_run_that_stood_still_when_it_was_interrupted(
+    signal: Signals, command: list[str], tmp_path: Path
+) -> None:
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = psutil.Popen([*command, "6000"], cwd=ROOT, env=env, stderr=subprocess.PIPE)
+
+    def still() -> bool:
+        return any(launcher.status() == psutil.STATUS_STOPPED for launcher in process.children())
+
+    try:
+        until(still, 240, every=0.05)
+        those = process.children(recursive=True)
+        process.send_signal(signal)
+        said = process.communicate(timeout=60)[1].decode()
+    finally:
+        if process.poll() is None:
+            process.kill()
+    assert process.returncode == 128 + signal and "Traceback" not in said
+    left = psutil.wait_procs(those, timeout=10)[1]
+    assert all(one.status() == psutil.STATUS_ZOMBIE for one in left), "an orphan that nobody has waited for yet may be"
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from shards.check.adopt import index_tars
+from shards.check.verify import verify
+from shards.common.errors import InputError
+from shards.format.codec import encode
+from shards.format.manifest import read_manifest
+from shards.format.resize import fit
+from shards.loading.dataset import ShardDataset
+from shards.storage.place import Cache
+from tests.support.faulty import FaultyServer
+from tests.support.make import key, make_shards, numbers, picture
+
+LONG = "deep/" * 30 + "x" * 130
+
+
+def photo(number: int, width: int = 50, height: int = 40, mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(number).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((width, height)).convert(mode)
+
+
+def encoded(image: Image.Image, format: str) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, quality=90, lossless=True)
+    return file.getvalue()
+
+
+def write_tar(path: Path, members: dict[str, bytes], format: int = tarfile.PAX_FORMAT) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.fixture
+def motley(tmp_path: Path) -> Path:
+    """What people really have: nested and long names, several encodings and sizes, texts and labels in between."""
+    folder = tmp_path / "motley"
+    write_tar(
+        folder / "a" / "train-000.tar",
+        {"1.txt": b"a caption", "1.JPG": encoded(photo(1), "jpeg"), "1.json": b"{}",
+         f"{LONG}.jpeg": encoded(photo(2, 64, 64), "jpeg"), "2.cls": b"3"},
+    )  # fmt: skip
+    write_tar(
+        folder / "b.tar",
+        {"x/1.png": encoded(photo(3, 80, 64, "L"), "png"), "x/2.webp": encoded(photo(4, 200, 300), "webp"),
+         "x/3.npy": encode(np.asarray(photo(5, 64, 64)), "npy"), "readme.md": b"hello"},
+        tarfile.GNU_FORMAT,
+    )  # fmt: skip
+    write_tar(folder / "empty.tar", {"notes.txt": b""})
+    return folder
+
+
+def test_any_webdataset_can_be_read(motley: Path) -> None:
+    manifest = index_tars(str(motley))
+    assert [(shard.name, shard.samples) for shard in manifest.shards] == [("a/train-000.tar", 2), ("b.tar", 3)]
+    assert (manifest.format, manifest.size, manifest.channels) == ("any", 64, 3)
+    assert manifest.build == {"formats": {"jpg": 2, "npy": 1, "png": 1, "webp": 1}, "broken": 0,
+                              "other members": {"txt": 2, "cls": 1, "json": 1, "md": 1}}  # fmt: skip
+    assert manifest == read_manifest(motley)
+    assert not list(verify(motley))
+
+    batch = ShardDataset(motley, keys=True).__getitems__(range(5))
+    assert sorted(batch.keys) == sorted(["1", LONG, "x/1", "x/2", "x/3"])
+    images = dict(zip(batch.keys, batch.images.numpy(), strict=True))
+    assert np.array_equal(images["x/2"], fit(photo(4, 200, 300), 64, 3))
+    assert np.array_equal(images["x/1"], fit(photo(3, 80, 64, "L"), 64, 3))
+    assert np.array_equal(images["x/3"], np.asarray(photo(5, 64, 64)))
+    assert np.abs(images["1"].astype(int) - fit(photo(1), 64, 3, upscale=True)).mean() < 4
+
+
+def test_the_source_is_not_touched_when_the_index_goes_elsewhere(motley: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in motley.rglob("*")}
+    index_tars(str(motley), out=tmp_path / "index", size=32, channels=1)
+    assert {path: path.stat().st_mtime_ns for path in motley.rglob("*")} == before
+    batch = ShardDataset(tmp_path / "index").__getitems__(range(5))
+    assert batch.images.shape == (5, 32, 32, 1)
+
+
+def test_an_even_set_keeps_its_format_and_size(tmp_path: Path) -> None:
+    for format, channels in (("jpg", 3), ("png", 1)):
+        folder = tmp_path / format
+        made = make_shards(folder, samples=12, format=format, channels=channels)
+        indexed = index_tars(str(folder), out=tmp_path / f"{format}-index")
+        assert (indexed.format, indexed.size, indexed.channels) == (format, 32, channels)
+        assert indexed.digest == made.digest
+        one, two = (ShardDataset(path)[3].images for path in (folder, tmp_path / f"{format}-index"))
+        assert torch.equal(one, two)
+
+
+def test_a_pattern_names_its_tars(tmp_path: Path) -> None:
+    make_shards(tmp_path / "tars", samples=30, shard_samples=10)
+    manifest = index_tars(str(tmp_path / "tars" / "shard-{00000,00002}.tar"), out=tmp_path / "index")
+    assert [shard.name for shard in manifest.shards] == ["shard-00000.tar", "shard-00002.tar"]
+    images = ShardDataset(tmp_path / "index").__getitems__(range(20)).images
+    assert sorted(numbers(images)) == [*range(10), *range(20, 30)]
+    with pytest.raises(InputError, match=r"there is no .*shard-00003.tar"):
+        index_tars(str(tmp_path / "tars" / "shard-{00000..00003}.tar"))
+
+
+def test_a_broken_image_is_indexed_counted_and_replaced(tmp_path: Path) -> None:
+    members = {f"{number}.jpg": encoded(photo(number, 64, 64), "jpeg") for number in range(8)}
+    write_tar(tmp_path / "x.tar", {**members, "3.jpg": b"\xff\xd8\xff not a picture"})
+    manifest = index_tars(str(tmp_path))
+    assert (manifest.format, manifest.build["broken"]) == ("jpg", 1)
+    assert [(problem.key, problem.what[:15]) for problem in verify(tmp_path)] == [("3", "does not decode")]
+    assert {sample.key for sample in ShardDataset(tmp_path).__getitems__(range(8)).bad} == {"3"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda _: None, r"holds no \.tar files"),
+        (lambda folder: write_tar(folder / "x.tar", {"a.txt": b""}), "holds no images"),
+        (lambda folder: (folder / "x.tar").write_bytes(b""), r"x\.tar is (truncated|not a whole)"),
+        (lambda folder: (folder / "x.tar").write_bytes(b"hello" * 200), r"x\.tar is (truncated|not a whole)"),
+        (lambda folder: write_tar(folder / "x.tar", {"a.jpg": b"", "a.png": b""}), "two images under the key 'a'"),
+    ],
+)
+def test_what_cannot_be_indexed_is_said(tmp_path: Path, damage: object, says: str) -> None:
+    damage(tmp_path)  # type: ignore[operator]
+    with pytest.raises(InputError, match=says):
+        index_tars(str(tmp_path))
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_built_set_keeps_its_own_index(tmp_path: Path) -> None:
+    make_shards(tmp_path)
+    with pytest.raises(InputError, match=r"was built by .* and has its index"):
+        index_tars(str(tmp_path))
+    with pytest.raises(InputError, match="No tars at"):
+        index_tars(str(tmp_path / "nowhere"))
+
+
+def test_keys_of_our_own_tars_are_found_again(tmp_path: Path) -> None:
+    make_shards(tmp_path / "tars", samples=5)
+    index_tars(str(tmp_path / "tars"), out=tmp_path / "index")
+    batch = ShardDataset(tmp_path / "index", keys=True).__getitems__(range(5))
+    assert sorted(batch.keys) == [key(number) for number in range(5)]
+    assert np.array_equal(batch.images[batch.keys.index(key(2))].numpy(), picture(2))
+
+
+def test_tars_behind_a_url_are_indexed_and_read(tmp_path: Path) -> None:
+    make_shards(tmp_path / "tars", samples=30, shard_samples=10, format="png")
+    (tmp_path / "tars" / "manifest.json").unlink()
+    with FaultyServer(tmp_path / "tars", login="me:secret") as server:
+        url = server.url.replace("://", "://me:secret@") + "/shard-{00000..00002}.tar"
+        with pytest.raises(InputError, match="Give --out"):
+            index_tars(url)
+        index_tars(url, out=tmp_path / "index")
+        assert "secret" not in (tmp_path / "index" / "manifest.json").read_text()
+    with FaultyServer(tmp_path / "tars") as server:  # no login: as if fsspec's configuration had it
+        index_tars(f"{server.url}/shard-{{00000..00002}}.tar", out=tmp_path / "index")
+        dataset = ShardDataset(tmp_path / "index", cache=Cache(tmp_path / "cache"))
+        assert sorted(numbers(dataset.__getitems__(range(30)).images)) == list(range(30))
+        dataset.reader.close()
+    with pytest.raises(InputError, match=r"cannot be (read|listed)") as caught:
+        index_tars(f"http://me:secret@127.0.0.1:{server.port}/x.tar", out=tmp_path / "none")
+    assert "secret" not in str(caught.value)
+
+
+def test_braces_across_folders_share_their_parent(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        plain(tmp_path / folder / "x.tar", 3)
+    manifest = index_tars(f"{tmp_path}/{{a,b}}/x.tar", tmp_path / "index")
+    assert [shard.name for shard in manifest.shards] == ["a/x.tar", "b/x.tar"]
+    assert len(index_tars(f"{tmp_path}/*/x.tar", tmp_path / "other").shards) == 2
+
+
+def test_what_is_no_image_is_counted(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in ("1.jpg", "1.cls", "2.gif", "3.gif"):
+            data = jpeg() if name.endswith("jpg") else b"?"
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    manifest = index_tars(str(tmp_path))
+    assert manifest.samples == 1
+    assert manifest.build["other members"] == {"gif": 2, "cls": 1}
+
+
+def link(folder: Path) -> None:
+    with tarfile.open(folder / "x.tar", "w") as tar:
+        member = tarfile.TarInfo("1.jpg")
+        member.type, member.linkname = tarfile.LNKTYPE, "0.jpg"
+        tar.addfile(member)
+
+
+def gzipped(folder: Path) -> None:
+    plain(folder / "y.tar", 2)
+    (folder / "x.tar").write_bytes(gzip.compress((folder / "y.tar").read_bytes()))
+    (folder / "y.tar").unlink()
+
+
+def only_gzipped(folder: Path) -> None:
+    (folder / "x.tar.gz").write_bytes(gzip.compress(b""))
+
+
+@pytest.mark.parametrize(
+    ("make", "where", "message"),
+    [
+        (link, "", "holds the image '1.jpg' as a link"),
+        (gzipped, "", "is gzipped"),
+        (only_gzipped, "", r"only compressed ones \(x.tar.gz\)"),
+        (lambda folder: plain(folder / "x.tar", 1), "{x,x}.tar", "names a tar twice"),
+        (lambda _: None, "{000..999999999}.tar", "names more than 1,000,000 tars"),
+        (lambda _: None, "*.tar", "there is no"),
+    ],
+)
+def test_tars_that_cannot_be_used_are_told(
+    tmp_path: Path, make: Callable[[Path], None], where: str, message: str
+) -> None:
+    make(tmp_path)
+    with pytest.raises(InputError, match=message):
+        index_tars(str(tmp_path / where))
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_an_index_of_more_tars_is_kept(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        plain(tmp_path / f"{name}.tar", 2)
+    index_tars(str(tmp_path))
+    before = (tmp_path / "manifest.json").read_bytes()
+    with pytest.raises(InputError, match=r"holds the index of 1 tars that .* does not name now, such as b.tar"):
+        index_tars(str(tmp_path / "a.tar"))
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    plain(tmp_path / "c.tar", 2)
+    assert index_tars(str(tmp_path)).samples == 6
+
+
+def test_a_server_without_ranges_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    plain(tmp_path / "x.tar", 2)
+    with FaultyServer(tmp_path, ranges=False) as server:
+        with pytest.raises(InputError, match="ignores the range"):
+            index_tars(f"{server.url}/x.tar", tmp_path / "index")
+        assert len(server.requests) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    plain(tmp_path / "x.tar", 2)
+    (tmp_path / "x.tar").write_bytes(b"no tar at all")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        index_tars(str(tmp_path / "x.tar"), tmp_path / "file")
+
+
+def plain(path: Path, images: int) -> None:
+    with tarfile.open(path, "w") as tar:
+        for number in range(images):
+            member = tarfile.TarInfo(f"{path.stem}{number}.jpg")
+            data = jpeg()
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def jpeg() -> bytes:
+    return encode(np.zeros((32, 32, 3), np.uint8), "jpg")

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import errno
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shards.common.files import atomic_folder, atomic_write, recover_folder
+
+
+def test_the_file_appears_at_the_end_only(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with atomic_write(path) as file:
+        file.write(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_block_that_fails_changes_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with pytest.raises(error), atomic_write(path) as file:  # noqa: PT012  the block is what is tested
+        file.write(b"new")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
+    """The real refusal of the kernel, at a limit on the size of files."""
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught, atomic_write(path) as file:
+            file.write(bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "no" / "x"):
+        pass
+
+
+def replace(path: Path, text: str) -> None:
+    with atomic_folder(path) as folder:
+        (folder / "x").write_text(text)
+        assert not path.exists() or (path / "x").read_text() != text
+
+
+def test_a_folder_appears_at_the_end_only_and_whole(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "f")
+    for text in ("old", "new"):
+        replace(tmp_path / "link", text)
+        assert (tmp_path / "f" / "x").read_text() == text
+    assert {*tmp_path.iterdir()} == {tmp_path / "f", tmp_path / "link"} and (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    replace(tmp_path / "f", "old")
+    rename, done = Path.rename, []
+
+    def refuse(path: Path, target: Path) -> Path:
+        done.append(path)
+        if len(done) == renames + 1:
+            raise OSError(errno.EIO, "no", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError):
+        replace(tmp_path / "f", "new")
+    assert (tmp_path / "f" / "x").read_text() == "old" and [*tmp_path.iterdir()] == [tmp_path / "f"]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from shards.common.files import atomic_folder
+rename, left = Path.rename, int(sys.argv[2])
+def dying(path, target):
+    global left
+    left -= 1
+    return os._exit(9) if left < 0 else rename(path, target)
+Path.rename = dying
+with atomic_folder(Path(sys.argv[1])) as folder:
+    (folder / "x").write_text("new")
+"""
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_kill_before_any_rename_loses_nothing(tmp_path: Path, renames: int) -> None:
+    replace(tmp_path / "f", "old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "f"), str(renames)], check=False)
+    assert done.returncode == 9 and len([*tmp_path.iterdir()]) == 2
+    recover_folder(tmp_path / "f")
+    assert (tmp_path / "f" / "x").read_text() == "old" and [*tmp_path.iterdir()] == [tmp_path / "f"]

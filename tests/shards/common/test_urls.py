@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards.common.errors import InputError
+from shards.common.urls import is_remote, join, local_path, redact
+
+ANY = "".join(set(string.printable) - set(string.whitespace))
+
+
+@pytest.mark.parametrize("where", ["http://h/x", "https://h", "s3://b/k", "gs://b", "hf://datasets/u/r", "S3://b"])
+def test_remote(where: str) -> None:
+    assert is_remote(where)
+
+
+@pytest.mark.parametrize("where", ["data/x", "/data", "", ".", "file:///x", "FILE:///x", "C://x", "a b://x", "x:/y"])
+def test_local(where: str) -> None:
+    assert not is_remote(where)
+
+
+@pytest.mark.parametrize(
+    ("where", "path"),
+    [
+        ("data/x", "data/x"),
+        ("/data/a%20b", "/data/a%20b"),
+        ("file:///data/x", "/data/x"),
+        ("File://localhost/data/a%20b%25", "/data/a b%"),
+    ],
+)
+def test_local_paths(where: str, path: str) -> None:
+    assert local_path(where) == Path(path)
+
+
+@pytest.mark.parametrize("where", ["file://host/x", "file://user:secret@host/x", "s3://user:secret@b"])
+def test_no_local_path(where: str) -> None:
+    with pytest.raises(InputError, match="not a path of this machine") as caught:
+        local_path(where)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "url"),
+    [
+        ("https://h/x", "a.tar", "https://h/x/a.tar"),
+        ("https://h/x/", "a.tar", "https://h/x/a.tar"),
+        ("https://h", "a.tar", "https://h/a.tar"),
+        ("https://u:p%40q@h/a%20b?sig=x%2By/z==", "a.tar", "https://u:p%40q@h/a%20b/a.tar?sig=x%2By/z=="),
+        ("http://h/x#top", "a.tar", "http://h/x/a.tar"),
+        ("http://h/x?q#top", "a.tar", "http://h/x/a.tar?q#top"),
+        ("http://h/x", "a b#1?%20.tar", "http://h/x/a%20b%231%3F%2520.tar"),
+        ("http://h/x", "sub/ä.tar", "http://h/x/sub/%C3%A4.tar"),
+        ("s3://b/a b#1", "a b#1%20.tar", "s3://b/a b#1/a b#1%20.tar"),
+    ],
+)
+def test_join(base: str, name: str, url: str) -> None:
+    assert join(base, name) == url
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://h:8080/x/y", "https://h:8080/x/y"),
+        ("hf://datasets/u/r@main/x", "hf://datasets/u/r@main/x"),
+        ("mail me@h about http://h:80/x@y, please", "mail me@h about http://h:80/x@y, please"),
+        ("s3://b/a#1.tar", "s3://b/a#1.tar"),
+        ("is this a path? x=1", "is this a path? x=1"),
+        ("GET https://u:p@h/x?sig=a&sas=b&c failed", "GET https://***@h/x?sig=***&sas=***&*** failed"),
+        ("at http://u@h/x, then ftp://u:p@g", "at http://***@h/x, then ftp://***@g"),
+        ("http://u:p@ss@h/x", "http://***@h/x"),
+        ("http://u:p/a?s@s#s@h/x", "http://***@h/x"),
+        ("http://h/x?c2VjcmV0==", "http://h/x?***"),
+        ("http://h/x#access_token=a", "http://h/x#***"),
+        ("simplecache::https://u:p@h/x?a=b", "simplecache::https://***@h/x?a=***"),
+        ("https://proxy/https://u:p@h/x", "https://proxy/https://***@h/x"),
+    ],
+)
+def test_redact(text: str, shown: str) -> None:
+    assert redact(text) == shown
+    assert redact(shown) == shown
+
+
+secrets = st.text(ANY, min_size=1).map(lambda text: f"S3cr3t{text}S3cr3t")
+plain = st.text(string.ascii_letters + ".,:;'\" \n", max_size=8)
+
+
+@given(st.lists(st.tuples(plain, secrets, secrets, secrets, st.booleans()), min_size=1, max_size=3), plain)
+def test_no_secret_survives(urls: list[tuple[str, str, str, str, bool]], after: str) -> None:
+    """Whatever characters users put into passwords and tokens, quoted as they should be or not."""
+    text = ""
+    for before, user, password, token, quoted in urls:
+        if quoted:
+            user, password, token = (quote(secret, safe="") for secret in (user, password, token))
+        else:
+            user = user.translate(dict.fromkeys(map(ord, "/?#:@"), "-"))
+            token = token.replace("@", "-")  # behind a password, everything up to the last "@" is hidden
+        text += f"{before} https://{user}:{password}@host:80/path?sig={token}&{quote(token)}&key={token} "
+    shown = redact(text + after)
+    assert "S3cr3t" not in shown
+    assert shown.count("host:80/path?sig=***&") == len(urls)
+
+
+@given(st.text(ANY + " \n"), st.text(ANY + " \n"))
+def test_redacting_twice_changes_nothing(before: str, after: str) -> None:
+    once = redact(f"{before}://{after}")
+    assert redact(once) == once

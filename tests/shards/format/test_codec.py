@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from shards.format.codec import FORMATS, decoder, encode
+
+IMAGES = st.tuples(st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 3])).flatmap(
+    lambda shape: arrays.arrays(np.uint8, shape)
+)
+
+
+def decode(data: bytes, format: str, shape: tuple[int, ...]) -> np.ndarray:
+    out = np.full(shape, 123, np.uint8)
+    decoder(format)(data, out)
+    return out
+
+
+def smooth(channels: int) -> np.ndarray:
+    y, x = np.mgrid[0:64, 0:64]
+    return np.stack([(2 * x + y) // 3 * 3 % 256, x + y, 255 - x], axis=-1).astype(np.uint8)[:, :, :channels]
+
+
+@pytest.mark.parametrize("format", ["png", "npy"])
+@given(image=IMAGES)
+def test_lossless_formats_come_back(format: str, image: np.ndarray) -> None:
+    assert np.array_equal(decode(encode(image, format), format, image.shape), image)
+
+
+@given(image=IMAGES)
+def test_any_image_becomes_a_jpeg_of_its_shape(image: np.ndarray) -> None:
+    assert decode(encode(image, "jpg"), "jpg", image.shape).shape == image.shape
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_is_near(channels: int) -> None:
+    image = smooth(channels)
+    error = np.abs(decode(encode(image, "jpg"), "jpg", image.shape).astype(int) - image)
+    assert error.mean() < 1.5
+    assert error.max() < 12
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_equal_images_give_equal_bytes_wherever_they_lie(format: str) -> None:
+    image = smooth(3)
+    strided = np.repeat(np.repeat(image, 2, 0), 2, 1)[::2, ::2]
+    assert encode(image, format) == encode(strided, format) == encode(image.copy(), format)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("shape", [(32, 32, 3), (128, 128, 3), (64, 63, 3)])
+def test_another_size_than_expected_is_an_error(format: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError):
+        decode(encode(smooth(3), format), format, shape)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_broken_bytes_are_an_error(format: str) -> None:
+    data = encode(smooth(3), format)
+    for broken in (b"", data[:10], data[: len(data) // 2], b"hello" * 500):
+        with pytest.raises(ValueError):
+            decode(broken, format, (64, 64, 3))

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards.common.errors import InputError
+from shards.format.index import ENTRY, index_tar, member_key, split_key
+
+LONG = "a/" * 60 + "b" * 120
+MEMBERS = {
+    "000.cls": b"7",
+    "000.jpg": b"first",
+    "0/1.json": b"{}",
+    "0/1.png": b"x" * 512,
+    "2.seg.jpg": b"not an image: its extension is seg.jpg",
+    f"{LONG}.NPY": b"long",
+    "grün.webp": b"",
+}
+IMAGES = ["000.jpg", "0/1.png", f"{LONG}.NPY", "grün.webp"]
+
+
+def write(path: Path, members: dict[str, bytes], format: int = tarfile.PAX_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_every_image_is_one_read_away(tmp_path: Path, format: int) -> None:
+    path = write(tmp_path / "x.tar", MEMBERS, format)
+    rows, data = index_tar(path), path.read_bytes()
+    assert rows.dtype == ENTRY
+    assert len(rows) == len(IMAGES)
+    for row, name in zip(rows, IMAGES, strict=True):
+        offset, size, header = int(row["offset"]), int(row["size"]), int(row["header"])
+        assert data[offset : offset + size] == MEMBERS[name]
+        assert row["digest"] == xxhash.xxh3_64_intdigest(MEMBERS[name])
+        assert member_key(data[offset - header : offset]) == split_key(name)[0]
+
+
+@pytest.mark.parametrize("cut", [1024, 1536, 2048, 3000])
+def test_a_tar_cut_anywhere_is_noticed(tmp_path: Path, cut: int) -> None:
+    path = write(tmp_path / "x.tar", MEMBERS, tarfile.GNU_FORMAT)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(InputError, match=r"x\.tar is (truncated|not a whole)"):
+        index_tar(path)
+
+
+def test_what_is_not_a_plain_tar(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    for data in (b"", b"hello", b"\x1f\x8b" + bytes(600)):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"x\.tar is (truncated|not a whole|gzipped)"):
+            index_tar(path)
+
+
+def test_two_images_under_one_key(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tar", {"1.jpg": b"a", "1.png": b"b"})
+    with pytest.raises(InputError, match="two images under the key '1'"):
+        index_tar(path)
+
+
+def test_an_empty_tar_has_no_rows(tmp_path: Path) -> None:
+    rows = index_tar(write(tmp_path / "x.tar", {}))
+    assert rows.dtype == ENTRY
+    assert rows.shape == (0,)
+
+
+def test_a_place_without_a_header() -> None:
+    with pytest.raises(InputError, match="no tar header"):
+        member_key(bytes(512))
+
+
+NAMES = st.text("ab.é ", max_size=6)
+
+
+@given(folder=st.lists(NAMES, max_size=3), stem=st.text("ab é", max_size=6), extension=NAMES)
+def test_the_key_ends_at_the_first_dot_of_the_file_name(folder: list[str], stem: str, extension: str) -> None:
+    path = "/".join([*folder, stem])
+    assert split_key(f"{path}.{extension}") == (path, extension)
+
+
+def test_offsets_are_wide_enough_for_any_tar() -> None:
+    assert np.iinfo(ENTRY["offset"]).max > 2**60

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards.common.errors import InputError
+from shards.loading.dataset import Batch, ShardDataset
+from shards.loading.loader import batches, normalise
+from tests.support.make import key, make_shards, numbers
+
+SAMPLES = 50
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> ShardDataset:
+    folder = tmp_path_factory.mktemp("shards")
+    make_shards(folder, samples=SAMPLES)
+    return ShardDataset(folder, seed=4, lanes=12, flip=True, keys=True)
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> ShardDataset:
+    make_shards(tmp_path, samples=SAMPLES)
+    path = tmp_path / "shard-00001.tar"
+    path.write_bytes(path.read_bytes().replace(b"\xff\x1e\x00\x00\x00", b"\xff\x1e\x01\x00\x00"))  # sample 30
+    return ShardDataset(tmp_path, seed=4, lanes=12)
+
+
+def children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def take(stream: Iterator[Batch], count: int) -> list[Batch]:
+    return list(islice(stream, count))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_ranks_and_workers_do_not_change_the_stream(dataset: ShardDataset, ranks: int, workers: int) -> None:
+    count, size, start = 7, 12, 31
+    parts = []
+    for rank in range(ranks):
+        stream = batches(dataset, position=start, batch_size=size, rank=rank, ranks=ranks, workers=workers)
+        with closing(stream):
+            parts.append(take(stream, count))
+    whole = dataset.__getitems__(range(start, start + count * size))
+    for number, row in enumerate(zip(*parts, strict=True)):
+        rows = slice(number * size, (number + 1) * size)
+        assert [part.position for part in row] == [start + rows.start + r * size // ranks for r in range(ranks)]
+        assert torch.equal(torch.cat([part.images for part in row]), whole.images[rows])
+        assert sum((part.keys for part in row), ()) == whole.keys[rows]
+
+
+@given(data=st.data(), ranks=st.integers(1, 5), share=st.integers(1, 9), position=st.integers(0, 500))
+def test_every_start_gives_the_tail(
+    dataset: ShardDataset, data: st.DataObject, ranks: int, share: int, position: int
+) -> None:
+    """As after a change of ranks and batch size in the middle of an epoch."""
+    rank = data.draw(st.integers(0, ranks - 1))
+    stream = batches(dataset, position=position, batch_size=ranks * share, rank=rank, ranks=ranks)
+    for number, batch in enumerate(take(stream, 2)):
+        first = position + number * ranks * share + rank * share
+        assert batch.position == first
+        assert torch.equal(batch.images, dataset.__getitems__(range(first, first + share)).images)
+
+
+@pytest.mark.parametrize(("batch_size", "ranks"), [(10, 3), (0, 1), (-4, 2), (1, 2)])
+def test_a_batch_that_does_not_divide_is_refused(dataset: ShardDataset, batch_size: int, ranks: int) -> None:
+    with pytest.raises(ValueError, match=f"a batch of {batch_size} does not divide among {ranks} ranks"):
+        next(batches(dataset, position=0, batch_size=batch_size, ranks=ranks))
+
+
+def test_fewer_workers_than_none_are_refused(faces32: Path) -> None:
+    with pytest.raises(ValueError, match="-1 workers"):
+        next(batches(ShardDataset(faces32), position=0, batch_size=4, workers=-1))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_iterating_leaves_the_global_random_generator_alone(dataset: ShardDataset, workers: int) -> None:
+    before = torch.get_rng_state()
+    with closing(batches(dataset, position=0, batch_size=4, workers=workers)) as stream:
+        take(stream, 3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def complaint(dataset: ShardDataset, workers: int) -> tuple[list[int], str]:
+    """The samples that arrived before it, and what it says."""
+    seen: list[int] = []
+    stream = batches(dataset, position=0, batch_size=5, workers=workers)
+    with closing(stream), pytest.raises(InputError) as caught:
+        seen.extend(number for batch in islice(stream, SAMPLES) for number in numbers(batch.images))
+    return seen, str(caught.value)
+
+
+def test_a_sample_that_cannot_be_read_is_the_same_line_from_a_worker(broken: ShardDataset) -> None:
+    alone, told = complaint(broken, 0), complaint(broken, 2)
+    assert alone == told
+    assert f"'{key(30)}' of" in told[1]
+    assert "\n" not in told[1]
+    shards, rows = broken.order.lookup(np.arange(SAMPLES))
+    assert len(told[0]) == (shards * 20 + rows).tolist().index(30) // 5 * 5
+
+
+def test_closing_leaves_no_process(dataset: ShardDataset) -> None:
+    before = children()
+    stream = batches(dataset, position=0, batch_size=4, workers=2)
+    next(stream)
+    assert len(children()) == len(before) + 2
+    stream.close()
+    assert children() == before
+
+
+def test_workers_outlive_a_signal_to_all_processes(dataset: ShardDataset) -> None:
+    before = set(children())
+    with closing(batches(dataset, position=0, batch_size=4, workers=2)) as stream:
+        take(stream, 2)  # one from each: both are up
+        workers = set(children()) - before
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+            for worker in workers:
+                worker.send_signal(number)
+        rest = take(stream, 20)
+        assert set(children()) - before == workers
+    assert [batch.position for batch in rest] == list(range(8, 88, 4))
+
+
+def test_a_killed_worker_ends_the_stream_with_an_error(dataset: ShardDataset) -> None:
+    """As by the system's out-of-memory killer."""
+    before = set(children())
+    with closing(batches(dataset, position=0, batch_size=4, workers=2)) as stream:
+        take(stream, 2)
+        (set(children()) - before).pop().kill()
+        with pytest.raises(RuntimeError, match="worker was killed by SIGKILL"):
+            take(stream, 100)
+    assert set(children()) == before
+
+
+def test_workers_are_gone_with_their_parent(dataset: ShardDataset) -> None:
+    """However it ends: the link closes."""
+    script = (
+        "import sys, time; from pathlib import Path; from shards.loading.dataset import ShardDataset\n"
+        "from shards.loading.loader import batches; import psutil\n"
+        "stream = batches(ShardDataset(Path(sys.argv[1])), position=0, batch_size=4, workers=2); next(stream)\n"
+        "print(*(child.pid for child in psutil.Process().children()), flush=True); time.sleep(60)\n"
+    )
+    words = [sys.executable, "-c", script, str(dataset.reader.place.shown)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        workers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        assert len(workers) == 2
+        parent.kill()
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+
+
+def test_what_was_taken_stays_when_the_stream_goes_on(dataset: ShardDataset) -> None:
+    with closing(batches(dataset, position=0, batch_size=5, workers=1)) as stream:
+        early = take(stream, 30)
+    assert [n for batch in early for n in numbers(batch.images)] == numbers(dataset.__getitems__(range(150)).images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_normalise_maps_bytes_onto_minus_one_to_one(dtype: torch.dtype) -> None:
+    images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1)
+    values = normalise(images, dtype)
+    assert values.dtype == dtype
+    assert values.shape == (1, 1, 16, 16)
+    assert values.min() == values[0, 0, 0, 0] == -1
+    assert values.max() == values[0, 0, 15, 15] == 1
+    expected = torch.arange(256, dtype=torch.float64) / 127.5 - 1
+    assert (values.flatten().double() - expected).abs().max() < 4 * torch.finfo(dtype).eps
+
+
+def test_normalise_moves_channels_without_moving_memory() -> None:
+    images = torch.randint(256, (2, 8, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    kept = images.clone()
+    values = normalise(images, torch.float32)
+    assert values.shape == (2, 3, 8, 6)
+    assert values.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(values[1, 2, 5, 4], images[1, 5, 4, 2] / 127.5 - 1)
+    assert torch.equal(images, kept)

@@ -1,0 +1,19 @@
+"""From outside: six kills at random moments; ``python -m tests.chaos --kills 50`` is the long form."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.support.launching import run
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.mark.parametrize("flags", ["--kills 6 --seed 1", "--kills 3 --seed 2 --ranks 2"])
+def test_kills_lose_and_repeat_nothing(flags: str) -> None:
+    """With a fixed number of ranks the weights at the end are those of an undisturbed run, bit by bit."""
+    done = run(words=[sys.executable, "-m", "tests.chaos", *flags.split()], timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing lost, nothing twice" in done.stdout

@@ -1,0 +1,250 @@
+"""``python -m trainer.explore`` on a run that was really trained, from outside."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import shlex
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from tests.support.launching import SMALL
+from tests.support.launching import run as launch
+from trainer.cli import conclude
+from trainer.explore import __main__ as command
+from trainer.folder import checkpoint
+
+SIDE, CAPTION, GAP, MARGIN = 96, 22, 6, 16
+"""Of samples of 32 pixels, enlarged by 3."""
+SUM = ("arithmetic", "--plus", "3,17,21", "--minus", "5,9,11", "--plus", "2,8,30")
+
+
+@pytest.fixture(scope="module")
+def trained(faces32: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 6 steps, with checkpoints at 4 and 6."""
+    out = tmp_path_factory.mktemp("explore") / "run"
+    flags = ("--data.shards", str(faces32), "--steps", "6", "--checkpoint.every", "4", "--seed", "5", "--out", str(out))
+    done = launch(*flags, *SMALL, "--samples.count", "5")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+Done = subprocess.CompletedProcess[str]
+
+
+def start(*words: str | Path) -> Done:
+    """In a process of its own, which takes some seconds to load torch."""
+    return launch(words=[sys.executable, "-m", "trainer.explore", *map(str, words)])
+
+
+def explore(*words: str | Path) -> Done:
+    """In this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = conclude(lambda: command.explore([*map(str, words)]))
+    return Done(words, code, out.getvalue(), err.getvalue())
+
+
+def draw(run: Path, out: Path, *words: str | Path) -> dict[str, Any]:
+    """Draw, and return what the JSON beside the picture says."""
+    done = explore(run, *words, "--out", out)
+    assert done.returncode == 0, done.stderr
+    record: dict[str, Any] = json.loads(out.with_suffix(".json").read_text())
+    return record
+
+
+def cells(path: Path, columns: int, count: int) -> list[np.ndarray]:
+    """The samples on a table, without their captions."""
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture)
+    down, across = SIDE + CAPTION + GAP, SIDE + GAP
+    tops_and_lefts = [(MARGIN + n // columns * down, MARGIN + n % columns * across) for n in range(count)]
+    return [pixels[top : top + SIDE, left : left + SIDE] for top, left in tops_and_lefts]
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def test_a_sheet_has_the_samples_of_the_runs_own_sheet_whatever_its_count(trained: Path, tmp_path: Path) -> None:
+    record = draw(trained, tmp_path / "small.png", "grid", "--count", "5")
+    draw(trained, tmp_path / "large.png", "grid", "--count", "12")
+    assert size(tmp_path / "small.png") == (3 * 96 + 2 * 6 + 32, 2 * (96 + 22) + 6 + 32)
+    assert size(tmp_path / "large.png") == (4 * 96 + 3 * 6 + 32, 3 * (96 + 22) + 2 * 6 + 32)
+    small, large = cells(tmp_path / "small.png", 3, 5), cells(tmp_path / "large.png", 4, 12)
+    assert all(np.array_equal(one, other) for one, other in zip(small, large, strict=False))
+    assert len({cell.tobytes() for cell in large}) == 12
+    with Image.open(trained / "samples" / "step-000000006.png") as sheet:
+        third = np.asarray(sheet)[2:34, 2 + 2 * 34 : 34 + 2 * 34]
+    assert np.abs(small[2][::3, ::3].astype(int) - third).max() <= 1  # there it was drawn in a batch
+    assert (record["seed"], record["step"], record["position"]) == (5, 6, 48)
+    assert (record["weights"], record["batchnorm"], record["latents"]["dimensions"]) == ("average", "eval", 8)
+
+
+def test_seed_and_checkpoint_decide_what_is_drawn(trained: Path, tmp_path: Path) -> None:
+    older = trained / "checkpoints" / "step-000000004"
+    draw(trained, tmp_path / "a.png", "grid", "--count", "4")
+    draw(trained, tmp_path / "b.png", "grid", "--count", "4", "--seed", "6")
+    record = draw(trained, tmp_path / "c.png", "grid", "--count", "4", "--checkpoint", older)
+    assert len({(tmp_path / f"{name}.png").read_bytes() for name in "abc"}) == 3
+    assert (record["checkpoint"], record["step"]) == (str(older), 4)
+    assert record["checkpoint_sha256"] == checkpoint.digest(older)
+
+
+def test_a_walk_is_a_strip_and_a_loop_through_the_samples(trained: Path, tmp_path: Path) -> None:
+    draw(trained, tmp_path / "grid.png", "grid", "--count", "16")
+    record = draw(trained, tmp_path / "walk.png", "walk", "--through", "3,12,7", "--frames", "4")
+    assert size(tmp_path / "walk.png") == (9 * 96 + 8 * 6 + 32, 3 * (96 + 22) + 2 * 6 + 32)
+    sheet, strip = cells(tmp_path / "grid.png", 4, 16), cells(tmp_path / "walk.png", 9, 27)
+    for leg, (start, end) in enumerate(((3, 12), (12, 7), (7, 3))):
+        for cell, number in ((strip[9 * leg], start), (strip[9 * leg + 8], end)):
+            assert np.abs(cell.astype(int) - sheet[number]).max() <= 1
+    with Image.open(tmp_path / "walk.gif") as film:
+        frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
+        assert (film.info["loop"], film.info["duration"], film.size) == (0, 60, (96, 96))
+    assert len(frames) == 3 * 4
+    for frame, number in zip(frames[::4], (3, 12, 7), strict=True):
+        assert np.abs(frame.astype(int) - sheet[number]).mean() < 4  # 256 colours
+    assert (record["through"], record["frames"]) == ([3, 12, 7], 4)
+
+
+def test_the_first_samples_are_walked_through_unless_some_are_named(trained: Path, tmp_path: Path) -> None:
+    assert draw(trained, tmp_path / "walk.png", "walk", "--points", "2", "--frames", "1")["through"] == [0, 1]
+
+
+def test_arithmetic_shows_operands_in_their_order_and_the_result(trained: Path, tmp_path: Path) -> None:
+    record = draw(trained, tmp_path / "sum.png", *SUM)
+    terms = [("+", [3, 17, 21]), ("-", [5, 9, 11]), ("+", [2, 8, 30])]
+    assert [(term["sign"], term["numbers"]) for term in record["terms"]] == terms
+    assert record["variations"] == {"count": 8, "noise": "uniform", "reach": 0.25}
+    # Three concepts, three signs, a table of 3x3; three samples, their mean, and one more line of the table.
+    width = 3 * 96 + 3 * 44 + (3 * 96 + 2 * 6)
+    height = 3 * (96 + 22) + 2 * 6 + 10 + (96 + 22) + (96 + 6)
+    assert size(tmp_path / "sum.png") == (width + 32, height + 32)
+    draw(trained, tmp_path / "grid.png", "grid", "--count", "31")
+    sheet = cells(tmp_path / "grid.png", 6, 31)
+    with Image.open(tmp_path / "sum.png") as picture:
+        pixels = np.asarray(picture)
+    for column, (_, numbers) in enumerate(terms):
+        for row, number in enumerate(numbers):
+            top, left = MARGIN + row * (SIDE + CAPTION + GAP), MARGIN + column * (SIDE + 44)
+            assert np.array_equal(pixels[top : top + SIDE, left : left + SIDE], sheet[number])
+
+
+def test_a_concept_less_itself_is_nothing_and_plus_another_is_that(trained: Path, tmp_path: Path) -> None:
+    draw(trained, tmp_path / "sum.png", "arithmetic", "--plus", "4", "--minus", "4", "--plus", "9")
+    draw(trained, tmp_path / "grid.png", "grid", "--count", "10")
+    with Image.open(tmp_path / "sum.png") as picture:
+        pixels = np.asarray(picture)
+    right, bottom = (length - MARGIN for length in (pixels.shape[1], pixels.shape[0] - CAPTION))
+    result = pixels[bottom - 2 * SIDE - GAP : bottom - SIDE - GAP, right - 2 * SIDE - GAP : right - SIDE - GAP]
+    expected = cells(tmp_path / "grid.png", 4, 10)[9]
+    inside = slice(3, -3)  # of its frame
+    assert np.abs(result[inside, inside].astype(int) - expected[inside, inside]).max() <= 1
+
+
+@pytest.mark.parametrize("words", [("grid",), ("walk", "--through", "1,2", "--frames", "3"), SUM])
+def test_a_picture_is_made_again_from_its_record(trained: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    done = explore(run, *words)
+    assert done.returncode == 0, done.stderr
+    files = [Path(line) for line in done.stdout.splitlines()]
+    assert {file.parent for file in files} == {run / "explore"}
+    before = {file: file.read_bytes() for file in files}
+    newer = run / "checkpoints" / "step-000000009"  # by then the run has gone on
+    shutil.copytree(run / "checkpoints" / "step-000000004", newer)
+    for file in files[:-1]:
+        file.unlink()
+    command = shlex.split(json.loads(files[-1].read_text())["command"])
+    assert command[:3] == ["python", "-m", "trainer.explore"]
+    again = start(*command[3:], "--force")
+    assert again.returncode == 0, again.stderr
+    assert {file: file.read_bytes() for file in files[:-1]} == {file: before[file] for file in files[:-1]}
+
+
+def test_what_exists_is_kept_without_force(trained: Path, tmp_path: Path) -> None:
+    for suffix in (".png", ".json"):
+        kept = tmp_path / f"{suffix[1:]}" / f"x{suffix}"
+        kept.parent.mkdir()
+        kept.write_text("mine")
+        done = explore(trained, "grid", "--count", "4", "--out", kept.with_suffix(".png"))
+        expect_error(done, str(kept), "--force")
+        assert kept.read_text() == "mine"
+        assert [*kept.parent.iterdir()] == [kept]
+    assert explore(trained, "grid", "--count", "4", "--out", tmp_path / "png" / "x.png", "--force").returncode == 0
+    assert size(tmp_path / "png" / "x.png")
+
+
+def expect_error(done: Done, *parts: str) -> None:
+    """One plain line on standard error, exit code 2, nothing on standard output."""
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("arithmetic", "--plus", "3,64"), "no sample 64 on a sheet of 64"),
+        (("arithmetic", "--plus", "3", "--minus", "1,x"), "'x' is no number"),
+        (("arithmetic", "--minus", "1"), "at least one --plus"),
+        (("walk", "--through", "1,99"), "no sample 99"),
+        (("walk", "--through", "1"), "two samples"),
+        (("walk", "--points", "65"), "--points is 65"),
+        (("walk", "--frames", "0"), "--frames is 0"),
+        (("walk", "--frames", "100", "--points", "41"), "at most 40 samples"),
+        (("walk", "--frames", "1", "--points", "456", "--count", "456"), "at most 455 samples"),
+        (("grid", "--count", "0"), "--count is 0"),
+        (("grid", "--seed", "-1"), "--seed is -1"),
+        (("grid", "--out", "x.jpg"), "must end in .png"),
+    ],
+)
+def test_bad_words_are_one_line(trained: Path, words: tuple[str, ...], part: str) -> None:
+    expect_error(explore(trained, *words), part)
+    assert not (trained / "explore").exists()
+
+
+def test_a_folder_that_is_no_run_or_has_no_checkpoint_is_one_line(trained: Path, tmp_path: Path) -> None:
+    expect_error(explore(tmp_path / "none", "grid"), "no such folder")
+    expect_error(explore(tmp_path, "grid"), "not a run folder")
+    shutil.copy(trained / "config.yaml", tmp_path)
+    expect_error(explore(tmp_path, "grid"), "no checkpoint yet")
+    assert [*tmp_path.iterdir()] == [tmp_path / "config.yaml"]
+
+
+def test_an_unwritable_place_is_one_line(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    expect_error(start(trained, "grid", "--count", "2", "--out", tmp_path / "file" / "x.png"), "cannot be written")
+    expect_error(explore(trained, "grid", "--out", tmp_path / ("x" * 300 + ".png")), "name too long")
+
+
+def test_a_pickled_checkpoint_is_refused_and_never_executed(trained: Path, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "executed",)
+
+    (tmp_path / "model.pt").write_bytes(pickle.dumps(Trap()))
+    expect_error(explore(trained, "grid", "--checkpoint", tmp_path / "model.pt"), "model.pt is a file", "never opened")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_help_teaches_without_torch() -> None:
+    top, kind = start("--help"), start("runs/x", "arithmetic", "--help")
+    assert top.returncode == kind.returncode == 0
+    assert "Example: python -m trainer.explore runs/faces grid" in top.stdout
+    assert all(name in top.stdout for name in ("grid", "walk", "arithmetic"))
+    assert "--plus 3,17,21 --minus 5,9,11" in " ".join(kind.stdout.split())
+    code = "import sys, trainer.explore.__main__; sys.exit(bool({'torch', 'wandb', 'accelerate'} & sys.modules.keys()))"
+    assert launch(words=[sys.executable, "-c", code]).returncode == 0

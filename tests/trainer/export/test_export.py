@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from socket import socket
+from threading import Thread
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from huggingface_hub import HfApi
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.support.launching import ROOT, SMALL, run
+from trainer import hub
+from trainer.cli import conclude
+from trainer.export.__main__ import Export, _check
+from trainer.export.__main__ import run as export
+from trainer.folder.load_run import load_run
+from trainer.hub import Generator
+from trainer.samples import fixed_latents, generate
+
+
+@pytest.fixture(scope="module")
+def trained(faces32: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "run"
+    done = run("faces", "--data.shards", str(faces32), "--out", str(out), "--steps", "6", "--data.workers", "0", *SMALL)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "faces-generator"
+    export(Export(trained, out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "new" / "faces.onnx"
+    export(Export(trained, out, "onnx"))
+    return out
+
+
+def test_a_folder_gives_the_same_images_to_the_bit(trained: Path, folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    loaded = Generator.from_pretrained(folder)
+    assert not loaded.training
+    for batch in (1, 5):
+        noise = fixed_latents(1, batch, 8)
+        assert torch.equal(generate(loaded, noise), generate(load_run(trained).generator, noise))
+
+
+def test_weights_that_are_missing_or_of_another_network_are_refused(folder: Path, tmp_path: Path) -> None:
+    facts = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(facts | {"size": 64}))
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    with pytest.raises(RuntimeError):
+        Generator.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_onnx_gives_the_same_images(trained: Path, model: Path, batch: int) -> None:
+    session = onnxruntime.InferenceSession(model)
+    noise = fixed_latents(1, batch, 8)
+    (images,) = session.run(["images"], {"latents": noise.float().numpy()})
+    assert images.shape == (batch, 3, 32, 32) and images.dtype == np.float32
+    assert np.abs(images - generate(load_run(trained).generator, noise).numpy()).max() < 1e-4
+
+
+def test_both_say_how_to_use_them(folder: Path, model: Path) -> None:
+    facts = json.loads((folder / "config.json").read_text())
+    assert facts["input"]["name"] == "latents" and facts["input"]["shape"] == ["batch", 8]
+    assert facts["input"]["distribution"].startswith("N(0, 1)")
+    assert facts["output"]["shape"] == ["batch", 3, 32, 32] and facts["output"]["range"] == [-1, 1]
+    assert facts["batch_norm"].startswith("eval: running statistics")
+    assert facts["training"]["images"] == 48 and "200 faces images" in facts["training"]["data"]
+    stored = onnx.load(model)
+    assert {entry.key: json.loads(entry.value) for entry in stored.metadata_props} == facts
+    assert [(entry.domain, entry.version) for entry in stored.opset_import] == [("", 18)]
+    assert stored.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_nothing_of_this_machine_is_in_it(folder: Path, model: Path, trained: Path, faces32: Path) -> None:
+    for path in (*folder.iterdir(), model):
+        data = path.read_bytes()
+        assert not [place for place in (ROOT, trained, faces32, Path.home()) if str(place).encode() in data], path
+
+
+def test_the_example_on_the_card_runs(folder: Path) -> None:
+    """Elsewhere, as its reader would run it."""
+    found = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert found and found[1].count("\n") == 10
+    python = [sys.executable, "-W", "error", "-c", found[1]]
+    done = subprocess.run(python, cwd=folder.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with Image.open(folder.parent / "samples.png") as picture:
+        assert picture.size == (8 * 32, 32) and picture.mode == "RGB"
+    (folder.parent / "samples.png").unlink()
+
+
+def test_a_run_without_an_average_gives_its_last_weights_and_float64_becomes_float32(
+    faces32: Path, tmp_path: Path
+) -> None:
+    done = run("faces", "--data.shards", str(faces32), "--out", str(tmp_path / "run"), "--steps", "2", *SMALL,
+               "--data.workers", "0", "--ema-images", "0", "--dtype", "float64")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    export(Export(tmp_path / "run", tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["weights"] == "of the last step"
+    noise = fixed_latents(0, 4, 8)
+    expected = generate(load_run(tmp_path / "run").generator.float(), noise)
+    assert torch.equal(generate(Generator.from_pretrained(tmp_path / "out"), noise), expected)
+
+
+def fails(capsys: pytest.CaptureFixture[str], asked: Export) -> str:
+    """The one line that is said."""
+    assert conclude(lambda: export(asked)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    return said
+
+
+def test_what_exists_is_kept_unless_forced(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "folder"):
+        for format in ("safetensors", "onnx"):
+            assert "--force" in fails(capsys, Export(trained, out, format))
+    assert "not an export" in fails(capsys, Export(trained, tmp_path / "folder", force=True))
+    assert "not an export" in fails(capsys, Export(trained, tmp_path / "folder", "onnx", force=True))
+    assert "not an export" in fails(capsys, Export(trained, tmp_path / "file", force=True))
+    assert "not an export" in fails(capsys, Export(trained, trained, force=True))
+    for content in ("mine", "", "%PDF-1.7"):
+        (tmp_path / "thesis.pdf").write_text(content)
+        assert "an ONNX model, or a file named *.onnx" in fails(
+            capsys, Export(trained, tmp_path / "thesis.pdf", "onnx", force=True)
+        )
+        assert (tmp_path / "thesis.pdf").read_text() == content
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "thesis").read_text() == "mine"
+
+
+def test_force_replaces(trained: Path, folder: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+    export(Export(trained, out, force=True))
+    assert (out / "config.json").read_bytes() == (folder / "config.json").read_bytes()
+    (tmp_path / "old.onnx").write_text("old")
+    shutil.copy(model, tmp_path / "model")
+    for name in ("old.onnx", "model"):
+        asked = Export(trained, tmp_path / name, "onnx", force=True)
+        _check(asked)
+    export(asked)
+    onnx.checker.check_model(tmp_path / "model")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "old.onnx", "model"}
+
+
+def test_bad_input_is_one_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "weights.pt").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+    assert "no such folder" in fails(capsys, Export(tmp_path / "nowhere", tmp_path / "out"))
+    assert "not a run" in fails(capsys, Export(tmp_path, tmp_path / "out"))
+    assert "never opened" in fails(capsys, Export(trained, tmp_path / "out", checkpoint=tmp_path / "weights.pt"))
+    assert "file" in fails(capsys, Export(trained, tmp_path / "file" / "out"))
+    assert "name" in fails(capsys, Export(trained, Path("/")))
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "weights.pt"}
+
+
+def test_a_missing_extra_is_named(trained: Path, tmp_path: Path) -> None:
+    """Where the import system knows no onnxruntime."""
+    code = "import sys; sys.modules['onnxruntime'] = None; from trainer.export.__main__ import main; sys.exit(main())"
+    done = run(words=[sys.executable, "-c", code, str(trained), str(tmp_path / "out"), "--format", "onnx"])
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: This needs onnxruntime, not installed here. Run: uv sync --extra export\n"
+
+
+def test_help_teaches_without_torch() -> None:
+    code = "import sys, trainer.export; sys.exit(bool({'torch', 'onnx', 'huggingface_hub'} & {*sys.modules}))"
+    assert run(words=[sys.executable, "-c", code]).returncode == 0
+    said = run(words=[sys.executable, "-m", "trainer.export", "--help"]).stdout
+    assert "RUN OUT" in said and "Example: python -m trainer.export" in said and "--push" in said
+
+
+def test_what_was_written_stays_when_the_hub_is_not_reached(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a Hub at a port where nobody listens. Without --push nobody is asked."""
+    with socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        address, asked = f"http://127.0.0.1:{unheard.getsockname()[1]}", []
+
+        def client() -> HfApi:
+            asked.append(address)
+            return HfApi(address, token="hf_no")
+
+        monkeypatch.setattr(hub, "HfApi", client)
+        export(Export(trained, tmp_path / "quiet"))
+        assert not asked
+        capsys.readouterr()
+        assert conclude(lambda: export(Export(trained, tmp_path / "out", push="me/faces"))) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and said[0].startswith(str(tmp_path / "out"))
+    assert said[1].startswith(f"error: {tmp_path / 'out'} is written, but did not get to me/faces") and asked
+    assert load_file(tmp_path / "out" / "model.safetensors") and len([*tmp_path.iterdir()]) == 2
+    assert "repo" in fails(capsys, Export(trained, tmp_path / "none", push="not a name"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_push_uploads_what_was_written(trained: Path, tmp_path: Path) -> None:
+    """To a Hub that is put together from the four answers its client asks for."""
+    asked: list[tuple[str, bytes]] = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append((self.path, body))
+            answer: dict[str, object] = {"url": f"http://{self.headers['Host']}/me/faces"}
+            if "preupload" in self.path:
+                files = json.loads(body)["files"]
+                answer = {
+                    "files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]
+                }
+            elif "commit" in self.path:
+                answer |= {"commitUrl": f"{answer['url']}/commit/1", "commitOid": "1", "hookOutput": ""}
+            data = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        words = [sys.executable, "-m", "trainer.export", str(trained), str(tmp_path / "out"), "--push", "me/faces"]
+        address = f"http://127.0.0.1:{server.server_port}"
+        done = run(words=words, env={"HF_ENDPOINT": address, "HF_TOKEN": "hf_no", "HF_HOME": str(tmp_path / "home")})
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode == 0, done.stderr
+    assert "me/faces now" in done.stderr
+    made = next(json.loads(body) for path, body in asked if path.endswith("repos/create"))
+    assert made["visibility"] == "private"
+    commit = next(body for path, body in asked if "/commit/" in path).decode()
+    sent = [json.loads(line)["value"]["path"] for line in commit.splitlines() if '"file"' in line]
+    assert sorted(sent) == ["README.md", "config.json", "model.safetensors"]

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from trainer.folder.background import Background, Snapshot
+
+
+def test_jobs_are_done_in_order_while_others_go_on() -> None:
+    background, done, gate = Background(), [], threading.Event()
+    background.do(gate.wait)
+    for number in range(5):
+        background.do(lambda number=number: done.append(number))
+    assert done == []
+    gate.set()
+    background.settle()
+    assert done == [0, 1, 2, 3, 4]
+    background.close()
+
+
+@pytest.mark.parametrize("call", ["check", "settle", "do"])
+def test_an_error_is_raised_by_the_next_call(call: str) -> None:
+    background = Background()
+
+    def fail() -> None:
+        raise OSError("full")
+
+    background.do(fail)
+    time.sleep(0.1)
+    with pytest.raises(OSError, match="full"):
+        background.do(lambda: None) if call == "do" else getattr(background, call)()
+    background.close()
+
+
+def test_closing_waits_for_what_was_promised_and_tells_what_failed() -> None:
+    background, done = Background(), []
+
+    def fail() -> None:
+        time.sleep(0.2)
+        raise OSError("full")
+
+    background.do(fail)
+    background.do(lambda: done.append("checkpoint"))
+    with pytest.warns(UserWarning, match="full"):
+        background.close()
+    assert done == ["checkpoint"]
+
+
+def test_a_snapshot_is_of_its_moment_and_contiguous() -> None:
+    weight = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    count = torch.tensor(3)
+    snapshot, before = Snapshot(), weight.clone()
+    copy = snapshot.take({"net": {"weight": weight, "count": count}})
+    weight.mul_(2)
+    count.add_(1)
+    held = copy()["net"]
+    assert torch.equal(held["weight"], before) and held["weight"].is_contiguous() and held["count"] == 3
+    again = snapshot.take({"net": {"weight": weight, "count": count}})()["net"]
+    assert again["weight"].data_ptr() == held["weight"].data_ptr() and torch.equal(again["weight"], weight)

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from shards.common.errors import InputError
+from shards.format.manifest import Manifest, Shard
+from trainer.config import Config, Data, Model, flatten
+from trainer.explore.record import origin
+from trainer.export.card import facts
+from trainer.folder import checkpoint
+from trainer.folder.load_run import load_run
+from trainer.folder.run_folder import RunFolder
+from trainer.gan.state import State, create_state
+
+FACTS = {"step": 3, "position": 24, "data": "made", "manifest": "abc"}
+
+
+def make_run(folder: Path, size: int = 32, **fields: Any) -> tuple[Config, State]:
+    """A run folder with one checkpoint, its networks untrained and its average not its generator."""
+    config = Config(model=Model(z_dim=8, features_g=4, features_d=2), out=folder, **fields)
+    manifest = Manifest("made", "png", size, 1, (Shard("none", 1, 1, ""),), "")
+    state = create_state(config, manifest, torch.device("cpu"))
+    with torch.no_grad():
+        for weight in state.average.parameters():
+            weight += 1
+    run = RunFolder(folder)
+    folder.mkdir()
+    run.record(config)
+    checkpoint.save(run.checkpoints, 3, state.tensors(), FACTS, keep=3)
+    return config, state
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_the_networks_come_back_ready(tmp_path: Path, size: int) -> None:
+    config, state = make_run(tmp_path / "run", size, data=Data(cache=Path("c")))
+    loaded = load_run(tmp_path / "run")
+    assert loaded.config == config
+    assert (loaded.step, loaded.position, loaded.shape) == (3, 24, (1, size))
+    assert loaded.checkpoint == tmp_path / "run" / "checkpoints" / "step-000000003"
+    for network, original in ((loaded.generator, state.average), (loaded.discriminator, state.discriminator)):
+        assert not network.training
+        assert not any(weight.requires_grad for weight in network.parameters())
+        weights, expected = network.state_dict(), original.state_dict()
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[name], expected[name]) for name in weights)
+    assert loaded.generator(torch.zeros(2, 8)).shape == (2, 1, size, size)
+
+
+def test_a_checkpoint_may_go_once_it_is_loaded(tmp_path: Path) -> None:
+    """As it does when the run goes on: a picture or an export under way is not lost."""
+    make_run(tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    digest = checkpoint.digest(loaded.checkpoint)
+    shutil.rmtree(loaded.checkpoint)
+    assert origin(tmp_path / "run", loaded)["checkpoint_sha256"] == digest
+    assert facts(loaded)["training"]["data_digest"] == "abc"
+
+
+def test_a_run_without_average_gives_its_generator_and_doubles_stay_doubles(tmp_path: Path) -> None:
+    _, state = make_run(tmp_path / "run", ema_images=0, dtype="float64")
+    weights = load_run(tmp_path / "run").generator.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in state.generator.state_dict().items())
+    assert weights["blocks.0.0.weight"].dtype == torch.float64
+
+
+def test_a_setting_that_the_run_did_not_know_keeps_its_default(tmp_path: Path) -> None:
+    config, _ = make_run(tmp_path / "run")
+    flat = flatten(config)
+    del flat["tracking.project"]
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({**flat, "of.the.future": 1}))
+    assert load_run(tmp_path / "run").config == config
+
+
+def refused(run: Path, given: Path | None, *parts: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_run(run, given)
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "none", None, "none: no such folder")
+    (tmp_path / "file").write_text("")
+    refused(tmp_path / "file", None, "no such folder")
+    refused(tmp_path, None, "not a run folder", "config.yaml")
+    for text in ("", "- 1", "a: [", "batch_size: x", "model.z_dim: -1"):
+        (tmp_path / "config.yaml").write_text(text)
+        refused(tmp_path, None)
+
+
+def test_a_run_without_a_whole_checkpoint_is_refused(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "step-000000003" / "state.json").write_text("{}")
+    with pytest.warns(UserWarning, match="torn"):
+        refused(tmp_path / "run", None, "torn")
+    refused(tmp_path / "run", folder / "step-000000003", "torn or foreign")
+    shutil.rmtree(folder)
+    refused(tmp_path / "run", None, "no checkpoint yet")
+    refused(tmp_path / "run", folder / "step-000000009", "is no checkpoint")
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    config = Config(model=Model(z_dim=8, features_g=8, features_d=2), out=tmp_path / "other")
+    (tmp_path / "other").mkdir()
+    RunFolder(tmp_path / "other").record(config)
+    theirs = tmp_path / "run" / "checkpoints" / "step-000000003"
+    refused(tmp_path / "other", theirs, "is no checkpoint of", "which has none")
+    shutil.copytree(theirs, tmp_path / "other" / "checkpoints" / theirs.name)
+    refused(tmp_path / "other", Path(theirs.name), "does not hold the networks")
+    assert load_run(tmp_path / "run", Path(theirs.name)).checkpoint == theirs
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    checkpoint.save(folder, 1, {"model": {"weight": torch.zeros(3)}}, {"epoch": 1}, keep=2)
+    refused(tmp_path / "run", folder / "step-000000001", "does not hold the networks")
+    (folder / "empty").mkdir()
+    refused(tmp_path / "run", folder / "empty", "is no checkpoint")
+
+
+class Trap:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.trace,)
+
+
+def test_a_pickle_is_never_executed_whatever_its_name(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    trap, path = pickle.dumps(Trap(tmp_path / "executed")), tmp_path / "run" / "checkpoints" / "step-000000003"
+    (tmp_path / "model.pt").write_bytes(trap)
+    refused(tmp_path / "run", tmp_path / "model.pt", "is a file", "never opened")
+    (path / "average.safetensors").write_bytes(trap)
+    sums = json.loads((path / checkpoint.CHECKSUMS).read_text())
+    sums["average.safetensors"] = checkpoint._sha256(path / "average.safetensors")
+    (path / checkpoint.CHECKSUMS).write_text(json.dumps(sums))
+    refused(tmp_path / "run", path, "torn or foreign")
+    assert not (tmp_path / "executed").exists()

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trainer.gan.test_step import create, manifest, noise, reals, small, weights
+from trainer.folder import checkpoint
+from trainer.gan.state import create_state
+
+
+def test_equal_configs_give_equal_states_whatever_was_drawn_before() -> None:
+    one = create(small())[0]
+    torch.rand(7)
+    two = create(small())[0]
+    assert all(torch.equal(a, b) for a, b in zip(weights(one.generator), weights(two.generator), strict=True))
+    other = create(replace(small(), seed=1))[0]
+    assert not torch.equal(weights(one.generator)[0], weights(other.generator)[0])
+
+
+def test_a_checkpoint_carries_a_run_over_bit_by_bit(tmp_path: Path) -> None:
+    state, step = create(small())
+    for number in range(3):
+        step([reals(number)], [noise(number)], report=False)
+    state.position = 3 * 16
+    state.update_average(16, 100)
+    checkpoint.save(tmp_path, 3, state.tensors(), {}, keep=1)
+    loaded = checkpoint.load_newest(tmp_path)
+    assert loaded is not None
+
+    twin, twin_step = create(replace(small(), seed=5))
+    twin.load(loaded[1])
+    for number in range(3, 5):
+        one = step([reals(number)], [noise(number)], report=True)
+        assert one == twin_step([reals(number)], [noise(number)], report=True)
+    for mine, other in ((state.generator, twin.generator), (state.average, twin.average)):
+        assert all(torch.equal(a, b) for a, b in zip(weights(mine), weights(other), strict=True))
+
+
+def test_a_checkpoint_of_other_networks_is_refused() -> None:
+    state = create(small())[0]
+    wider = create_state(replace(small(), model=replace(small().model, features_g=16)), manifest(), torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        state.load(wider.tensors())
+
+
+def test_the_average_follows_the_generator_with_its_half_life_and_buffers() -> None:
+    state, step = create(small())
+    step([reals(0)], [noise(0)], report=False)
+    start, target = weights(state.average), weights(state.generator)
+    state.position = 10**9
+    state.update_average(images=500, half_life=500)
+    for before, now, aim in zip(start, weights(state.average), target, strict=True):
+        if before.is_floating_point():
+            torch.testing.assert_close(now, (before + aim) / 2)
+    state.position = 0
+    state.update_average(images=16, half_life=500)
+    assert torch.equal(weights(state.average)[0], target[0])

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from shards.format.manifest import Manifest, Shard
+from tests.support.launching import ROOT
+from tests.support.reference_dcgan import Tutorial
+from trainer.config import Config, Loss, Model
+from trainer.gan.noise import latents
+from trainer.gan.state import State, create_state
+from trainer.gan.step import Step
+
+GOLDEN = ROOT / "tests" / "golden" / "losses.json"
+BATCH = 16
+CPU = torch.device("cpu")
+NETWORKS = ("discriminator", "generator")
+
+
+def manifest(size: int = 64, channels: int = 3) -> Manifest:
+    return Manifest("test", "npy", size, channels, (Shard("a.tar", 1000, 1, ""),), "")
+
+
+def small(loss: Loss = "non-saturating", d_steps: int = 1, dtype: str = "float32") -> Config:
+    model = Model(z_dim=20, features_g=8, features_d=8)
+    return Config(model=model, batch_size=BATCH, loss=loss, d_steps=d_steps, dtype=dtype)  # type: ignore[arg-type]
+
+
+def create(config: Config, device: torch.device = CPU) -> tuple[State, Step]:
+    state = create_state(config, manifest(), device)
+    return state, Step(state, state.generator, state.discriminator, config.loss)
+
+
+def reals(number: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    noise = latents(99, number * BATCH, BATCH, 3 * 64 * 64).reshape(BATCH, 64, 64, 3)
+    return noise.clamp(-1, 1).to(dtype).permute(0, 3, 1, 2)
+
+
+def noise(number: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return latents(0, number * BATCH, BATCH, 20).to(dtype)
+
+
+def weights(network: nn.Module) -> list[torch.Tensor]:
+    return [value.detach().clone() for value in network.state_dict().values()]
+
+
+def start_equal(config: Config) -> tuple[State, Step, Tutorial]:
+    state, step = create(config)
+    tutorial = Tutorial(channels=3, z_dim=20, features=8, dtype=next(state.generator.parameters()).dtype)
+    for theirs, ours in ((tutorial.generator, state.generator), (tutorial.discriminator, state.discriminator)):
+        theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    return state, step, tutorial
+
+
+@torch.no_grad()
+def test_outputs_are_the_tutorials() -> None:
+    state, _, tutorial = start_equal(small())
+    for training in (False, True):
+        for network in (state.generator, state.discriminator, tutorial.generator, tutorial.discriminator):
+            network.train(training)
+        images, theirs = state.generator(noise(9)), tutorial.generator(noise(9)[:, :, None, None])
+        torch.testing.assert_close(images, theirs, rtol=0, atol=1e-6)
+        scores = state.discriminator(images).sigmoid()
+        torch.testing.assert_close(scores, tutorial.discriminator(theirs).flatten(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["non-saturating", "minimax"])
+@pytest.mark.parametrize(("dtype", "tolerance", "share"), [(torch.float32, 1e-6, 0.995), (torch.float64, 1e-10, 1.0)])
+def test_losses_and_first_update_are_the_tutorials(
+    loss: Loss, dtype: torch.dtype, tolerance: float, share: float
+) -> None:
+    """Adam's first update is lr * g / (|g| + 1e-8):
+
+    in float32, a g that is itself rounding error may differ in sign.
+    """
+    state, step, tutorial = start_equal(small(loss, dtype=str(dtype).removeprefix("torch.")))
+    metrics = step([reals(0, dtype)], [noise(0, dtype)], report=True)
+    loss_d, loss_g = tutorial.step(reals(0, dtype), noise(0, dtype), minimax=loss == "minimax")
+
+    assert metrics["loss/d"].item() == pytest.approx(loss_d, abs=tolerance)
+    assert metrics["loss/g"].item() == pytest.approx(loss_g, abs=tolerance)
+    for ours, theirs in ((state.generator, tutorial.generator), (state.discriminator, tutorial.discriminator)):
+        for mine, other in zip(ours.buffers(), theirs.buffers(), strict=True):
+            torch.testing.assert_close(mine, other, rtol=0, atol=tolerance)
+        off = torch.cat([(a - b).abs().flatten() for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)])
+        assert (off <= tolerance).double().mean() >= share
+
+
+def test_a_generator_step_leaves_no_gradient_in_the_discriminator() -> None:
+    state, step = create(small())
+    step([reals(0)], [noise(0)], report=False)
+    before = [parameter.grad.clone() for parameter in state.discriminator.parameters() if parameter.grad is not None]
+    fake = state.generator(noise(1))
+    step._generator_step(fake, report=False)
+    after = [parameter.grad for parameter in state.discriminator.parameters() if parameter.grad is not None]
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    assert all(parameter.requires_grad for parameter in state.discriminator.parameters())
+
+
+def test_reporting_changes_no_weight() -> None:
+    one, two = create(small()), create(small())
+    for number in range(3):
+        one[1]([reals(number)], [noise(number)], report=True)
+        two[1]([reals(number)], [noise(number)], report=False)
+    for network in ("generator", "discriminator"):
+        for mine, other in zip(weights(getattr(one[0], network)), weights(getattr(two[0], network)), strict=True):
+            assert torch.equal(mine, other)
+
+
+def test_k_discriminator_steps_are_k_updates_of_d_and_one_of_g() -> None:
+    state, step = create(small(d_steps=3))
+    step([reals(n) for n in range(3)], [noise(n) for n in range(3)], report=False)
+    counts = [
+        {int(tensor) for name, tensor in optimizer.tensors().items() if name.endswith(".step")}
+        for optimizer in (state.discriminator_optim, state.generator_optim)
+    ]
+    assert counts == [{3}, {1}]
+
+
+def test_gradient_norms_are_those_of_the_gradients() -> None:
+    state, step = create(small(dtype="float64"))
+    metrics = step([reals(0, torch.float64)], [noise(0, torch.float64)], report=True)
+    squares = sum(float((p.grad**2).sum()) for p in state.generator.parameters() if p.grad is not None)
+    assert metrics["gradient/g"].item() == pytest.approx(squares**0.5, rel=1e-12)
+
+
+def scaled() -> tuple[State, Step]:
+    """As under fp16, whose scaler knows no device: everything that happens to scaled losses and overflows."""
+    state = replace(create(small())[0], scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
+    return state, Step(state, state.generator, state.discriminator, "non-saturating")
+
+
+@pytest.mark.parametrize("report", [False, True])
+def test_scaling_by_a_power_of_two_changes_no_bit(report: bool) -> None:
+    plain, other = create(small()), scaled()
+    rows = [[step([reals(n)], [noise(n)], report=report) for n in range(3)] for _, step in (plain, other)]
+    assert rows[0] == rows[1]
+    for mine, one in zip(plain[0].tensors().values(), other[0].tensors().values(), strict=True):
+        assert all(torch.equal(mine[name], one[name]) for name in mine)
+
+
+@pytest.mark.parametrize("report", [False, True])
+@pytest.mark.parametrize("network", ["discriminator", "generator"])
+def test_an_overflow_skips_the_step_of_its_network_only(network: str, report: bool) -> None:
+    state, step = scaled()
+    before = {name: [p.detach().clone() for p in getattr(state, name).parameters()] for name in NETWORKS}
+    last = list(getattr(state, network).parameters())[-1]
+    handle = last.register_hook(lambda gradient: torch.full_like(gradient, torch.inf))
+    step([reals(0)], [noise(0)], report=report)
+    handle.remove()
+    for name in NETWORKS:
+        optimizer = getattr(state, f"{name}_optim")
+        pairs = zip(before[name], getattr(state, name).parameters(), strict=True)
+        moved = [not torch.equal(old, new) for old, new in pairs]
+        assert moved == [name != network] * len(moved)
+        assert optimizer.skipped.item() == (name == network)
+    assert state.scaler.get_scale() == 512
+    step([reals(1)], [noise(1)], report=report)
+    assert [getattr(state, f"{name}_optim").skipped.item() for name in NETWORKS] == [n == network for n in NETWORKS]
+    assert all(bool(p.isfinite().all()) for name in NETWORKS for p in getattr(state, name).parameters())
+
+
+def test_losses_of_a_short_float32_run_are_golden() -> None:
+    """Guards refactors: regenerate (``python -m tests.trainer.gan.test_step``) only to change the mathematics."""
+    golden = json.loads(GOLDEN.read_text())
+    for name, figures in short_run().items():
+        # Adversarial steps amplify a processor's rounding: by about ten a step.
+        for figure, expected, tolerance in zip(figures, golden[name], (1e-5, 1e-4, 1e-3, 1e-2, 3e-2), strict=True):
+            assert figure == pytest.approx(expected, rel=tolerance), name
+
+
+def short_run() -> dict[str, list[float]]:
+    _, step = create(small())
+    rows = [step([reals(number)], [noise(number)], report=True) for number in range(5)]
+    return {name: [row[name].item() for row in rows] for name in rows[0]}
+
+
+if __name__ == "__main__":
+    GOLDEN.parent.mkdir(exist_ok=True)
+    GOLDEN.write_text(json.dumps(short_run(), indent=1) + "\n")

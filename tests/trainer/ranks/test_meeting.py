@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import platform
+import socket
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from shards.building.build import build
+from shards.building.options import Options
+from shards.common.errors import InputError
+from shards.sources.faces.faces import Faces
+from tests.support.launching import ROOT, SMALL, run
+from trainer.ranks.device import Launch
+from trainer.ranks.meeting import Word, agree, judge
+
+FACTS = {"data set": "abc", "seed": "0"}
+
+
+def word(rank: int, mistake: str | None = None, host: str = "", **facts: str) -> Word:
+    return Word(rank, host or f"n{rank // 2}", mistake, {**FACTS, **facts})
+
+
+def test_equal_words_are_no_trouble() -> None:
+    assert judge([word(rank) for rank in range(4)]) is None
+
+
+def test_what_all_found_is_said_without_names() -> None:
+    assert judge([word(rank, "No shards at x.") for rank in range(4)]) == "No shards at x."
+
+
+def test_what_some_found_is_said_with_the_first_ones_name() -> None:
+    words = [word(0), word(1), word(2, "No shards at x."), word(3, "No shards at x.")]
+    assert judge(words) == "Rank 2 on n1 (and 1 more ranks): No shards at x."
+    assert judge(words[:3]) == "Rank 2 on n1: No shards at x."
+
+
+def test_what_differs_is_named_with_both_values() -> None:
+    told = judge([word(0), word(1), word(2, seed="7")])
+    assert told is not None
+    assert told.startswith("Rank 2 on n1 does not fit rank 0 on n0:\n  seed: 0 there, 7 here\n")
+    assert "data set" not in told
+
+
+def meet(monkeypatch: pytest.MonkeyPatch, *mistakes: str | None) -> list[str]:
+    """Each rank's result, in a thread of its own, over a real store."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(probe.getsockname()[1]))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+
+    def one(rank: int) -> str:
+        def examine() -> tuple[str, dict[str, str]]:
+            if mistake := mistakes[rank]:
+                raise InputError(mistake)
+            return f"found by {rank}", FACTS
+
+        try:
+            return agree(Launch(rank, len(mistakes), len(mistakes), True, "no"), examine)
+        except InputError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(len(mistakes)) as threads:
+        return [*threads.map(one, range(len(mistakes)))]
+
+
+def test_ranks_that_agree_get_what_they_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert meet(monkeypatch, None, None, None) == ["found by 0", "found by 1", "found by 2"]
+
+
+def test_one_ranks_mistake_is_every_ranks_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert meet(monkeypatch, None, "no shards", None) == 3 * [f"Rank 1 on {platform.node()}: no shards"]
+
+
+def test_one_rank_meets_nobody() -> None:
+    launch = Launch(0, 1, 1, True, "no")
+    assert agree(launch, lambda: (7, FACTS)) == 7
+
+    def mistaken() -> tuple[int, dict[str, str]]:
+        raise InputError("no shards")
+
+    with pytest.raises(InputError, match=r"^no shards$"):
+        agree(launch, mistaken)
+
+
+@pytest.mark.parametrize("other", ["other", "none"])
+def test_a_node_with_other_data_or_none_is_named_once(faces32: Path, tmp_path: Path, other: str) -> None:
+    """From outside: rank 1 stands for another node, where the same path leads elsewhere."""
+    if other == "other":
+        build(Faces(60), tmp_path / "other", Options(size=32, shard_samples=30, seed=1))
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import os, runpy, sys
+        sys.path.insert(0, {str(ROOT)!r})
+        sys.argv += ["--data.shards", {str(tmp_path / other)!r} if os.environ["RANK"] == "1" else {str(faces32)!r}]
+        runpy.run_path({str(ROOT / "trainer" / "run.py")!r}, run_name="__main__")
+        """)
+    )
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+             "--main_process_port", "0", str(script), "--out", str(tmp_path / "run"), "--steps", "2",
+             *SMALL]  # fmt: skip
+    done = run(words=words, env={"ACCELERATE_USE_CPU": "true"})
+    assert done.returncode != 0
+    assert done.stderr.count("error: ") == 1, done.stderr
+    where = f"error: Rank 1 on {platform.node()}"
+    assert where + (": No shards at" if other == "none" else " does not fit rank 0") in done.stderr
+    assert "Traceback" not in done.stderr.split("error: ")[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_launchers_cpu_trap_is_told(faces32: Path, tmp_path: Path) -> None:
+    flags = ["--data.shards", str(faces32), "--out", str(tmp_path / "run"), "--steps", "2", *SMALL]
+    done = run(*flags, launcher=("--cpu", "--num_processes", "2"))
+    assert done.returncode != 0
+    assert "error: The launcher was asked for 2 ranks and started 1" in done.stderr
+    assert "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N" in done.stderr

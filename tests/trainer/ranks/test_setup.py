@@ -1,0 +1,234 @@
+"""Ranks compute what one device would: the same step on 1, 2 and 4 ranks; and what they say to each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from accelerate.state import AcceleratorState
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.support.ranks import on_ranks
+from tests.trainer.gan.test_step import BATCH, create, manifest, noise, reals, small
+from trainer.gan.optimizer import Tensors
+from trainer.gan.state import State, create_state
+from trainer.gan.step import Step
+from trainer.ranks.consistency import check_equal, fingerprints
+from trainer.ranks.device import read_launch
+from trainer.ranks.setup import create_accelerator, wrap
+from trainer.ranks.stop_vote import Accord
+
+STEPS = 20
+
+
+def rows(batch: torch.Tensor) -> torch.Tensor:
+    """This rank's rows."""
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return batch[rank * len(batch) // ranks : (rank + 1) * len(batch) // ranks]
+
+
+def join(**options: Any) -> tuple[Any, State, Step]:
+    """This rank's part of a run."""
+    config = small(**options)
+    accelerator = create_accelerator(config, read_launch(), "no")
+    state = create_state(config, manifest(), accelerator.device)
+    return accelerator, state, Step(state, *wrap(accelerator, state, sync_bn=True), config.loss)
+
+
+def mean(value: torch.Tensor) -> float:
+    if dist.is_initialized():
+        dist.all_reduce(value := value.clone())
+        value /= dist.get_world_size()
+    return float(value)
+
+
+def train(state: State, step: Step, steps: int, dtype: torch.dtype) -> tuple[list[list[float]], dict[str, Tensors]]:
+    """Losses, scores and gradient norms of each step, and every tensor at the end."""
+    figures = []
+    for number in range(steps):
+        metrics = step([rows(reals(number, dtype))], [rows(noise(number, dtype))], report=True)
+        figures.append([mean(metrics[name]) for name in sorted(metrics)])
+        state.position += BATCH
+        state.update_average(BATCH, 1000)
+    return figures, state.tensors()
+
+
+def distributed() -> dict[str, Any]:
+    """Everything that the tests below look at, in one start of the ranks."""
+    accelerator, state, step = join(dtype="float64")
+    result: dict[str, Any] = {"float64": train(state, step, STEPS, torch.float64)}
+    check_equal(accelerator, state.tensors(), STEPS, state.position)
+    result["names"] = sorted(state.generator.state_dict()) + sorted(state.discriminator.state_dict())
+    result["accord"] = talk(accelerator.num_processes)
+    if accelerator.process_index == 1:
+        next(state.generator.parameters()).data.view(torch.int64)[0] ^= 1  # one bit
+    try:
+        check_equal(accelerator, state.tensors(), STEPS, state.position)
+    except RuntimeError as error:
+        result["drift"] = str(error)
+    _, state, step = join()
+    step([rows(reals(0))], [rows(noise(0))], report=False)
+    result["gradients"] = gradients(state)
+    result["count"] = {d_steps: count(d_steps) for d_steps in (1, 3)}
+    result["plain"] = plain()
+    result["loose"], result["half"] = loose(), half()
+    return result
+
+
+def loose() -> list[float]:
+    """Each rank with BatchNorm of its own rows: parameters stay equal, statistics do not. The buffers' spread."""
+    config = small()
+    accelerator = create_accelerator(config, read_launch(), "no")
+    state = create_state(config, manifest(), accelerator.device)
+    step = Step(state, *wrap(accelerator, state, sync_bn=False), config.loss)
+    for number in range(2):
+        step([rows(reals(number))], [rows(noise(number))], report=False)
+    shared = {"d": dict(state.discriminator.named_parameters()), "g": dict(state.generator.named_parameters())}
+    check_equal(accelerator, shared, 2, 0)
+    mine = torch.cat([value.flatten() for name, value in state.discriminator.named_buffers() if "running" in name])
+    return [float(spread) for spread in (accelerator.gather(mine[None]).std(0))]
+
+
+def half() -> list[float]:
+    """Losses of two steps under bf16 autocast."""
+    AcceleratorState._reset_state()
+    config = small()
+    accelerator = create_accelerator(config, read_launch(), "bf16")
+    state = create_state(config, manifest(), accelerator.device)
+    step = Step(state, *wrap(accelerator, state, sync_bn=True), config.loss)
+    return [mean(step([rows(reals(n))], [rows(noise(n))], report=False)["loss/d"]) for n in range(2)]
+
+
+def gradients(state: State) -> list[torch.Tensor]:
+    """As they stand after the step: of both networks."""
+    networks = (state.generator, state.discriminator)
+    return [p.grad.clone() for network in networks for p in network.parameters() if p.grad is not None]
+
+
+def talk(ranks: int) -> list[bool]:
+    """The last rank asks in its fourth step."""
+    accord = Accord(ranks)
+    heard = [accord.ask(number == 3 and dist.get_rank() == ranks - 1) for number in range(6)]
+    accord.close()
+    return heard
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids="{} ranks".format)
+def results(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    return on_ranks(request.param, distributed)
+
+
+def test_float64_agrees_with_one_rank(results: list[dict[str, Any]]) -> None:
+    figures, tensors = train(*create(small(dtype="float64")), STEPS, torch.float64)
+    for result in results:
+        torch.testing.assert_close(torch.tensor(result["float64"][0]), torch.tensor(figures), rtol=0, atol=1e-10)
+        for group, values in tensors.items():
+            for name, value in values.items():
+                torch.testing.assert_close(result["float64"][1][group][name], value, rtol=0, atol=1e-9)
+
+
+def test_float32_gradients_of_the_first_step_agree_with_one_rank(results: list[dict[str, Any]]) -> None:
+    state, step = create(small())
+    step([reals(0)], [noise(0)], report=False)
+    for result in results:
+        for mine, one in zip(result["gradients"], gradients(state), strict=True):
+            torch.testing.assert_close(mine, one, rtol=0, atol=1e-5)
+
+
+def test_without_synchronised_statistics_the_weights_agree_all_the_same(results: list[dict[str, Any]]) -> None:
+    assert all(max(result["loose"]) > 0 for result in results)
+
+
+def test_bf16_is_float32_to_its_own_precision(results: list[dict[str, Any]]) -> None:
+    """Eight bits of mantissa; the second loss has been through both networks' update."""
+    _, step = create(small())
+    wanted = [float(step([reals(n)], [noise(n)], report=False)["loss/d"]) for n in range(2)]
+    for result in results:
+        assert result["half"] == pytest.approx(wanted, rel=0.02)
+        assert result["half"] != wanted
+
+
+def test_the_names_are_those_of_one_rank(results: list[dict[str, Any]]) -> None:
+    state, _ = create(small())
+    names = sorted(state.generator.state_dict()) + sorted(state.discriminator.state_dict())
+    assert all(result["names"] == names for result in results)
+
+
+def test_all_hear_of_leaving_at_the_same_step(results: list[dict[str, Any]]) -> None:
+    assert all(result["accord"] == [False, False, False, False, True, False] for result in results)
+
+
+def test_a_bit_that_drifts_is_noticed_and_named(results: list[dict[str, Any]]) -> None:
+    assert all("drifted apart by step 20, in generator." in result["drift"] for result in results)
+
+
+def count(d_steps: int) -> tuple[list[str], list[int]]:
+    """The exchanges of gradients in three iterations, in their order, and their sizes."""
+    step = join(d_steps=d_steps)[2]
+    calls: list[str] = []
+    sizes: list[int] = []
+
+    def hook(name, bucket):  # type: ignore[no-untyped-def]  # DDP compares annotations and takes no strings
+        calls.append(name)
+        sizes.append(bucket.buffer().numel())
+        work = dist.all_reduce(bucket.buffer(), async_op=True)
+        assert work is not None
+        return work.get_future().then(lambda future: future.value()[0] / dist.get_world_size())
+
+    for name, network in (("g", step.generator), ("d", step.discriminator)):
+        assert isinstance(network, DistributedDataParallel)
+        network.register_comm_hook(name, hook)
+    for number in range(3):
+        parts = range(number * d_steps, (number + 1) * d_steps)
+        step([rows(reals(n)) for n in parts], [rows(noise(n)) for n in parts], report=False)
+    return calls, sizes
+
+
+@pytest.mark.parametrize("d_steps", [1, 3])
+def test_gradients_are_exchanged_once_a_step_of_their_network(results: list[dict[str, Any]], d_steps: int) -> None:
+    """None of the discriminator's in the generator's step."""
+    state, _ = create(small())
+    networks = (("g", state.generator), ("d", state.discriminator))
+    parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in networks}
+    for calls, sizes in (result["count"][d_steps] for result in results):
+        assert calls == 3 * (d_steps * ["d"] + ["g"])
+        assert sizes == [parameters[name] for name in calls]
+
+
+def plain() -> dict[str, torch.Tensor]:
+    _, state, step = join()
+    return {f"{group}.{name}": value for group, values in train(state, step, 5, torch.float32)[1].items()
+            for name, value in values.items()}  # fmt: skip
+
+
+@pytest.mark.parametrize("results", [2], indirect=True, ids="{} ranks".format)
+def test_two_runs_are_bit_equal(results: list[dict[str, Any]]) -> None:
+    (again, *_) = on_ranks(len(results), plain)
+    for result in results:
+        assert all(torch.equal(value, again[name]) for name, value in result["plain"].items())
+
+
+def test_a_fingerprint_knows_bits() -> None:
+    ones = {"a": {"x": torch.ones(3), "n": torch.ones((), dtype=torch.int64)}, "b": {"y": torch.zeros(2)}}
+    twin = {name: {key: tensor.clone() for key, tensor in group.items()} for name, group in ones.items()}
+    assert torch.equal(fingerprints(ones), fingerprints(twin))
+    twin["b"]["y"][1] = -0.0
+    assert (fingerprints(ones) != fingerprints(twin)).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_fingerprint_knows_signs_and_places_in_every_tensor(dtype: torch.dtype) -> None:
+    def of(*second: float) -> torch.Tensor:
+        return fingerprints({"a": {"first": torch.ones(3, dtype=dtype), "second": torch.tensor(second, dtype=dtype)}})
+
+    assert torch.equal(of(1.0, 2.0), of(1.0, 2.0))
+    for other in ((-1.0, 2.0), (1.0, -2.0), (2.0, 1.0)):
+        assert not torch.equal(of(1.0, 2.0), of(*other))
+
+
+def test_one_rank_leaves_when_it_asks() -> None:
+    accord = Accord(1)
+    assert [accord.ask(False), accord.ask(True), accord.ask(False)] == [False, True, False]
+    accord.close()

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.launching import ROOT, SMALL, start, wait_for_step
+from trainer.config import Config, flatten
+from trainer.folder.run_folder import RunFolder
+from trainer.status.__main__ import main
+from trainer.status.standing import look
+
+ROW = {
+    "step": 40, "images": 5120, "epoch": 0.5, "loss/d": 0.7, "loss/g": 1.2, "score/real": 0.6, "score/fake_before": 0.4,
+    "score/fake_after": 0.3, "speed/images_per_second": 128.0, "data/wait": 0.05,
+}  # fmt: skip
+
+
+def make(folder: Path, state: str, **more: Any) -> Path:
+    """A run folder as the trainer leaves it."""
+    for name in (
+        "checkpoints/step-000000020",
+        "checkpoints/step-000000040",
+        "checkpoints/.step-000000041.partial",
+        "samples",
+    ):
+        (folder / name).mkdir(parents=True)
+    for name in ("real", "step-000000000", "step-000000040"):
+        (folder / "samples" / f"{name}.png").touch()
+    (folder / "config.yaml").write_text(yaml.safe_dump(flatten(Config(out=folder, steps=100))))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ({"step": 20}, ROW)) + '{"torn')
+    RunFolder(folder).write_status(state, 40, 5120, **more)  # type: ignore[arg-type]
+    return folder
+
+
+def test_a_run_in_lines_and_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make(tmp_path / "run", "preempted")
+    assert main([str(run)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{run}: preempted, 40 of 100 steps, epoch 0.50\n")
+    assert "D 0.700, G 1.200, D(x) 0.60, D(G(z)) 0.40, then 0.30, 128 images/s, wait 5%" in said
+    assert "step-000000040, 0:00:0" in said and str(run / "samples" / "step-000000040.png") in said
+    assert main([str(run), str(run), "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(found) == 2
+    assert (found[0]["state"], found[0]["alive"], found[0]["figures"]) == ("preempted", False, ROW)
+
+
+def test_epochs_are_turned_into_steps_and_an_error_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make(tmp_path / "run", "failed", error="The disk is full.")
+    (run / "config.yaml").write_text(yaml.safe_dump(flatten(Config(out=run, epochs=2))))
+    assert main([str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "failed, 40 of 160 steps" in said and "error       The disk is full." in said
+
+
+def test_running_without_a_process_is_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(make(tmp_path / "run", "running"))]) == 0
+    said = capsys.readouterr().out
+    assert "killed, 40 of 100 steps" in said and "the same command goes on" in said and " left" not in said
+
+
+def test_the_time_left_is_that_of_the_batch_size_of_now(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", "running")  # 40 steps of 128 images; what is left takes twice as long
+    (run / "config.yaml").write_text(yaml.safe_dump(flatten(Config(out=run, steps=100, batch_size=256))))
+    with alive(run):
+        assert look(run).eta_seconds == 60 * 256 / 128
+
+
+def test_a_row_may_lack_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make(tmp_path / "run", "done")
+    with (run / "metrics.jsonl").open("w") as file:
+        file.write('{"step": 40, "loss/d": 0.5}\n')
+    assert main([str(run)]) == 0
+    assert "  figures     D 0.500\n" in capsys.readouterr().out
+
+
+@pytest.fixture
+def live(faces32: Path, tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    out = tmp_path / "run"
+    process = start("--data.shards", str(faces32), "--out", str(out), "--steps", "1000000", *SMALL)
+    try:
+        wait_for_step(out, 10, process)
+        yield out, process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+
+
+def test_a_live_run_is_seen_left_alone_and_then_killed(
+    live: tuple[Path, subprocess.Popen[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, process = live
+    words = [sys.executable, "-X", "importtime", "-m", "trainer.status", str(run), "--json"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert (found["state"], found["alive"], found["steps"]) == ("running", True, 1_000_000)
+    assert found["eta_seconds"] > 0 and process.poll() is None
+    assert " torch" not in done.stderr
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=60)
+    assert main([str(run)]) == 0
+    assert "killed" in capsys.readouterr().out
+
+
+@contextmanager
+def alive(run: Path) -> Iterator[None]:
+    """While another process holds the lock of ``run``."""
+    code = (
+        "import sys; from pathlib import Path; from trainer.folder.run_folder import RunFolder\n"
+        "with RunFolder(Path(sys.argv[1])).locked_if(True): print(flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", code, str(run)]
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline()
+        yield
+        other.communicate()
+
+
+def test_a_run_that_has_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with alive(tmp_path):
+        assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: starting (a process is starting or ending), 0 steps\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        (None, "", "no such folder"),
+        ("other", "", "is not a run folder"),
+        ("status.json", "{", "is not a run's status"),
+        ("status.json", "[]", "is not a run's status"),
+    ],
+)
+def test_bad_input_is_one_line(
+    name: str | None, text: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    if name:
+        run.mkdir()
+        (run / name).write_text(text)
+    assert main([str(run)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and expected in err and err.count("\n") == 1
+
+
+def test_one_that_is_no_run_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make(tmp_path / "run", "done")
+    assert main([str(tmp_path / "nowhere"), str(run)]) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{run}: done") and err.count("\n") == 1 and "nowhere" in err
+
+
+def test_no_run_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from shards.common.errors import InputError
+from shards.format.manifest import Manifest, Shard
+from trainer.config import Checkpoints, Config, Data
+from trainer.ranks.device import Launch
+from trainer.train.plan import describe, disk_note
+
+MANIFEST = Manifest("celeba", "jpg", 64, 3, (Shard("a.tar", 1500, 9, ""), Shard("b.tar", 500, 9, "")), "")
+CONFIG = Config(data=Data(shards="here"), out=Path("there"), checkpoint=Checkpoints(keep=2))
+ONE = Launch(rank=0, ranks=1, local_ranks=1, cpu=True, precision="no")
+
+
+def lines(config: Config = CONFIG, launch: Launch = ONE, precision: str = "no", position: int = 0) -> dict[str, str]:
+    text = describe(config, MANIFEST, launch, precision, position, 1234)
+    return dict(line.split(maxsplit=1) for line in text.splitlines())
+
+
+def test_a_plan_says_all_that_is_about_to_happen() -> None:
+    """Weights, average and Adam's two values a weight at four bytes: 4 * (4 * 12,658,435 + 3 * 2,765,633) = 236 MB."""
+    assert lines() == {
+        "data": "2,000 celeba images of 64x64x3, jpg, in 2 shards at here",
+        "networks": "generator 12,658,435 parameters, discriminator 2,765,633, latents of 100",
+        "compute": "1 CPU rank, float32, global batch 128, 1 D step per G step",
+        "length": "1,234 steps from the start",
+        "disk": "236 MB a checkpoint, at most 707 MB, in there",
+    }
+
+
+def test_it_says_what_differs_from_the_usual() -> None:
+    found = lines(replace(CONFIG, d_steps=2), replace(ONE, ranks=4, cpu=False), "bf16", 256_000)
+    assert found["compute"] == "4 GPU ranks, bf16 mixed precision, global batch 128, 2 D steps per G step"
+    assert found["length"] == "1,234 steps from image 256,000"
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, out=tmp_path / "not" / "there" / "yet")
+    for free, says in ((10**10, None), (700 * 10**6, "700 MB free, perhaps too few")):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        note = disk_note(config, MANIFEST)
+        assert (note is None) if says is None else (note is not None and says in note and str(tmp_path) in note)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**8))
+    with pytest.raises(InputError, match=r"takes 236 MB; .* has 100 MB free"):
+        disk_note(config, MANIFEST)
+
+
+def test_double_precision_takes_double_the_disk() -> None:
+    found = lines(replace(CONFIG, dtype="float64"))
+    assert "float64" in found["compute"]
+    assert found["disk"].startswith("471 MB a checkpoint, at most 1414 MB")

@@ -1,0 +1,234 @@
+"""The trainer as a user meets it: what it leaves behind, and one clear error for each kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from tests.support.launching import ROOT, SMALL, command, rows, run, status
+from tests.support.make import make_shards
+from trainer.run import main
+
+
+def flags(shards: Path, out: Path, *more: str) -> list[str]:
+    return ["--data.shards", str(shards), "--out", str(out), "--steps", "4", "--data.workers", "0", *SMALL, *more]
+
+
+@pytest.fixture(scope="module")
+def finished(faces32: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "run"
+    done = run(*flags(faces32, out), launcher=("--config_file", "accelerate_config.yaml"))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_a_run_folder_holds_what_it_should(finished: Path) -> None:
+    assert status(finished) == {"state": "done", "step": 4, "position": 32}
+    assert [row["images"] for row in rows(finished / "metrics.jsonl")] == [16, 32]
+    wanted = {"loss/d", "loss/g", "score/real", "score/fake_before", "score/fake_after", "gradient/d", "gradient/g",
+              "speed/images_per_second", "speed/checkpoints", "data/wait", "data/replaced", "step", "images",
+              "epoch", "memory/host_gb"}  # fmt: skip
+    assert set(rows(finished / "metrics.jsonl")[0]) == wanted
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    assert config["model.features_g"] == 4 and config["batch_size"] == 8
+    for name in ("real", "step-000000000", "step-000000004"):
+        with Image.open(finished / "samples" / f"{name}.png") as sheet:
+            assert sheet.size == (2 * 34 + 2, 2 * 34 + 2)
+    assert [path.name for path in (finished / "checkpoints").iterdir()] == ["step-000000004"]
+
+
+def test_a_run_goes_on_past_its_first_end(faces32: Path, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    more = flags(faces32, tmp_path / "run", "--epochs", "1", "--cuda-graphs", "--tf32", "false")
+    more[more.index("--steps") : more.index("--steps") + 2] = []
+    done = run(*more, env={"ACCELERATE_USE_CPU": "true"})
+    assert done.returncode == 0, done.stderr
+    assert "--cuda-graphs is for one GPU: left out here." in done.stderr
+    assert f"Done: {tmp_path / 'run' / 'samples' / 'step-000000025.png'}." in done.stderr
+    assert status(tmp_path / "run") == {"state": "done", "step": 25, "position": 200}
+
+
+def test_k_discriminator_steps_consume_k_batches(faces32: Path, tmp_path: Path) -> None:
+    audit = tmp_path / "audit"
+    done = run(*flags(faces32, tmp_path, "--d-steps", "3", "--loss", "minimax", "--data.audit", str(audit)))
+    assert done.returncode == 0, done.stderr
+    assert status(tmp_path)["position"] == 4 * 3 * 8
+    assert [(row["position"], len(set(row["keys"]))) for row in rows(audit / "rank-0.jsonl")] == [
+        (position, 24) for position in (0, 24, 48, 72)
+    ]
+
+
+def test_a_dry_run_prints_and_leaves_nothing(faces32: Path, tmp_path: Path) -> None:
+    done = run(*flags(faces32, tmp_path / "run", "--dry-run"))
+    assert done.returncode == 0 and not (tmp_path / "run").exists()
+    for word in ("200 faces images", "parameters", "1 CPU rank", "float32", "4 steps", "MB a checkpoint"):
+        assert word in done.stderr
+    assert "batch_size: 8" in done.stdout
+
+
+def test_a_dry_run_says_what_will_not_serve(faces32: Path, tmp_path: Path) -> None:
+    done = run(*flags(faces32, tmp_path / "run", "--dry-run", "--cuda-graphs", "--threads", "999"))
+    assert done.returncode == 0, done.stderr
+    assert "note     --cuda-graphs is for one GPU: left out here." in done.stderr
+    assert "note     --threads 999 on " in done.stderr
+    done = run(*flags(faces32, tmp_path / "run", "--dry-run", "--model.features-g", "100000"))
+    assert done.returncode == 2 and done.stderr.startswith("error: A checkpoint takes ")
+
+
+def test_a_dry_run_of_the_default_draws_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "trainer" / "run.py"), "--dry-run"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "8,192 faces images" in done.stderr and "480 steps from the start" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_whose_last_word_was_lost_says_done(faces32: Path, finished: Path, tmp_path: Path) -> None:
+    """A kill between the last checkpoint and the status."""
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "status.json").write_text('{"state": "running", "step": 2, "position": 16}\n')
+    assert run(*flags(faces32, tmp_path / "run")).returncode == 0
+    assert status(tmp_path / "run") == {"state": "done", "step": 4, "position": 32}
+
+
+def test_float64_trains_in_float64(faces32: Path, tmp_path: Path) -> None:
+    assert run(*flags(faces32, tmp_path, "--dtype", "float64")).returncode == 0
+    header = (tmp_path / "checkpoints/step-000000004/generator.safetensors").read_bytes()
+    facts = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])
+    assert facts["blocks.0.0.weight"]["dtype"] == "F64"
+
+
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fails:
+    """Runs ``main`` in this process, on input that must be refused before anything starts; returns the one error."""
+
+    def run_main(*wanted: str) -> str:
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr("sys.argv", ["trainer/run.py", *wanted])
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr().err
+        assert ended.value.code == 2 and said.count("error: ") == 1
+        return said.partition("error: ")[2]
+
+    return run_main
+
+
+def test_no_shards_at_the_path(tmp_path: Path, fails: Fails) -> None:
+    said = fails(*flags(tmp_path / "nowhere", tmp_path / "run"))
+    assert "No shards at" in said and "python -m shards build" in said and not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def copied(faces32: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(faces32, tmp_path / "shards"))
+
+
+def test_a_truncated_tar(copied: Path, tmp_path: Path, fails: Fails) -> None:
+    tar = sorted(copied.glob("*.tar"))[1]
+    with tar.open("rb+") as file:
+        file.truncate(tar.stat().st_size - 512)
+    said = fails(*flags(copied, tmp_path / "run"))
+    assert tar.name in said and "the manifest says" in said
+
+
+def test_a_manifest_that_does_not_match_its_tars(copied: Path, tmp_path: Path, fails: Fails) -> None:
+    facts = json.loads((copied / "manifest.json").read_text())
+    facts["shards"][0]["samples"] += 1
+    facts["samples"] += 1
+    (copied / "manifest.json").write_text(json.dumps(facts))
+    assert "not of one data set" in fails(*flags(copied, tmp_path / "run"))
+
+
+def test_an_index_that_is_not_the_manifests(copied: Path, tmp_path: Path, fails: Fails) -> None:
+    rows = np.load(copied / "index.npy")
+    np.save(copied / "index.npy", rows[::-1])
+    assert "is not the one that the manifest was written with" in fails(*flags(copied, tmp_path / "run"))
+
+
+def test_images_of_a_size_without_networks(tmp_path: Path, fails: Fails) -> None:
+    make_shards(tmp_path / "shards", size=48)
+    assert "48 pixels wide; networks exist for 32, 64, 128" in fails(*flags(tmp_path / "shards", tmp_path / "run"))
+
+
+def test_a_data_set_smaller_than_a_batch(faces32: Path, tmp_path: Path, fails: Fails) -> None:
+    said = fails(*flags(faces32, tmp_path / "run"), "--batch-size", "256")
+    assert "200 samples, fewer than one batch of 256" in said
+
+
+def test_a_batch_that_does_not_divide(
+    faces32: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    said = fails(*flags(faces32, tmp_path / "run"))
+    assert "--batch-size 8 does not divide among 3 ranks; --batch-size 9 does" in said
+
+
+def test_a_batch_of_nothing(faces32: Path, tmp_path: Path, fails: Fails) -> None:
+    assert "--batch-size is 0" in fails(*flags(faces32, tmp_path / "run"), "--batch-size", "0")
+
+
+@pytest.mark.parametrize("words", [("cifar",), ("--learning-rate", "1")])
+def test_an_unknown_preset_or_flag(words: tuple[str, ...]) -> None:
+    done = run(*words)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "Unrecognized options" in done.stderr or "There is no preset" in done.stderr
+
+
+def test_a_folder_of_another_config_says_which_fields_differ(faces32: Path, finished: Path, fails: Fails) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    said = fails(*flags(faces32, finished, "--seed", "7", "--loss", "minimax", "--log-every", "3"))
+    assert "loss: non-saturating -> minimax" in said and "seed: 0 -> 7" in said and "log_every" not in said
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_other_data_than_the_run_was_started_on(finished: Path, copied: Path, fails: Fails) -> None:
+    facts = json.loads((copied / "manifest.json").read_text())
+    facts["shards"].reverse()
+    (copied / "manifest.json").write_text(json.dumps(facts))
+    assert "is not the data set that the run" in fails(*flags(copied, finished, "--steps", "6"))
+
+
+def test_a_folder_that_cannot_be_written(faces32: Path, tmp_path: Path, fails: Fails) -> None:
+    (tmp_path / "file").write_text("")
+    said = fails(*flags(faces32, tmp_path / "file" / "run"))
+    assert "cannot be written" in said and str(tmp_path / "file") in said
+
+
+def test_a_disk_that_fills_up_keeps_the_last_checkpoint_whole(faces32: Path, tmp_path: Path) -> None:
+    """A real full disk: a tmpfs with room for a few checkpoints, none of which is pruned."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        done = run(*flags(faces32, disk / "run"), "--checkpoint.every", "1", "--checkpoint.keep", "9")
+        said = done.stderr
+        assert done.returncode == 2 and "Traceback" not in said and said.count("\nerror: ") == 1
+        assert "could not be written" in said and "newest whole checkpoint is" in said and "Make room" in said
+        left = sorted((disk / "run" / "checkpoints").iterdir())
+        assert left and all((path / "checksums.json").exists() and path.name.startswith("step-") for path in left)
+        assert status(disk / "run")["state"] == "failed"
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_help_teaches() -> None:
+    done = subprocess.run(command("--help"), cwd=ROOT, capture_output=True, text=True, check=True)
+    for preset in ("faces", "mnist", "celeba", "lsun"):
+        assert preset in done.stdout

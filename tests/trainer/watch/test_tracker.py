@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+from unittest.mock import patch
+
+import pytest
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from shards.common.errors import InputError
+from trainer.config import Config, Tracking
+from trainer.folder.run_folder import RunFolder
+from trainer.watch.tracker import Tracker, check
+from trainer.watch.wandb_board import from_slurm
+from trainer.watch.wandb_process import answers
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path) -> Iterator[Path]:
+    """An empty home, no word about W&B, and every variable as before in the end."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    with patch.dict(os.environ, {"HOME": str(folder)}):
+        for name in [name for name in os.environ if name.startswith(("WANDB_", "XDG_", "NETRC"))]:
+            del os.environ[name]
+        yield folder
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield new_accelerator()
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def new_accelerator() -> Accelerator:
+    return Accelerator(cpu=True, log_with="wandb")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "a-run")
+    folder.path.mkdir()
+    return folder
+
+
+def open_tracker(accelerator: Accelerator, folder: RunFolder, **tracking: Any) -> Tracker:
+    config = Config(out=folder.path, tracking=Tracking(project="a-project", **tracking))
+    return Tracker(accelerator, folder, config, {"data.digest": "abc"})
+
+
+def row(step: int) -> dict[str, float]:
+    return {"step": step, "images": 128 * step, "loss/d": step / 4}
+
+
+def journal(folder: RunFolder) -> list[dict[str, float]]:
+    return [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+
+
+def inspect(segments: list[Path]) -> list[dict[str, list[Any]]]:
+    """The records of W&B's offline segments by their type; a second at a time each, so side by side."""
+    words = [sys.executable, "-m", "wandb", "leet", "inspect", "--json"]
+    readers = [subprocess.Popen([*words, str(path)], stdout=subprocess.PIPE) for path in segments]
+    found = []
+    for reader in readers:
+        records: dict[str, list[Any]] = {}
+        for line in reader.communicate()[0].splitlines():
+            record = json.loads(line)
+            records.setdefault(record["type"], []).append(record.get(record["type"]))
+        found.append(records)
+    return found
+
+
+@pytest.mark.usefixtures("accelerator")
+def test_two_sessions_are_one_run(folder: RunFolder) -> None:
+    sheet = folder.path / "x.png"
+    Image.new("RGB", (8, 8)).save(sheet)
+    identities: list[str] = []
+    segments: list[Path] = []
+    for session in range(2):
+        accelerator = new_accelerator()
+        tracker = open_tracker(accelerator, folder, mode="offline")
+        for step in (2 * session, 2 * session + 1):
+            tracker.log(row(step))
+            assert journal(folder)[-1] == row(step)
+        tracker.log_sheet("fake", sheet, 128 * step, "a caption")
+        tracker.sync()
+        tracker.close(failed=False)
+        accelerator.end_training()
+        identities.append((folder.path / "wandb-id").read_text())
+        (segment,) = (folder.path / "wandb").glob("offline-run-*")
+        assert segment.name.endswith(identities[0])
+        segments.append(segment.rename(folder.path / f"segment-{session}"))  # their names differ by the second only
+    assert identities[0] == identities[1]
+    assert journal(folder) == [row(step) for step in range(4)]
+
+    for session, records in enumerate(inspect(segments)):
+        (run,) = records["run"]
+        assert run["run_id"] == identities[0]
+        assert (run["project"], run["display_name"]) == ("a-project", "a-run")
+        assert run["config"]["update"]["model.z_dim"] == 100
+        assert run["config"]["update"]["data.digest"] == "abc"
+        assert [(metric["glob_name"], metric["step_metric"]) for metric in records["metric"]] == [("*", "images")]
+        items = [entry["item"] for entry in records["history"]]
+        rows = [row(2 * session), row(2 * session + 1)]
+        assert [{name: item.get(name) for name in rows[0]} for item in items[:2]] == rows
+        assert items[2]["images"] == rows[1]["images"]
+        assert items[2]["samples/fake._type"] == "image-file"
+        assert items[2]["samples/fake.caption"] == "a caption"
+        assert any("samples/fake" in file["path"] for entry in records["files"] for file in entry["files"])
+
+
+OFF = "Weights & Biases is off for the rest of this run"
+
+
+def use(tracker: Tracker, folder: RunFolder) -> None:
+    """Everything that a run asks of a tracker."""
+    tracker.log(row(1))
+    tracker.log_sheet("fake", folder.path / "none.png", 128)
+    tracker.log(row(2))
+    tracker.close(failed=False)
+    assert journal(folder) == [row(1), row(2)]
+
+
+def test_a_wandb_that_does_not_start_is_a_warning(accelerator: Accelerator, folder: RunFolder) -> None:
+    (folder.path / "wandb").touch()
+    with pytest.warns(UserWarning, match=OFF) as told:
+        use(open_tracker(accelerator, folder, mode="offline"), folder)
+    assert len(told) == 1
+
+
+def test_a_generator_that_cannot_be_exported_leaves_the_board_on(accelerator: Accelerator, folder: RunFolder) -> None:
+    tracker = open_tracker(accelerator, folder, mode="offline", artifacts=True)
+    tracker.log_generator(folder.path)
+    tracker.log(row(1))
+    with pytest.warns(
+        UserWarning, match="has no generator of this run: its export failed .*holds no config.yaml"
+    ) as told:
+        tracker.close(failed=False)
+    assert len(told) == 1
+    (records,) = inspect([*(folder.path / "wandb").glob("offline-run-*")])
+    assert [entry["item"]["images"] for entry in records["history"]] == [128] and "artifact" not in records
+
+
+class Broken:
+    """A run whose core is killed after the start."""
+
+    def define_metric(self, *_: object, **__: object) -> None:
+        pass
+
+    def log(self, *_: object, **__: object) -> NoReturn:
+        raise ConnectionResetError("reset")
+
+    finish = log
+
+
+def test_a_wandb_that_breaks_is_one_warning(accelerator: Accelerator, folder: RunFolder) -> None:
+    with patch("wandb.init", lambda **_: Broken()), pytest.warns(UserWarning, match=f"{OFF}: reset") as told:
+        use(open_tracker(accelerator, folder, mode="offline"), folder)
+    assert len(told) == 1
+
+
+def test_a_wandb_that_breaks_at_the_end_is_a_warning(accelerator: Accelerator, folder: RunFolder) -> None:
+    with patch("wandb.init", lambda **_: Broken()), pytest.warns(UserWarning, match=OFF):
+        open_tracker(accelerator, folder, mode="offline").close(failed=False)
+
+
+def test_disabled_leaves_the_journal_alone(accelerator: Accelerator, folder: RunFolder) -> None:
+    tracker = open_tracker(accelerator, folder, mode="disabled")
+    tracker.log(row(1))
+    tracker.log_sheet("fake", folder.path / "none.png", 128)
+    tracker.close(failed=False)
+    assert journal(folder) == [row(1)]
+    assert [path.name for path in folder.path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_wandb_that_is_not_a_server_is_found_out() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    assert not answers(f"http://127.0.0.1:{port}")
+    assert not answers("nonsense")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, {}),
+        ({"SLURM_JOB_ID": "7"}, {"group": "slurm-7", "tags": ["slurm"]}),
+        (
+            {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "5", "SLURM_JOB_PARTITION": "gpu"},
+            {"group": "slurm-5", "tags": ["slurm", "gpu"]},
+        ),
+        ({"SLURM_JOB_ID": "7", "WANDB_RUN_GROUP": "mine"}, {"tags": ["slurm"]}),
+        ({"SLURM_JOB_ID": "7", "WANDB_TAGS": "a,b"}, {"group": "slurm-7"}),
+    ],
+)
+def test_group_and_tags_come_from_slurm(environment: dict[str, str], expected: dict[str, Any]) -> None:
+    assert from_slurm(environment) == expected
+
+
+def test_tensorboard_keeps_each_row_once_over_a_restart(folder: RunFolder) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    sheet = folder.path / "x.png"
+    Image.new("RGB", (8, 8)).save(sheet)
+    for first, position in ((1, 0), (2, 128)):  # killed after row 2, with a checkpoint of row 1
+        AcceleratorState._reset_state(reset_partial_state=True)
+        accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=folder.path)
+        config = Config(out=folder.path, tracking=Tracking(board="tensorboard"))
+        tracker = Tracker(accelerator, folder, config, {"data.digest": "abc"}, position)
+        for step in (first, first + 1):
+            tracker.log(row(step))
+        tracker.log_sheet("fake", sheet, 128 * (first + 1), "a caption")
+        tracker.close(failed=False)
+        time.sleep(1.1)  # the names of its files differ by the second
+    found = EventAccumulator(str(folder.path / "tensorboard"))
+    found.Reload()
+    assert [(event.step, event.value) for event in found.Scalars("loss/d")] == [(128, 0.25), (256, 0.5), (384, 0.75)]
+    assert found.Images("samples/fake")[-1].step == 384
+    assert "data.digest: abc" in found.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+
+
+def test_a_board_that_is_not_installed_is_an_error() -> None:
+    with patch("trainer.watch.tensorboard_board.find_spec", lambda _: None):
+        check(Tracking(board="tensorboard", mode="disabled"))
+        with pytest.raises(InputError, match="extra of that name"):
+            check(Tracking(board="tensorboard"))
+
+
+def test_tensorboard_takes_no_artifacts() -> None:
+    with pytest.raises(InputError, match="TensorBoard stores no files"):
+        Config(tracking=Tracking(board="tensorboard", artifacts=True))
+
+
+@pytest.mark.parametrize("project", ["", "a/b", "x" * 129])
+def test_a_project_that_wandb_would_refuse_is_refused_before_the_start(project: str) -> None:
+    with pytest.raises(InputError, match=r"--tracking\.project"):
+        check(Tracking(project=project, mode="offline"))

@@ -1,0 +1,140 @@
+"""What Weights & Biases' own process and server may do to a tracker; in this process, with patience cut short."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import psutil
+import pytest
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from tests.support.fake_wandb import KEY, serve
+from tests.trainer.watch.test_tracker import inspect, open_tracker, row
+from trainer.folder.run_folder import RunFolder
+from trainer.watch import board_thread as courier
+from trainer.watch import wandb_board as board_wandb
+from trainer.watch import wandb_process as wandb_service
+from trainer.watch.tracker import Tracker
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import wandb
+    from wandb.sdk import wandb_setup
+
+
+@pytest.fixture(autouse=True)
+def nobody(tmp_path: Path) -> Iterator[None]:
+    """No settings and no key of whoever runs this; every variable as before in the end."""
+    with patch.dict(os.environ, {"HOME": str(tmp_path)}):
+        for name in [name for name in os.environ if name.startswith(("WANDB_", "NETRC"))]:
+            del os.environ[name]
+        wandb.teardown()  # another module's, which has read its settings
+        yield
+        wandb.teardown()
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(cpu=True, log_with="wandb")
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "a-run")
+    folder.samples.mkdir(parents=True)
+    return folder
+
+
+def close(tracker: Tracker) -> str:
+    """What is warned of until the end."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        tracker.close(failed=False)
+    return "\n".join(str(warning.message) for warning in told if warning.category is UserWarning)
+
+
+def left() -> list[object]:
+    """What of wandb's would hold up the end of this one: its process, and the connection that its hook closes."""
+    known = wandb_setup._singleton
+    cores: list[object] = [child for child in psutil.Process().children() if child.name() == "wandb-core"]
+    return cores + ([known._connection] if known and known._connection else [])
+
+
+def segment(folder: RunFolder, names: str = "offline-run-*") -> dict[str, list[Any]]:
+    """The records of the one segment of those ``names`` in the run folder."""
+    (path,) = (folder.path / "wandb").glob(names)
+    (records,) = inspect([path])
+    return records
+
+
+def test_what_a_server_refuses_is_kept_offline(accelerator: Accelerator, folder: RunFolder) -> None:
+    with serve("refuses") as server, patch.dict(os.environ, {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}):
+        tracker = open_tracker(accelerator, folder, mode="online")
+        tracker.log(row(1))
+        said = close(tracker)
+    assert f"{server.url} does not take the run (" in said and "wandb sync" in said
+    assert [entry["item"]["images"] for entry in segment(folder)["history"]] == [128]
+    assert (folder.path / "board-has").read_text() == "128\n"
+
+
+def test_a_server_that_takes_a_run_and_then_stalls_holds_nothing_up(
+    accelerator: Accelerator, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board_wandb, "END", 3.0)
+    monkeypatch.setattr(wandb_service, "GRACE", 2.0)
+    monkeypatch.setattr(courier, "PATIENCE", 20.0)
+    with serve("stalls") as server, patch.dict(os.environ, {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}):
+        tracker = open_tracker(accelerator, folder, mode="online")
+        tracker.log(row(1))
+        began = time.monotonic()
+        said = close(tracker)
+        assert time.monotonic() - began < 12
+    assert "not everything was taken in 3 s" in said and left() == []
+    assert [entry["item"]["images"] for entry in segment(folder, "run-*")["history"]] == [
+        128
+    ]  # to be sent by `wandb sync`
+    assert not (folder.path / "board-has").exists()
+
+
+def test_a_start_that_fails_leaves_nothing_of_wandb(accelerator: Accelerator, folder: RunFolder) -> None:
+    with patch.object(wandb.Run, "define_metric", side_effect=ConnectionResetError("http://me:secret@host/x is gone")):
+        said = close(open_tracker(accelerator, folder, mode="offline"))
+    assert "is off for the rest of this run: http://***@host/x is gone" in said and left() == []
+
+
+def test_a_password_in_the_servers_address_is_not_shown(accelerator: Accelerator, folder: RunFolder) -> None:
+    with serve("refuses") as server:
+        address = server.url.replace("//", "//me:secret@")
+        with patch.dict(os.environ, {"WANDB_BASE_URL": address, "WANDB_API_KEY": KEY}):
+            said = close(open_tracker(accelerator, folder, mode="online"))
+    assert "***@127.0.0.1" in said and "secret" not in said and "does not take the run" in said
+
+
+def test_what_is_gone_before_its_turn_costs_no_more_than_itself(accelerator: Accelerator, folder: RunFolder) -> None:
+    whole, pruned, absent = (folder.checkpoints / f"step-{step:09d}" for step in range(3))
+    for path in (whole, pruned):
+        path.mkdir(parents=True)
+        (path / "checksums.json").write_text('{"a": "", "b": ""}')
+        (path / "a").write_text("a")
+    (whole / "b").write_text("b")
+    tracker = open_tracker(accelerator, folder, mode="offline", artifacts=True)
+    for path in (pruned, absent, whole):
+        tracker.log_checkpoint(path, {})
+    tracker.log_sheet("fake", folder.samples / "none.png", 128)
+    tracker.log(row(1))
+    said = close(tracker)
+    for name in (pruned.name, absent.name, "none.png"):
+        assert f"did not get {name}: it was removed" in said
+    records = segment(folder)
+    assert [entry["item"]["images"] for entry in records["history"]] == [128]
+    (artifact,) = records["artifact"]
+    assert [entry["path"] for entry in artifact["manifest"]["contents"]] == ["a", "b", "checksums.json"]

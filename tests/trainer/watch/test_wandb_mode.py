@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from shards.common.errors import InputError
+from trainer.watch.wandb_mode import WORDS, resolve_mode
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty home, an empty working directory beside it, and no word about W&B."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with patch.dict(os.environ, {"HOME": str(folder)}):
+        for name in [name for name in os.environ if name.startswith(("WANDB_", "XDG_", "NETRC"))]:
+            del os.environ[name]
+        yield folder
+
+
+@pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
+def test_a_mode_that_is_given_is_taken(mode: str) -> None:
+    with patch.dict(os.environ, {"WANDB_MODE": "offline", "WANDB_API_KEY": "x"}):
+        assert resolve_mode(mode) == mode
+
+
+def test_online_without_a_key_is_an_error_and_not_a_question() -> None:
+    with pytest.raises(InputError, match="no API key"):
+        resolve_mode("online")
+    with patch.dict(os.environ, {"WANDB_MODE": "online"}), pytest.raises(InputError, match="no API key"):
+        resolve_mode("auto")
+
+
+def test_auto_is_offline_without_a_key_and_online_with_one() -> None:
+    assert resolve_mode("auto") == "offline"
+    with patch.dict(os.environ, {"WANDB_API_KEY": "x"}):
+        assert resolve_mode("auto") == "online"
+
+
+@pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
+def test_auto_listens_to_wandbs_own_variable(mode: str) -> None:
+    with patch.dict(os.environ, {"WANDB_API_KEY": "x", "WANDB_MODE": mode}):
+        assert resolve_mode("auto") == mode
+
+
+NETRC = "machine api.wandb.ai login user password x\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "server", "expected"),
+    [
+        (NETRC, None, "online"),
+        (NETRC, "https://wandb.example.org:8080", "offline"),
+        (NETRC.replace("api.wandb.ai", "wandb.example.org:8080"), "https://wandb.example.org:8080", "online"),
+        (NETRC.replace(" password x", ""), None, "offline"),
+        (NETRC.replace("api.wandb.ai", "github.com"), None, "offline"),
+        ("nonsense", None, "offline"),
+    ],
+)
+def test_auto_reads_the_netrc(home: Path, text: str, server: str | None, expected: str) -> None:
+    variables = {"WANDB_BASE_URL": server} if server else {}
+    for path, more in ((home / ".netrc", {}), (home / "elsewhere", {"NETRC": str(home / "elsewhere")})):
+        path.write_text(text)
+        path.chmod(0o600)
+        with patch.dict(os.environ, variables | more):
+            assert resolve_mode("auto") == expected
+        path.unlink()
+
+
+def test_the_words_are_those_of_wandb() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from wandb.sdk.wandb_settings import Settings
+
+    for word, meaning in WORDS.items():
+        settings = Settings(mode=word)
+        assert (settings._offline, settings._noop) == (meaning == "offline", meaning == "disabled")
+        with patch.dict(os.environ, {"WANDB_API_KEY": "x", "WANDB_MODE": word}):
+            assert resolve_mode("auto") == meaning
+
+
+@pytest.mark.parametrize("word", ["", "ofline", "shared", "ONLINE"])
+@pytest.mark.parametrize("mode", ["auto", "offline"])
+def test_another_word_is_an_error_that_lists_them(word: str, mode: str) -> None:
+    with patch.dict(os.environ, {"WANDB_MODE": word}), pytest.raises(InputError, match=f"{word!r}.*online, run, off"):
+        resolve_mode(mode)
+
+
+def test_auto_listens_to_the_variable_of_old() -> None:
+    with patch.dict(os.environ, {"WANDB_DISABLED": "true", "WANDB_API_KEY": "x"}):
+        assert (resolve_mode("auto"), resolve_mode("online")) == ("disabled", "online")
+        with patch.dict(os.environ, {"WANDB_MODE": "offline"}):
+            assert resolve_mode("auto") == "offline"
+
+
+HERE, USER = "wandb/settings", "../home/.config/wandb/settings"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({USER: "mode = offline"}, "offline"),
+        ({USER: "mode = disabled", HERE: "mode = dryrun"}, "offline"),
+        ({USER: "mode = offline", HERE: "mode = online"}, "online"),
+        ({HERE: "base_url = https://wandb.example.org:8080"}, "online"),
+        ({HERE: "base_url = https://wandb.example.org"}, "offline"),
+        ({HERE: "base_url = https://wandb.example.org\napi_key = x"}, "online"),
+        ({USER: "base_url = https://wandb.example.org:8080", HERE: "nonsense\n[["}, "online"),
+    ],
+)
+def test_auto_reads_wandbs_settings_files(home: Path, files: dict[str, str], expected: str) -> None:
+    (home / ".netrc").write_text("machine wandb.example.org:8080 login user password x\n")
+    for name, text in files.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(f"[default]\n{text}\n")
+    with patch.dict(os.environ, {} if "base_url" in str(files) else {"WANDB_API_KEY": "x"}):
+        assert resolve_mode("auto") == expected

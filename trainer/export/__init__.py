@@ -1,0 +1,1 @@
+"""``python -m trainer.export``: a run's generator for other programs."""

@@ -1,0 +1,1 @@
+"""The mathematics of a GAN: networks, losses, the training step. No files, no processes."""

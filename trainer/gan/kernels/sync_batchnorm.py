@@ -1,0 +1,103 @@
+"""BatchNorm over the samples of all ranks, as one large device would compute it.
+
+PyTorch's own does this on CUDA only and raises on a CPU inside a process group; :class:`SyncBatchNorm` is for there.
+Both keep the parameters and buffers of plain BatchNorm, so that a checkpoint moves between any numbers of ranks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from trainer.gan.losses import exact
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """In training, normalises (n, channels, height, width) by the mean and variance over all ranks' rows, n on each
+    (Ioffe and Szegedy, arXiv 1502.03167, over a larger batch).
+    """
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(images)
+        values = exact(images)
+        mean, variance = _statistics(values)
+        self._track(mean, variance, dist.get_world_size() * values.numel() // values.shape[1])
+        out: torch.Tensor = _Normalise.apply(values, self.weight, self.bias, mean, variance, self.eps)
+        return out.to(images.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum or 0.0)
+        self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
+
+
+@torch.no_grad()
+def _statistics(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and biased variance of every channel, over all ranks' rows, in one exchange.
+
+    The ranks' own variances about their own means, combined as Chan, Golub and LeVeque do ("Updating formulae and a
+    pairwise algorithm for computing sample variances", 1979): E[x^2] - E[x]^2 would lose a channel that hardly varies.
+    """
+    mine = torch.stack(torch.ops.aten.batch_norm_update_stats(values, None, None, 0.0))
+    every = mine.new_empty(dist.get_world_size() * len(mine), mine.shape[1])
+    dist.all_gather_into_tensor(every, mine)
+    means, variances = every[::2], every[1::2]
+    mean = means.mean(0)
+    return mean, variances.mean(0) + (means - mean).square().mean(0)
+
+
+class _Normalise(torch.autograd.Function):
+    """``(values - mean) / sqrt(variance + eps) * weight + bias`` where ``mean`` and ``variance`` are of all ranks."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        mean: torch.Tensor,
+        variance: torch.Tensor,
+        eps: float,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(values, weight, mean, torch.rsqrt(variance + eps))
+        return torch.native_batch_norm(values, weight, bias, mean, variance, False, 0.0, eps)[0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        values, weight, mean, scale = ctx.saved_tensors
+        # The gradients of weight and bias, of this rank's rows: DDP averages them, as it does all others.
+        _, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, values, weight, None, None, mean, scale, True, 0.0, [False, True, True]
+        )
+        if not ctx.needs_input_grad[0]:
+            return None, to_weight, to_bias, None, None, None
+        # Every rank's rows moved the mean and the variance of all.
+        total = torch.stack([to_weight, to_bias])
+        dist.all_reduce(total)
+        along, level = (total * (weight * scale * values.shape[1] / values.numel() / dist.get_world_size())).unbind()
+        slope, offset = along * -scale, along * scale * mean - level
+        rest = torch.addcmul(offset[:, None, None], values, slope[:, None, None])
+        return rest.addcmul_(gradient, (weight * scale)[:, None, None]), to_weight, to_bias, None, None, None
+
+
+def synchronise(network: nn.Module, device: torch.device) -> None:
+    """Replace every BatchNorm in ``network``, in place, by one over all ranks; parameters and buffers stay the same
+    tensors.
+    """
+    for name, child in network.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            kind = nn.SyncBatchNorm if device.type == "cuda" else SyncBatchNorm
+            twin = kind(child.num_features, child.eps, child.momentum, device=device, dtype=child.weight.dtype)
+            twin.weight, twin.bias = child.weight, child.bias
+            for buffer, value in child.named_buffers():
+                setattr(twin, buffer, value)
+            setattr(network, name, twin)
+        else:
+            synchronise(child, device)

@@ -1,0 +1,98 @@
+"""What a run is: two networks, their optimizers, the generator's average, the loss scaler, and a position."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from shards.format.manifest import Manifest
+from trainer.config import Config
+from trainer.gan.networks import Discriminator, Generator, initialise
+from trainer.gan.optimizer import Adam, Tensors
+
+
+@dataclass
+class State:
+    """Everything that changes while a run trains. There is no random-generator state, because there is no generator."""
+
+    generator: Generator
+    discriminator: Discriminator
+    average: Generator
+    """Moving average of ``generator``, buffers too (Karras et al., arXiv 1710.10196, section 6)."""
+    generator_optim: Adam
+    discriminator_optim: Adam
+    scaler: torch.amp.GradScaler
+    """Scales losses under fp16; passes everything through otherwise."""
+    step: int = 0
+    """Generator steps taken."""
+    position: int = 0
+    """Real images consumed; moves when the optimizers have stepped."""
+
+    def tensors(self) -> dict[str, Tensors]:
+        """Every tensor by file and name: what a checkpoint stores. Nothing is copied."""
+        return {
+            "generator": dict(self.generator.state_dict()),
+            "average": dict(self.average.state_dict()),
+            "discriminator": dict(self.discriminator.state_dict()),
+            "generator_optim": self.generator_optim.tensors(),
+            "discriminator_optim": self.discriminator_optim.tensors(),
+        }
+
+    def load(self, tensors: Mapping[str, Tensors]) -> None:
+        """Take over the tensors of a checkpoint, onto whatever device this state is on.
+
+        Raises:
+            RuntimeError: names or shapes are those of other networks.
+        """
+        self.generator.load_state_dict(tensors["generator"])
+        self.average.load_state_dict(tensors["average"])
+        self.discriminator.load_state_dict(tensors["discriminator"])
+        self.generator_optim.load(tensors["generator_optim"])
+        self.discriminator_optim.load(tensors["discriminator_optim"])
+
+    @torch.no_grad()
+    def update_average(self, images: int, half_life: int) -> None:
+        """Move the average towards the generator after a step on ``images`` images.
+
+        The half-life grows with the position up to ``half_life`` images, so that an early average is not one of noise
+        (EDM2's ramp-up, arXiv 2312.02696). The buffers are averaged with the weights: stale BatchNorm statistics would
+        spoil it.
+        """
+        reach = min(half_life, 0.05 * self.position)
+        weight = 1 - 0.5 ** (images / reach) if reach else 1.0
+        sources, targets = self._averaged
+        torch._foreach_lerp_(targets, sources, weight)
+
+    @cached_property
+    def _averaged(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Looked up once: everything that loads or synchronises a network keeps its tensors."""
+        return _floats(self.generator), _floats(self.average)
+
+
+def create_state(config: Config, manifest: Manifest, device: torch.device, *, fp16: bool = False) -> State:
+    """A run at position 0. Equal configs and data give bit-equal states, whatever the device."""
+    model, dtype = config.model, torch.float64 if config.dtype == "float64" else torch.float32
+    generator = Generator(manifest.size, manifest.channels, model.z_dim, model.features_g)
+    discriminator = Discriminator(manifest.size, manifest.channels, model.features_d)
+    initialise(generator, 2 * config.seed, model.bn_init_mean)
+    initialise(discriminator, 2 * config.seed + 1, model.bn_init_mean)
+    for network in (generator, discriminator):
+        network.to(device, dtype).to(memory_format=torch.channels_last)
+    betas = (config.optim.beta1, config.optim.beta2)
+    return State(
+        generator,
+        discriminator,
+        copy.deepcopy(generator).eval().requires_grad_(False),
+        Adam(generator, config.optim.lr_g, betas),
+        Adam(discriminator, config.optim.lr_d, betas),
+        torch.amp.GradScaler(device.type, enabled=fp16),
+    )
+
+
+def _floats(network: nn.Module) -> list[torch.Tensor]:
+    return [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]

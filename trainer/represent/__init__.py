@@ -1,0 +1,1 @@
+"""``python -m trainer.represent``: how well the discriminator's features separate classes."""

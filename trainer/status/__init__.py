@@ -1,0 +1,1 @@
+"""``python -m trainer.status``: the state of runs."""

@@ -1,0 +1,75 @@
+"""The data set of a run: the embedded one drawn on first use, and every check that needs no other rank."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from shards.building.build import build
+from shards.common.errors import InputError
+from shards.common.urls import redact
+from shards.format.manifest import MANIFEST, Manifest, Shard
+from shards.loading.dataset import ShardDataset
+from shards.sources.faces.faces import Faces
+from shards.storage.cache import default_cache
+from shards.storage.place import Cache
+from trainer.config import PRESETS, Config
+from trainer.gan.networks import SIZES
+
+
+def wants_default(preset: str, config: Config) -> bool:
+    """Whether the run is to train on the embedded data set, and it is not there yet."""
+    shards = Path(config.data.shards)
+    return (
+        preset == "faces" and config.data.shards == PRESETS["faces"][1].data.shards and not (shards / MANIFEST).exists()
+    )
+
+
+def build_default(config: Config, *, shown: bool) -> None:
+    """Draw the embedded data set; ranks that come second wait for the first."""
+    shards = Path(config.data.shards)
+    if shown:
+        print(f"Drawing the embedded data set into {shards}, once.", file=sys.stderr, flush=True)
+    build(Faces(), shards)
+
+
+def planned_default() -> Manifest:
+    """What the embedded data set will be, for a dry run that draws nothing."""
+    faces = Faces()
+    return Manifest(faces.name, faces.format, 64, faces.channels, (Shard("not drawn yet", len(faces), 1, ""),), "")
+
+
+def open_data(config: Config, facts: dict[str, Any]) -> ShardDataset:
+    """The data set, in the order that the run whose checkpoint says ``facts`` began with.
+
+    Raises:
+        InputError: it is not there, not whole, too small, of a size without networks, or not the one of that run.
+    """
+    dataset = ShardDataset(
+        config.data.shards,
+        seed=config.seed,
+        lanes=facts.get("lanes", config.batch_size),
+        block=facts.get("block"),
+        flip=config.data.flip,
+        keys=config.data.audit is not None,
+        strict=config.data.strict,
+        cache=Cache(config.data.cache or default_cache(), int(config.data.cache_gb * 2**30)),
+    )
+    manifest, shown = dataset.manifest, redact(config.data.shards)
+    if manifest.size not in SIZES:
+        raise InputError(
+            f"The images in {shown} are {manifest.size} pixels wide; networks exist for "
+            f"{', '.join(map(str, SIZES))}. Build with --size 64."
+        )
+    if manifest.samples < config.batch_size:
+        raise InputError(
+            f"{shown} holds {manifest.samples} samples, fewer than one batch of {config.batch_size}. "
+            "Give a smaller --batch-size or more data."
+        )
+    if facts and facts["manifest"] != manifest.digest:
+        raise InputError(
+            f"{shown} is not the data set that the run in {config.out} was started on: now "
+            f"{manifest.summary}, then {facts['data']}. Give the old data, or another --out for a new run."
+        )
+    return dataset

@@ -1,0 +1,58 @@
+"""The loop, and nothing else."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from itertools import islice
+
+from shards.common.errors import InputError
+from shards.loading.loader import batches
+from trainer.folder.run_folder import Ending
+from trainer.ranks.preemption import Preemption
+from trainer.train.session import Session
+from trainer.watch.meter import Meter
+
+
+def train(session: Session, preemption: Preemption) -> Ending:
+    """Train until the run is long enough or is asked to leave; either way it ends with a checkpoint.
+
+    Raises:
+        InputError: data that cannot be read, a disk that is full, losses that are no longer finite.
+    """
+    config, state, accelerator = session.config, session.state, session.accelerator
+    stream = batches(
+        session.dataset,
+        position=state.position,
+        batch_size=config.batch_size,
+        rank=accelerator.process_index,
+        ranks=accelerator.num_processes,
+        workers=config.data.workers,
+        device=accelerator.device,
+    )
+    meter, reason = Meter(state.position), None
+    with closing(stream):
+        while session.steps_left and not reason:
+            try:
+                with meter.waiting():
+                    parts = list(islice(stream, config.d_steps))
+            except InputError:
+                session.rescue()
+                raise
+            report = session.steps_left == 1 or (state.step + 1) % config.log_every == 0
+            metrics = session.advance(parts, report=report)
+            done = not session.steps_left
+            if report:
+                session.report(metrics, meter)
+            if done or (config.samples.every and state.step % config.samples.every == 0):
+                session.draw_samples()
+            reason = session.agree(preemption.reason())
+            if done or reason or state.step % config.checkpoint.every == 0:
+                with meter.saving():
+                    session.save(metrics)
+    session.settle()
+    if session.steps_left:
+        session.progress.say(f"Leaving at step {state.step} because of {reason}; the same command goes on from here.")
+        return "preempted"
+    sheet = session.folder.samples / f"step-{state.step:09d}.png"
+    session.progress.say(f"Done: {sheet}. Further: python -m trainer.explore {config.out} grid")
+    return "done"

@@ -1,0 +1,88 @@
+"""What a run is about to do, in a few lines: the header of every run and the whole of ``--dry-run``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+
+import torch
+
+from shards.common.cores import available_cores
+from shards.common.errors import InputError
+from shards.common.urls import redact
+from shards.format.manifest import Manifest
+from trainer.config import Config
+from trainer.gan.networks import Discriminator, Generator
+from trainer.ranks.device import Launch, idle_gpus, replays
+
+
+def checkpoint_bytes(config: Config, manifest: Manifest) -> int:
+    """Size of one checkpoint: the generator twice, for its average; Adam keeps two values a weight."""
+    g, d = _parameters(config, manifest)
+    return (8 if config.dtype == "float64" else 4) * (2 * g + d + 2 * (g + d))
+
+
+def disk_note(config: Config, manifest: Manifest) -> str | None:
+    """A line, if the checkpoints that are to be kept, and one more while it is written, may not fit.
+
+    Raises:
+        InputError: not even one fits, as 500 steps later would turn out.
+    """
+    folder = next(path for path in (config.out, *config.out.absolute().parents) if path.is_dir())
+    free, one = shutil.disk_usage(folder).free, checkpoint_bytes(config, manifest)
+    if free < one:
+        raise InputError(f"A checkpoint takes {one / 1e6:.0f} MB; {folder} has {free / 1e6:.0f} MB free. Make room.")
+    if free < one * (config.checkpoint.keep + 1):
+        return f"{folder} has {free / 1e6:.0f} MB free, perhaps too few for the checkpoints (--checkpoint.keep 1?)."
+    return None
+
+
+def notes(config: Config, manifest: Manifest, launch: Launch) -> list[str]:
+    """What of the launch or the flags will not serve as it may have been meant, a line each.
+
+    Raises:
+        InputError: no checkpoint fits on the disk.
+    """
+    cores = available_cores()
+    graphs = "--cuda-graphs is for one GPU: left out here."
+    threads = f"--threads {config.threads} on {cores} cores: they will wait for each other. 0 shares the cores out."
+    found = (
+        idle_gpus(launch),
+        disk_note(config, manifest),
+        graphs if config.cuda_graphs and not replays(launch) else None,
+        threads if config.threads * launch.local_ranks > cores else None,
+    )
+    return [note for note in found if note]
+
+
+def _parameters(config: Config, manifest: Manifest) -> tuple[int, int]:
+    with torch.device("meta"):
+        generator = Generator(manifest.size, manifest.channels, config.model.z_dim, config.model.features_g)
+        discriminator = Discriminator(manifest.size, manifest.channels, config.model.features_d)
+    g, d = (sum(p.numel() for p in network.parameters()) for network in (generator, discriminator))
+    return g, d
+
+
+def describe(config: Config, manifest: Manifest, launch: Launch, precision: str, position: int, steps_left: int) -> str:
+    """Data, networks, ranks, precision, length and disk, one line each."""
+    g, d = _parameters(config, manifest)
+    checkpoint = checkpoint_bytes(config, manifest) / 1e6
+    arithmetic = f"{precision} mixed precision" if precision != "no" else config.dtype
+    device = "CPU" if launch.cpu else "GPU"
+    begin = f"from image {position:,}" if position else "from the start"
+    return "\n".join(
+        (
+            f"data     {manifest.summary} at {redact(config.data.shards)}",
+            f"networks generator {g:,} parameters, discriminator {d:,}, latents of {config.model.z_dim}",
+            f"compute  {launch.ranks} {device} rank{'s' * (launch.ranks > 1)}, {arithmetic}, "
+            f"global batch {config.batch_size}, {config.d_steps} D step{'s' * (config.d_steps > 1)} per G step",
+            f"length   {steps_left:,} steps {begin}",
+            f"disk     {checkpoint:.0f} MB a checkpoint, at most {checkpoint * (config.checkpoint.keep + 1):.0f} MB, "
+            f"in {config.out}",
+        )
+    )
+
+
+def with_notes(header: str, notes: Iterable[str]) -> str:
+    """``header`` and a line for each note that there is."""
+    return "\n".join([header, *(f"note     {note}" for note in notes)])

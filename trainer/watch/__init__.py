@@ -1,0 +1,1 @@
+"""Who hears of a run: the terminal, metrics.jsonl, Weights & Biases, TensorBoard."""

@@ -33,7 +33,8 @@ from trainer.cli import conclude
 from trainer.explore.latents import add, variations
 from trainer.explore.terms import VARIATIONS
 from trainer.folder.load_run import LoadedRun, load_run
-from trainer.gan.networks import Discriminator, initialise
+from trainer.gan.dcgan import DcganDiscriminator
+from trainer.gan.networks import initialise
 from trainer.samples import fixed_latents, generate
 
 CONCEPT, POOL = 3, 40
@@ -102,9 +103,9 @@ def read_faces(folder: Path, count: int, names: tuple[str, ...]) -> tuple[torch.
     return normalise(torch.from_numpy(np.stack(images[:count])), torch.float32), torch.tensor(truths[:count])
 
 
-def train_classifier(images: torch.Tensor, truths: torch.Tensor, seed: int, epochs: int = 3) -> Discriminator:
+def train_classifier(images: torch.Tensor, truths: torch.Tensor, seed: int, epochs: int = 3) -> DcganDiscriminator:
     """A small network of the discriminator's shape: images to logits of a binary attribute, in ``eval`` mode."""
-    network = Discriminator(images.shape[-1], images.shape[1], 8)
+    network = DcganDiscriminator(images.shape[-1], images.shape[1], 8)
     initialise(network, seed)
     optimizer = torch.optim.Adam(network.parameters(), 2e-3)
     shuffle = torch.Generator().manual_seed(seed)
@@ -121,7 +122,7 @@ class Judge:
     """Draws latents and tells what the two classifiers see."""
 
     loaded: LoadedRun
-    classifiers: tuple[Discriminator, Discriminator]
+    classifiers: tuple[DcganDiscriminator, DcganDiscriminator]
 
     @torch.no_grad()
     def __call__(self, latents: torch.Tensor) -> torch.Tensor:

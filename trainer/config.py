@@ -16,6 +16,7 @@ from shards.common.errors import InputError
 from shards.common.urls import redact
 
 Loss = Literal["non-saturating", "minimax"]
+Kind = Literal["dcgan"]
 Switch = Annotated[
     bool,
     tyro.constructors.PrimitiveConstructorSpec(
@@ -56,6 +57,8 @@ class Data:
 class Model:
     """The networks; image size and channels come from the shards."""
 
+    kind: Kind = "dcgan"
+    """Architecture of both networks. dcgan: convolutions (Radford et al., arXiv 1511.06434)."""
     z_dim: int = 100
     """Dimensions of a latent."""
     features_g: int = 64
@@ -235,7 +238,11 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Which fields of two flat configs make them different runs: ``name: old -> new``."""
+    """Which fields of two flat configs make them different runs: ``name: old -> new``.
+
+    A field that ``old`` lacks had its default: an earlier version did not know it.
+    """
+    old = {**flatten(Config()), **old}
     return [
         f"{name}: {old.get(name)} -> {new.get(name)}"
         for name in sorted(old.keys() | new.keys())

@@ -1,6 +1,6 @@
 """The generator as others load it: ``Generator.from_pretrained(DIR)``, or the name of a repository on the Hub.
 
-Apart from ``networks.py``: what the mixin imports costs 0.2 s, which no start of a training should pay.
+Model cards of exports import this module by its name.
 """
 
 from __future__ import annotations
@@ -8,35 +8,51 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi, PyTorchModelHubMixin
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from shards.common.errors import InputError
 from shards.common.urls import redact
-from trainer.gan import networks
+from trainer.config import Kind, Model
+from trainer.gan.factory import create_networks
 
 
-class Generator(networks.Generator, PyTorchModelHubMixin, library_name="shardgan"):
-    """Latents float32 (n, z_dim), drawn from N(0, 1), to images (n, channels, size, size) in [-1, 1].
+class Generator(nn.Module, PyTorchModelHubMixin, library_name="shardgan"):
+    """Maps latents float32 (n, z_dim), drawn from N(0, 1), to images (n, channels, size, size) in [-1, 1].
 
-    What ``from_pretrained`` returns is on the CPU, in ``eval`` mode: BatchNorm takes its running statistics.
+    ``from_pretrained`` returns it on the CPU in ``eval`` mode, so BatchNorm uses its running statistics.
+
+    Raises:
+        RuntimeError: from ``from_pretrained``, the weights do not fit the network in config.json.
     """
 
-    @classmethod
-    def _from_pretrained(cls, *, strict: bool = True, **asked: Any) -> Generator:
-        """As the mixin's, whose default would take a file with weights missing and leave those as they are at birth.
+    def __init__(self, size: int, channels: int, z_dim: int, features: int, kind: Kind = "dcgan") -> None:
+        super().__init__()
+        self.network, _ = create_networks(Model(kind=kind, z_dim=z_dim, features_g=features), size, channels)
+        self.z_dim = z_dim
 
-        Raises:
-            RuntimeError: the weights are not those of the network that config.json describes.
-        """
-        found: Generator = super()._from_pretrained(strict=strict, **asked)
-        return found
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        images: torch.Tensor = self.network(latents)
+        return images
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_file(self.network.state_dict(), save_directory / SAFETENSORS_SINGLE_FILE, {"format": "pt"})
+
+    @classmethod
+    def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:  # noqa: ARG003
+        """Always strict: the mixin's default accepts a file that lacks weights."""
+        model.network.load_state_dict(load_file(model_file, map_location))
+        return model.eval()
 
 
 def push(what: Path, repository: str) -> str:
-    """Upload the folder or file ``what`` to ``repository``, made private if it is not there; returns its address.
+    """Uploads the folder or file ``what`` to ``repository``, which is made private if it is new; returns its address.
 
     Raises:
-        InputError: the Hub cannot be reached, refuses, or knows no such name; what was written stays where it is.
+        InputError: the Hub cannot be reached or refuses; what was written stays where it is.
     """
     api = HfApi()
     try:
@@ -46,9 +62,9 @@ def push(what: Path, repository: str) -> str:
         else:
             api.upload_file(repo_id=repository, path_or_fileobj=what, path_in_repo=what.name)
     except Exception as error:  # the client's own, and those of the HTTP library that its version is built on
-        said = " ".join(redact(str(error)).split())
+        reason = " ".join(redact(str(error)).split())
         raise InputError(
-            f"{what} is written, but did not get to {repository} on the Hub ({said}). "
+            f"{what} is written, but could not be uploaded to {repository} on the Hub ({reason}). "
             "Log in with `hf auth login`, and give a name like me/mnist-dcgan."
         ) from error
     return str(url)

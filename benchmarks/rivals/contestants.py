@@ -50,7 +50,7 @@ def create(features: int, batch_size: int, accelerator: Accelerator, *, compiled
     """Ours; ``compiled`` means both networks by ``torch.compile``, forwards and backwards."""
     config = Config(model=Model(features_g=features, features_d=features), batch_size=batch_size)
     manifest = Manifest("benchmark", "npy", SIZE, CHANNELS, (Shard("none", 1, 1, ""),), "")
-    state = create_state(config, manifest, accelerator.device)
+    state = create_state(config, manifest.size, manifest.channels, accelerator.device)
     if compiled:
         state.generator.compile()
         state.discriminator.compile()

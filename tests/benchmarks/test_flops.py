@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure.flops import forward, iteration
 from tests.trainer.gan.test_step import create, small
-from trainer.gan.networks import Discriminator, Generator
+from trainer.gan.dcgan import DcganDiscriminator, DcganGenerator
 
 
 @pytest.fixture(autouse=True)
@@ -19,8 +19,8 @@ def convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_count_of_a_forward_is_pytorchs(size: int) -> None:
     layers = forward(size, 3, 10, 2, 4)
     for name, network, given in (
-        ("generator", Generator(size, 3, 10, 2), torch.zeros(5, 10)),
-        ("discriminator", Discriminator(size, 3, 4), torch.zeros(5, 3, size, size)),
+        ("generator", DcganGenerator(size, 3, 10, 2), torch.zeros(5, 10)),
+        ("discriminator", DcganDiscriminator(size, 3, 4), torch.zeros(5, 3, size, size)),
     ):
         with FlopCounterMode(display=False) as counter:
             network(given)

@@ -6,14 +6,15 @@ import torch
 from torch import nn
 
 from shards.loading.loader import normalise
-from trainer.gan.networks import Generator, initialise
+from trainer.gan.dcgan import DcganGenerator
+from trainer.gan.networks import initialise
 from trainer.gan.noise import FIXED, latents
 from trainer.samples import fixed_latents, generate, to_pixels
 
 
 @pytest.fixture
-def generator() -> Generator:
-    network = Generator(32, 3, 8, 2)
+def generator() -> DcganGenerator:
+    network = DcganGenerator(32, 3, 8, 2)
     initialise(network, 0)
     return network
 
@@ -28,14 +29,14 @@ def test_the_latents_are_the_seeds_own_and_not_those_of_training() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_images_come_in_single_precision_on_the_cpu(generator: Generator, dtype: torch.dtype) -> None:
+def test_images_come_in_single_precision_on_the_cpu(generator: DcganGenerator, dtype: torch.dtype) -> None:
     images = generate(generator.to(dtype), fixed_latents(0, 3, 8))
     assert images.shape == (3, 3, 32, 32)
     assert images.dtype == torch.float32
     assert not images.requires_grad
 
 
-def test_in_eval_mode_an_image_does_not_depend_on_its_neighbours(generator: Generator) -> None:
+def test_in_eval_mode_an_image_does_not_depend_on_its_neighbours(generator: DcganGenerator) -> None:
     noise = fixed_latents(0, 7, 8)
     generator.eval()
     state = {name: value.clone() for name, value in generator.state_dict().items()}
@@ -45,7 +46,7 @@ def test_in_eval_mode_an_image_does_not_depend_on_its_neighbours(generator: Gene
     assert all(torch.equal(value, state[name]) for name, value in generator.state_dict().items())
 
 
-def test_the_mode_is_left_as_it_is(generator: Generator) -> None:
+def test_the_mode_is_left_as_it_is(generator: DcganGenerator) -> None:
     noise = fixed_latents(0, 4, 8)
     generator.train()
     alive = generate(generator, noise)

@@ -129,8 +129,8 @@ def write(loaded: LoadedRun, out: Path, where: str | None = None) -> dict[str, A
     from trainer.hub import Generator
 
     known = facts(loaded)
-    generator = Generator(known["size"], known["channels"], known["z_dim"], known["features"])
-    generator.load_state_dict(loaded.generator.state_dict())  # to float32
+    generator = Generator(known["size"], known["channels"], known["z_dim"], known["features"], known["kind"])
+    generator.network.load_state_dict(loaded.generator.state_dict())  # to float32
     with atomic_folder(out) as folder:
         (folder / CARD).write_text(model_card(known, where or out.name))  # there, the mixin writes none of its own
         generator.save_pretrained(folder, config=known)

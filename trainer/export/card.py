@@ -14,11 +14,12 @@ def facts(run: LoadedRun) -> dict[str, Any]:
     """JSON-ready: how to build the network, what goes in and comes out, how it was trained. No paths, no host names."""
     config, (channels, size) = run.config, run.shape
     return {
+        "kind": config.model.kind,
         "size": size,
         "channels": channels,
         "z_dim": config.model.z_dim,
         "features": config.model.features_g,
-        "architecture": "DCGAN generator (arXiv 1511.06434)",
+        "architecture": f"{run.generator.title} generator ({run.generator.paper})",
         "input": {
             "name": INPUT,
             "shape": ["batch", config.model.z_dim],

@@ -13,6 +13,7 @@ from shards.common.errors import InputError
 from trainer.config import Config
 from trainer.folder import checkpoint as checkpoints
 from trainer.folder.run_folder import RunFolder, is_locked
+from trainer.gan.factory import describe_networks, restore_networks
 from trainer.gan.networks import Discriminator, Generator
 from trainer.gan.optimizer import Tensors
 
@@ -61,14 +62,14 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
         tensors, facts = _load(checkpoint)
     digest = checkpoints.digest(checkpoint)
     try:
-        judge = tensors["discriminator"]
-        channels, levels = judge["blocks.0.0.weight"].shape[1], max(int(name.split(".")[1]) for name in judge)
-        size = 2 ** (levels + 2)
-        generator = Generator(size, channels, config.model.z_dim, config.model.features_g)
-        discriminator = Discriminator(size, channels, config.model.features_d)
+        networks = facts["networks"] if "networks" in facts else _describe_unrecorded(config, tensors)
+        size, channels = networks["size"], networks["channels"]
+        if networks != describe_networks(config.model, size, channels):
+            raise ValueError("the checkpoint records other networks")
+        generator, discriminator = restore_networks(networks)
         # Assigned, not copied: the weights keep the dtype that they were trained in.
         generator.load_state_dict(tensors["average" if config.ema_images else "generator"], assign=True)
-        discriminator.load_state_dict(judge, assign=True)
+        discriminator.load_state_dict(tensors["discriminator"], assign=True)
         step, position = int(facts["step"]), int(facts["position"])
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
@@ -77,6 +78,13 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
     for network in (generator, discriminator):
         network.eval().requires_grad_(False)
     return LoadedRun(config, checkpoint, step, position, generator, discriminator, (channels, size), facts, digest)
+
+
+def _describe_unrecorded(config: Config, tensors: dict[str, Tensors]) -> dict[str, Any]:
+    """The networks of a checkpoint from before 0.2, which recorded none and were always DCGAN's."""
+    weights = tensors["discriminator"]
+    size = 2 ** (max(int(name.split(".")[1]) for name in weights) + 2)
+    return describe_networks(config.model, size, weights["blocks.0.0.weight"].shape[1])
 
 
 def _own(run: Path, checkpoint: Path) -> Path:

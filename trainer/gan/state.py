@@ -10,8 +10,8 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from shards.format.manifest import Manifest
 from trainer.config import Config
+from trainer.gan.factory import create_networks
 from trainer.gan.networks import Discriminator, Generator, initialise
 from trainer.gan.optimizer import Adam, Tensors
 
@@ -74,11 +74,10 @@ class State:
         return _floats(self.generator), _floats(self.average)
 
 
-def create_state(config: Config, manifest: Manifest, device: torch.device, *, fp16: bool = False) -> State:
-    """A run at position 0. Equal configs and data give bit-equal states, whatever the device."""
+def create_state(config: Config, size: int, channels: int, device: torch.device, *, fp16: bool = False) -> State:
+    """A run at position 0, for images (channels, size, size). Equal arguments give equal bits on any device."""
     model, dtype = config.model, torch.float64 if config.dtype == "float64" else torch.float32
-    generator = Generator(manifest.size, manifest.channels, model.z_dim, model.features_g)
-    discriminator = Discriminator(manifest.size, manifest.channels, model.features_d)
+    generator, discriminator = create_networks(model, size, channels)
     initialise(generator, 2 * config.seed, model.bn_init_mean)
     initialise(discriminator, 2 * config.seed + 1, model.bn_init_mean)
     for network in (generator, discriminator):

@@ -119,10 +119,11 @@ def _representations(loaded: LoadedRun) -> dict[str, Callable[[torch.Tensor], li
 
 def untrained(loaded: LoadedRun) -> Discriminator:
     """The discriminator that the run began with, weight by weight, in ``eval`` mode."""
-    from trainer.gan.networks import Discriminator, initialise
+    from trainer.gan.factory import create_networks
+    from trainer.gan.networks import initialise
 
     config, (channels, size) = loaded.config, loaded.shape
-    network = Discriminator(size, channels, config.model.features_d)
+    _, network = create_networks(config.model, size, channels)
     initialise(network, 2 * config.seed + 1, config.model.bn_init_mean)
     return network.eval()
 

@@ -33,8 +33,5 @@ def pixels(images: torch.Tensor) -> list[np.ndarray]:
 
 
 def _of_batch(discriminator: Discriminator, images: torch.Tensor) -> list[np.ndarray]:
-    grids = []
-    for layer in list(discriminator.blocks)[:-1]:
-        images = layer(images)
-        grids.append(adaptive_max_pool2d(images, GRID).flatten(1).float().numpy())
-    return grids
+    layers = [adaptive_max_pool2d(x, GRID) if x.dim() == 4 else x for x in discriminator.activations(images)]
+    return [layer.flatten(1).float().numpy() for layer in layers]

@@ -12,7 +12,7 @@ from shards.common.errors import InputError
 from shards.common.urls import redact
 from shards.format.manifest import Manifest
 from trainer.config import Config
-from trainer.gan.networks import Discriminator, Generator
+from trainer.gan.factory import create_networks
 from trainer.ranks.device import Launch, idle_gpus, replays
 
 
@@ -57,9 +57,8 @@ def notes(config: Config, manifest: Manifest, launch: Launch) -> list[str]:
 
 def _parameters(config: Config, manifest: Manifest) -> tuple[int, int]:
     with torch.device("meta"):
-        generator = Generator(manifest.size, manifest.channels, config.model.z_dim, config.model.features_g)
-        discriminator = Discriminator(manifest.size, manifest.channels, config.model.features_d)
-    g, d = (sum(p.numel() for p in network.parameters()) for network in (generator, discriminator))
+        networks = create_networks(config.model, manifest.size, manifest.channels)
+    g, d = (sum(p.numel() for p in network.parameters()) for network in networks)
     return g, d
 
 

@@ -20,6 +20,7 @@ from trainer.folder.background import Background, Snapshot
 from trainer.folder.bad_samples import Tally, check_share
 from trainer.folder.journal import Journal
 from trainer.folder.run_folder import RunFolder
+from trainer.gan.factory import describe_networks
 from trainer.gan.kernels.cuda_graph import Iteration
 from trainer.gan.noise import latents
 from trainer.gan.optimizer import Tensors
@@ -153,17 +154,18 @@ class Session:
                 journal.sync()
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            config, state = self.config, self.state
+            config, state, manifest = self.config, self.state, self.dataset.manifest
             facts = {
                 "step": state.step,
                 "position": state.position,
                 "seed": config.seed,
                 "lanes": self.dataset.order.lanes,
                 "block": self.dataset.order.block,
-                "manifest": self.dataset.manifest.digest,
-                "data": self.dataset.manifest.summary,
+                "manifest": manifest.digest,
+                "data": manifest.summary,
                 "precision": self.accelerator.mixed_precision,
                 "scaler": state.scaler.state_dict(),
+                "networks": describe_networks(config.model, manifest.size, manifest.channels),
             }
             copy, step = self.snapshot.take(state.tensors()), state.step
 

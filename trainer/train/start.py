@@ -77,7 +77,13 @@ def run(preset: str, config: Config, launch: Launch) -> None:
 
 def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, found: Found, launch: Launch) -> Session:
     main, rank, dataset = accelerator.is_main_process, accelerator.process_index, found.dataset
-    state = create_state(config, dataset.manifest, accelerator.device, fp16=accelerator.mixed_precision == "fp16")
+    state = create_state(
+        config,
+        dataset.manifest.size,
+        dataset.manifest.channels,
+        accelerator.device,
+        fp16=accelerator.mixed_precision == "fp16",
+    )
     if found.resumed:
         _, tensors, facts = found.resumed
         state.load(tensors)

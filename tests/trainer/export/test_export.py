@@ -212,7 +212,7 @@ def test_what_was_written_stays_when_the_hub_is_not_reached(
         assert conclude(lambda: export(Export(trained, tmp_path / "out", push="me/faces"))) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and said[0].startswith(str(tmp_path / "out"))
-    assert said[1].startswith(f"error: {tmp_path / 'out'} is written, but did not get to me/faces") and asked
+    assert said[1].startswith(f"error: {tmp_path / 'out'} is written, but could not be uploaded to me/faces") and asked
     assert load_file(tmp_path / "out" / "model.safetensors") and len([*tmp_path.iterdir()]) == 2
     assert "repo" in fails(capsys, Export(trained, tmp_path / "none", push="not a name"))
     assert not (tmp_path / "none").exists()

@@ -27,7 +27,7 @@ def make_run(folder: Path, size: int = 32, **fields: Any) -> tuple[Config, State
     """A run folder with one checkpoint, its networks untrained and its average not its generator."""
     config = Config(model=Model(z_dim=8, features_g=4, features_d=2), out=folder, **fields)
     manifest = Manifest("made", "png", size, 1, (Shard("none", 1, 1, ""),), "")
-    state = create_state(config, manifest, torch.device("cpu"))
+    state = create_state(config, manifest.size, manifest.channels, torch.device("cpu"))
     with torch.no_grad():
         for weight in state.average.parameters():
             weight += 1

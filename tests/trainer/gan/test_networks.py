@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.gan.networks import SIZES, Discriminator, Generator, initialise, levels
+from trainer.gan.dcgan import DcganDiscriminator, DcganGenerator
+from trainer.gan.networks import SIZES, initialise, levels
 
 Shape = tuple[int, int, bool]
 """Channels in and out of a convolution, and whether it has a bias."""
@@ -29,7 +30,7 @@ def parameters(network: nn.Module) -> int:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_generator_makes_images_of_its_size(size: int, channels: int) -> None:
-    generator = Generator(size, channels, z_dim=7, features=2)
+    generator = DcganGenerator(size, channels, z_dim=7, features=2)
     images = generator(1000 * torch.randn(3, 7))
     assert images.shape == (3, channels, size, size)
     assert images.abs().max() <= 1
@@ -39,7 +40,7 @@ def test_the_generator_makes_images_of_its_size(size: int, channels: int) -> Non
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_discriminator_gives_one_unbounded_logit_per_image(size: int, channels: int, count: int) -> None:
-    discriminator = Discriminator(size, channels, features=2).eval()
+    discriminator = DcganDiscriminator(size, channels, features=2).eval()
     logits = discriminator(1e6 * torch.randn(count, channels, size, size))
     assert logits.shape == (count,)
     assert (logits.abs() > 1).all()
@@ -48,14 +49,14 @@ def test_the_discriminator_gives_one_unbounded_logit_per_image(size: int, channe
 @pytest.mark.parametrize("channels", [1, 3])
 def test_widths_at_64_are_the_tutorials(channels: int) -> None:
     f = 5
-    assert shapes(Generator(64, channels, 100, f)) == [
+    assert shapes(DcganGenerator(64, channels, 100, f)) == [
         (100, 16 * f, False),
         (16 * f, 8 * f, False),
         (8 * f, 4 * f, False),
         (4 * f, 2 * f, False),
         (2 * f, channels, True),
     ]
-    assert shapes(Discriminator(64, channels, f)) == [
+    assert shapes(DcganDiscriminator(64, channels, f)) == [
         (channels, f, True),
         (f, 2 * f, False),
         (2 * f, 4 * f, False),
@@ -66,7 +67,7 @@ def test_widths_at_64_are_the_tutorials(channels: int) -> None:
 
 def test_layers_at_64_are_the_tutorials() -> None:
     up, down = ["ConvTranspose2d", "BatchNorm2d", "ReLU"], ["Conv2d", "BatchNorm2d", "LeakyReLU"]
-    generator, discriminator = Generator(64, 3, 100, 2), Discriminator(64, 3, 2)
+    generator, discriminator = DcganGenerator(64, 3, 100, 2), DcganDiscriminator(64, 3, 2)
     assert kinds(generator) == up + 3 * ["Doubling", *up[1:]] + ["Doubling", "Tanh"]
     assert kinds(discriminator) == ["Conv2d", "LeakyReLU"] + 3 * down + ["Conv2d"]
     assert {m.negative_slope for m in discriminator.modules() if isinstance(m, nn.LeakyReLU)} == {0.2}
@@ -81,19 +82,19 @@ def test_as_many_parameters_as_counted_by_hand(
     size: int, channels: int, z_dim: int, features: int, g: int, d: int
 ) -> None:
     with torch.device("meta"):
-        assert parameters(Generator(size, channels, z_dim, features)) == g
-        assert parameters(Discriminator(size, channels, features)) == d
+        assert parameters(DcganGenerator(size, channels, z_dim, features)) == g
+        assert parameters(DcganDiscriminator(size, channels, features)) == d
 
 
 @pytest.mark.parametrize("size", [0, 16, 48, 256])
 def test_other_sizes_are_refused(size: int) -> None:
-    for make in (lambda: levels(size), lambda: Generator(size, 3, 8, 2), lambda: Discriminator(size, 3, 2)):
+    for make in (lambda: levels(size), lambda: DcganGenerator(size, 3, 8, 2), lambda: DcganDiscriminator(size, 3, 2)):
         with pytest.raises(ValueError, match=f"not {size}"):
             make()
 
 
 def test_equal_seeds_give_equal_weights_whatever_was_drawn_before() -> None:
-    first, second, other = (Generator(32, 3, 8, 4) for _ in range(3))
+    first, second, other = (DcganGenerator(32, 3, 8, 4) for _ in range(3))
     before = torch.get_rng_state()
     initialise(first, 3)
     assert torch.equal(torch.get_rng_state(), before)
@@ -107,7 +108,7 @@ def test_equal_seeds_give_equal_weights_whatever_was_drawn_before() -> None:
 
 @pytest.mark.parametrize("mean", [0.0, 1.0])
 def test_initial_weights_have_dcgans_moments(mean: float) -> None:
-    for network in (Generator(64, 3, 100, 32), Discriminator(64, 3, 32)):
+    for network in (DcganGenerator(64, 3, 100, 32), DcganDiscriminator(64, 3, 32)):
         initialise(network, 1, mean)
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -128,7 +129,7 @@ def check_normal(values: torch.Tensor, mean: float, std: float = 0.02) -> None:
 
 def test_biases_fill_their_range() -> None:
     """PyTorch's own bound is one over the root of the fan-in, 16 here times the channels out."""
-    generator = Generator(32, 3, 8, 4)
+    generator = DcganGenerator(32, 3, 8, 4)
     last = convolutions(generator)[-1]
     drawn = []
     for seed in range(200):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainer.gan.test_step import create, manifest, noise, reals, small, weights
+from tests.trainer.gan.test_step import create, noise, reals, small, weights
 from trainer.folder import checkpoint
 from trainer.gan.state import create_state
 
@@ -41,7 +41,7 @@ def test_a_checkpoint_carries_a_run_over_bit_by_bit(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_other_networks_is_refused() -> None:
     state = create(small())[0]
-    wider = create_state(replace(small(), model=replace(small().model, features_g=16)), manifest(), torch.device("cpu"))
+    wider = create_state(replace(small(), model=replace(small().model, features_g=16)), 64, 3, torch.device("cpu"))
     with pytest.raises(RuntimeError, match="size mismatch"):
         state.load(wider.tensors())
 

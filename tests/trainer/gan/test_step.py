@@ -31,7 +31,7 @@ def small(loss: Loss = "non-saturating", d_steps: int = 1, dtype: str = "float32
 
 
 def create(config: Config, device: torch.device = CPU) -> tuple[State, Step]:
-    state = create_state(config, manifest(), device)
+    state = create_state(config, manifest().size, manifest().channels, device)
     return state, Step(state, state.generator, state.discriminator, config.loss)
 
 

@@ -33,7 +33,7 @@ def join(**options: Any) -> tuple[Any, State, Step]:
     """This rank's part of a run."""
     config = small(**options)
     accelerator = create_accelerator(config, read_launch(), "no")
-    state = create_state(config, manifest(), accelerator.device)
+    state = create_state(config, manifest().size, manifest().channels, accelerator.device)
     return accelerator, state, Step(state, *wrap(accelerator, state, sync_bn=True), config.loss)
 
 
@@ -81,7 +81,7 @@ def loose() -> list[float]:
     """Each rank with BatchNorm of its own rows: parameters stay equal, statistics do not. The buffers' spread."""
     config = small()
     accelerator = create_accelerator(config, read_launch(), "no")
-    state = create_state(config, manifest(), accelerator.device)
+    state = create_state(config, manifest().size, manifest().channels, accelerator.device)
     step = Step(state, *wrap(accelerator, state, sync_bn=False), config.loss)
     for number in range(2):
         step([rows(reals(number))], [rows(noise(number))], report=False)
@@ -96,7 +96,7 @@ def half() -> list[float]:
     AcceleratorState._reset_state()
     config = small()
     accelerator = create_accelerator(config, read_launch(), "bf16")
-    state = create_state(config, manifest(), accelerator.device)
+    state = create_state(config, manifest().size, manifest().channels, accelerator.device)
     step = Step(state, *wrap(accelerator, state, sync_bn=True), config.loss)
     return [mean(step([rows(reals(n))], [rows(noise(n))], report=False)["loss/d"]) for n in range(2)]
 

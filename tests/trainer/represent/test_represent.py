@@ -20,7 +20,8 @@ from tests.support.launching import SMALL, run
 from tests.support.make import key, make_shards, numbers
 from trainer.cli import conclude
 from trainer.folder.load_run import load_run
-from trainer.gan.networks import Discriminator, initialise
+from trainer.gan.dcgan import DcganDiscriminator
+from trainer.gan.networks import initialise
 from trainer.gan.state import create_state
 from trainer.represent import labelled as labelled_samples
 from trainer.represent.__main__ import REPORT, Represent, untrained
@@ -72,7 +73,7 @@ def test_a_label_that_is_no_number_is_named(tmp_path: Path, label: bytes) -> Non
 
 
 def test_features_are_the_pooled_layers() -> None:
-    network = Discriminator(32, 1, 4)
+    network = DcganDiscriminator(32, 1, 4)
     initialise(network, 0)
     network.eval()
     images = torch.randint(256, (300, 32, 32, 1), dtype=torch.uint8)
@@ -85,7 +86,7 @@ def test_features_are_the_pooled_layers() -> None:
     assert flat.shape == (300, 1024) and flat.min() == -1 and flat.max() == 1
 
 
-def last_layer(network: Discriminator, images: torch.Tensor) -> np.ndarray:
+def last_layer(network: DcganDiscriminator, images: torch.Tensor) -> np.ndarray:
     with torch.no_grad():
         return network.blocks[:-1](images.permute(0, 3, 1, 2) / 127.5 - 1)[0].numpy()
 
@@ -143,9 +144,9 @@ def test_one_class_cannot_be_told_apart(labelled: Path, monkeypatch: pytest.Monk
         read_samples(str(labelled), None, (30, 20), 0, (1, 32))
 
 
-def test_the_untrained_one_is_what_the_run_began_with(labelled: Path, trained: Path) -> None:
+def test_the_untrained_one_is_what_the_run_began_with(trained: Path) -> None:
     loaded = load_run(trained)
-    began = create_state(loaded.config, ShardDataset(labelled).manifest, torch.device("cpu")).discriminator.state_dict()
+    began = create_state(loaded.config, 32, 1, torch.device("cpu")).discriminator.state_dict()
     assert all(torch.equal(value, began[name]) for name, value in untrained(loaded).state_dict().items())
 
 

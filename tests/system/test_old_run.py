@@ -1,0 +1,41 @@
+"""A run folder of version 0.1, which recorded nothing about its networks, works with every command of today."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.launching import ROOT, rows, run, status
+from trainer.folder.load_run import load_run
+
+VERSION_0_1 = ROOT / "tests" / "fixtures" / "version-0.1"
+FLAGS = ("--data.shards", str(VERSION_0_1 / "shards"), "--data.workers", "0", "--batch-size", "4",
+         "--model.features-g", "1", "--model.features-d", "1", "--model.z-dim", "4", "--samples.count", "4",
+         "--log-every", "1", "--tracking.mode", "disabled", "--threads", "1")  # fmt: skip
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    shutil.copytree(VERSION_0_1 / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_its_networks_load(old: Path) -> None:
+    loaded = load_run(old)
+    assert (loaded.config.model.kind, loaded.step, loaded.position, loaded.shape) == ("dcgan", 3, 12, (1, 32))
+    assert "networks" not in json.loads((loaded.checkpoint / "state.json").read_text())
+
+
+def test_it_goes_on_and_then_records_its_networks(old: Path) -> None:
+    other = run(*FLAGS, "--out", str(old), "--steps", "5", "--model.features-g", "2")
+    assert other.returncode == 2 and "model.features_g: 1 -> 2" in other.stderr
+    done = run(*FLAGS, "--out", str(old), "--steps", "5")
+    assert done.returncode == 0, done.stderr
+    assert status(old) == {"state": "done", "step": 5, "position": 20}
+    assert [row["step"] for row in rows(old / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+    recorded = json.loads((old / "checkpoints" / "step-000000005" / "state.json").read_text())["networks"]
+    assert recorded == {"kind": "dcgan", "z_dim": 4, "features_g": 1, "features_d": 1, "size": 32, "channels": 1}
+    assert load_run(old).shape == (1, 32)

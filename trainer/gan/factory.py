@@ -1,0 +1,48 @@
+"""The one place that builds networks, from a config or from what a checkpoint recorded about them.
+
+A new architecture is a module beside ``dcgan.py``, a branch here and a name in ``trainer.config.Kind``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from trainer.config import Model
+from trainer.gan.dcgan import DcganDiscriminator, DcganGenerator
+from trainer.gan.networks import Discriminator, Generator
+
+RECORDED = ("kind", "z_dim", "features_g", "features_d")
+"""Fields of ``Model`` that decide names and shapes of the weights."""
+
+
+def create_networks(model: Model, size: int, channels: int) -> tuple[Generator, Discriminator]:
+    """Generator and discriminator of ``model`` for images (n, channels, size, size).
+
+    Their weights are not a function of the seed yet: see :func:`trainer.gan.networks.initialise`.
+
+    Raises:
+        ValueError: there are no networks of this kind or size.
+    """
+    if model.kind == "dcgan":
+        generator = DcganGenerator(size, channels, model.z_dim, model.features_g)
+        return generator, DcganDiscriminator(size, channels, model.features_d)
+    raise ValueError(f"there are no networks of kind {model.kind!r}")
+
+
+def describe_networks(model: Model, size: int, channels: int) -> dict[str, Any]:
+    """What a checkpoint records of its networks, JSON-ready; the argument of :func:`restore_networks`."""
+    fields = asdict(model)
+    return {**{name: fields[name] for name in RECORDED}, "size": size, "channels": channels}
+
+
+def restore_networks(description: Mapping[str, Any]) -> tuple[Generator, Discriminator]:
+    """The networks that ``description`` describes.
+
+    Raises:
+        KeyError: a field is missing.
+        ValueError: there are no such networks.
+    """
+    model = Model(**{name: description[name] for name in RECORDED})
+    return create_networks(model, description["size"], description["channels"])

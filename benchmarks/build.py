@@ -29,7 +29,7 @@ from PIL import Image
 from benchmarks.measure.command import call, write
 from benchmarks.measure.machine import describe
 from shards.building.build import build
-from shards.building.options import Options
+from shards.building.recipe import Options
 from shards.format.codec import JPEG_QUALITY
 from shards.format.resize import FILTER
 from shards.sources.celeba import Celeba

@@ -24,7 +24,7 @@ import torch
 from benchmarks.measure.command import call, write
 from benchmarks.measure.machine import describe
 from shards.building.build import build
-from shards.building.options import Options
+from shards.building.recipe import Options
 from shards.sources.faces.faces import Faces
 
 IMAGES, BATCH = 2000, 32

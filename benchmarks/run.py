@@ -27,7 +27,7 @@ from benchmarks.measure.whole import Turns, Whole, whole
 from benchmarks.rivals.contestants import CHANNELS, SIZE, create
 from benchmarks.step import timed
 from shards.building.build import build
-from shards.building.options import Options
+from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.format.manifest import read_manifest
 from shards.sources.faces.faces import Faces

@@ -28,7 +28,7 @@ import tyro
 from benchmarks.measure.command import call, write
 from benchmarks.measure.machine import describe
 from shards.building.build import build
-from shards.building.options import Options
+from shards.building.recipe import Options
 from shards.format.index import ENTRY, walk_tar
 from shards.format.manifest import INDEX, Manifest, Shard, read_manifest, write_manifest
 from shards.loading.reader import CHECKED_BYTES, Reader

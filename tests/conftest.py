@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shards.building.build import build
-from shards.building.options import Options
+from shards.building.recipe import Options
 from shards.sources.faces.faces import Faces
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests share the cores, and threads that spin take them away

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from shards.common.errors import InputError
+from shards.common.errors import require as require
 
 USAGE_ERROR = 2
 
@@ -29,13 +29,6 @@ def conclude(command: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def require(extra: str, *modules: str) -> None:
-    """Raises ``InputError`` when one of ``modules``, which the optional ``extra`` brings, is not installed."""
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        raise InputError(f"This needs {' and '.join(missing)}, not installed here. Run: uv sync --extra {extra}")
 
 
 def check_free(paths: Sequence[Path]) -> None:

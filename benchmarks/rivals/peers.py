@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from shards.building.build import build
-from shards.building.options import Options
+from shards.building.recipe import Options
 from shards.format.index import walk_tar
 from shards.format.manifest import read_manifest
 from shards.sources.folder import Folder

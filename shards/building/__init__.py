@@ -1,1 +1,1 @@
-"""From raw images to tars."""
+"""Builds shards from raw images."""

@@ -1,16 +1,16 @@
-"""Near-duplicates: found by a perceptual hash before a build, left out of it, and listed.
+"""Finds near-duplicates by a perceptual hash before a build, leaves them out and lists them.
 
-As in the DCGAN paper (arXiv 1511.06434, section 4.1), which did it to LSUN's bedrooms so that the generator cannot
-learn by heart what comes often: equal codes are duplicates, so that the work grows with the number of images and not
-with that of pairs. The code is not the paper's, of an autoencoder trained for it, but the 64 bits of a pHash: which of
-the lowest frequencies lie above their median. It sees no colour and no contrast, and 61 of 2,000 drawn faces share
-another's. So images of one code must also be of one colour in each of 4x4 cells, or both stay.
+The DCGAN paper (arXiv 1511.06434, section 4.1) did this to LSUN's bedrooms, so that the generator cannot memorise
+images that occur often. As in the paper, images with equal codes are duplicates, so the cost grows with the number of
+images rather than pairs. The paper's code comes from a trained autoencoder; this one is the 64-bit pHash, the signs of
+the lowest frequencies relative to their median. pHash ignores colour and contrast: 61 of 2,000 drawn faces share
+another's. Duplicates must therefore also agree in the mean colours of 4x4 cells.
 
-Of 120 bedrooms and 600 CelebA faces, 79 to 99 % had the very same code after another JPEG or WebP quality or another
-size, and no two different ones did. Cells then differed by at most 3 of 255; those of the faces by 10 to 75.
+Of 120 bedrooms and 600 CelebA faces, 79 to 99 % kept their code after recompression as JPEG or WebP or a change of
+size, and no two different images shared one. Cells of copies differed by at most 3 of 255, cells of faces by 10 to 75.
 
-The hashes lie in hidden files in the build's folder, one per part, until the manifest is written: what was hashed once
-is not hashed again.
+Hashes are kept in hidden files in the build's folder, one per part, until the manifest is written, so that a resumed
+build does not compute them again.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from shards.building.worker import Work
 from shards.building.worker_pool import run_crew
 from shards.common.files import atomic_write
 from shards.common.progress import Progress
-from shards.sources.pixels import BadImage
+from shards.sources.source import BadImage
 
 LISTING = "duplicates.jsonl"
 HASHES = ".hashes-*.npz"
-NEAR = 6
-"""Most that a cell of two duplicates may differ by, of 255."""
+TOLERANCE = 6
+"""Largest difference, of 255, between the cells of two duplicates."""
 PART = 1024
-"""Images hashed between two looks at the disk: about a second's work."""
+"""Images per part: about a second's work."""
 
 
 @dataclass(frozen=True)
-class Hashing:
-    """The job of hashing all raw images of ``recipe``, as they would go into a shard."""
+class HashImages:
+    """The job of hashing all raw images of ``recipe``, resized as for a shard."""
 
     recipe: Recipe
 
@@ -57,31 +57,42 @@ class Hashing:
     def indexes(self, part: int) -> range:
         return range(part * PART, min((part + 1) * PART, self.recipe.items))
 
-    def record(self, part: int) -> Path:
+    def record_path(self, part: int) -> Path:
         return self.out / f".hashes-{part:06d}.npz"
 
     def start(self) -> Work:
-        self.recipe.check()
+        self.recipe.check_source()
         return self._hash
 
+    def load(self, part: int, name: str) -> np.ndarray:
+        """One array of the record of ``part``: ``indexes``, ``hashes``, ``cells`` or ``origins``."""
+        with np.load(self.record_path(part), allow_pickle=False) as arrays:
+            array: np.ndarray = arrays[name]
+            return array
+
+    def load_all(self, name: str) -> np.ndarray:
+        return np.concatenate([self.load(part, name) for part in range(self.parts)])
+
     def _hash(self, part: int, progress: Callable[[int], None]) -> None:
-        """Write the record of ``part``: indexes, hashes, cells and, as JSON, origins. A bad image that may be left out
-        is none of them; the build proper will say so, and no good one shall be taken for its duplicate.
+        """Write the record of ``part``: indexes, hashes, cells and, as JSON, origins.
+
+        Bad images that may be skipped are omitted: packing reports them, and no good image may be dropped as a
+        duplicate of one.
         """
         indexes, hashes, cells, origins = [], [], [], []
         for index in self.indexes(part):
             try:
                 item, pixels = self.recipe.read(index)
             except BadImage as error:
-                self.recipe.excuse(error)
+                self.recipe.check_skippable(error)
             else:
                 indexes.append(index)
                 hashes.append(perceptual_hash(pixels))
                 cells.append(colour_cells(pixels))
                 origins.append(item.origin)
             progress(1)
-        shape = (len(indexes), 16 * self.recipe.source.channels)  # said, as there may be none
-        with atomic_write(self.record(part)) as file:
+        shape = (len(indexes), 16 * self.recipe.source.channels)  # explicit, because there may be no rows
+        with atomic_write(self.record_path(part)) as file:
             np.savez(
                 file,
                 indexes=np.array(indexes, np.int64),
@@ -93,82 +104,72 @@ class Hashing:
 
 def perceptual_hash(pixels: np.ndarray) -> int:
     """The pHash, 64 bits, of an image uint8 (height, width, 1 or 3)."""
-    import imagehash  # and with it SciPy, which only workers that hash shall pay for
+    import imagehash  # an extra, and it imports SciPy: only workers that hash need it
 
-    return int(str(imagehash.phash(_picture(pixels))), 16)
+    return int(str(imagehash.phash(_to_pillow(pixels))), 16)
 
 
 def colour_cells(pixels: np.ndarray) -> np.ndarray:
     """The mean colours of 4x4 cells, uint8 (16 * channels), of an image uint8 (height, width, 1 or 3)."""
-    return np.asarray(_picture(pixels).resize((4, 4), Image.Resampling.BOX)).ravel()
+    return np.asarray(_to_pillow(pixels).resize((4, 4), Image.Resampling.BOX)).ravel()
 
 
-def _picture(pixels: np.ndarray) -> Image.Image:
+def _to_pillow(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
-def originals(hashes: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """For each row the first one that it is a duplicate of, or itself; int64."""
-    found = np.arange(len(hashes))
-    rest = found.copy()
-    while len(rest):  # once, and again for those whose hash is that of another but whose colours are not
-        _, first, lot, count = np.unique(hashes[rest], return_index=True, return_inverse=True, return_counts=True)
-        shared = count[lot] > 1
-        head, rest = rest[first[lot]][shared], rest[shared]
-        near = (np.abs(cells[rest].astype(np.int16) - cells[head]) <= NEAR).all(axis=1)
-        found[rest[near]] = head[near]
+def find_originals(hashes: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """For each row the first row that it duplicates, or itself; int64."""
+    originals = np.arange(len(hashes))
+    rest = originals.copy()
+    while len(rest):  # each pass compares with the first row of equal hash; rows of other colours go into the next
+        _, first, group, count = np.unique(hashes[rest], return_index=True, return_inverse=True, return_counts=True)
+        shared = count[group] > 1
+        candidates, rest = rest[first[group]][shared], rest[shared]
+        near = (np.abs(cells[rest].astype(np.int16) - cells[candidates]) <= TOLERANCE).all(axis=1)
+        originals[rest[near]] = candidates[near]
         rest = rest[~near]
-    return found
+    return originals
 
 
 def leave_out_duplicates(recipe: Recipe, workers: int) -> Recipe:
-    """``recipe`` without its near-duplicates, which are listed in ``duplicates.jsonl``: the first of each lot stays.
+    """``recipe`` without near-duplicates: the first of each group stays, the others are listed in ``LISTING``.
 
     Raises:
-        InputError: as the build does, and with its rule for bad images.
+        InputError: as in the build; bad images are skipped only if its options say so.
     """
-    job = Hashing(recipe)
-    todo = [part for part in range(job.parts) if not job.record(part).exists()]
-    if todo:
-        left = sum(len(job.indexes(part)) for part in todo)
+    job = HashImages(recipe)
+    missing = [part for part in range(job.parts) if not job.record_path(part).exists()]
+    if missing:
+        remaining = sum(len(job.indexes(part)) for part in missing)
         print("Looking for near-duplicates.", file=sys.stderr, flush=True)
-        with Progress(recipe.items, recipe.items - left, "images hashed") as progress:
-            run_crew(job, todo, workers, progress.add)
-    indexes, hashes, cells = (_gather(job, name) for name in ("indexes", "hashes", "cells"))
-    kept = indexes[originals(hashes, cells)]
-    again = kept != indexes
-    duplicates = indexes[again]
-    _list(job, duplicates, kept[again])
-    some = f"{len(duplicates):,} near-duplicate{'s' * (len(duplicates) != 1)}"
-    print(f"Left out {some} ({LISTING}).", file=sys.stderr, flush=True)
+        with Progress(recipe.items, recipe.items - remaining, "images hashed") as progress:
+            run_crew(job, missing, workers, progress.add)
+    indexes = job.load_all("indexes")
+    originals = indexes[find_originals(job.load_all("hashes"), job.load_all("cells"))]
+    repeated = originals != indexes
+    duplicates = indexes[repeated]
+    _write_listing(job, duplicates, originals[repeated])
+    count = f"{len(duplicates):,} near-duplicate{'s' * (len(duplicates) != 1)}"
+    print(f"Left out {count} ({LISTING}).", file=sys.stderr, flush=True)
     return replace(recipe, duplicates=tuple(duplicates.tolist()))
 
 
-def _gather(job: Hashing, name: str) -> np.ndarray:
-    return np.concatenate([_load(job, part, name) for part in range(job.parts)])
-
-
-def _list(job: Hashing, duplicates: np.ndarray, kept: np.ndarray) -> None:
-    origins = _origins(job, np.union1d(duplicates, kept))
+def _write_listing(job: HashImages, duplicates: np.ndarray, originals: np.ndarray) -> None:
+    origins = _load_origins(job, np.union1d(duplicates, originals))
     text = io.StringIO()
-    for dropped, original in zip(duplicates.tolist(), kept.tolist(), strict=True):
-        text.write(json.dumps({"dropped": origins[dropped], "kept": origins[original]}) + "\n")
+    for dropped, kept in zip(duplicates.tolist(), originals.tolist(), strict=True):
+        text.write(json.dumps({"dropped": origins[dropped], "kept": origins[kept]}) + "\n")
     with atomic_write(job.out / LISTING) as file:
         file.write(text.getvalue().encode())
 
 
-def _origins(job: Hashing, wanted: np.ndarray) -> dict[int, str]:
-    """Origin by index, of ascending ones. A part at a time: three million origins would take 300 MB."""
-    found: dict[int, str] = {}
-    for part, mine in enumerate(np.split(wanted, np.searchsorted(wanted, np.arange(1, job.parts) * PART))):
-        if len(mine):
-            origins = json.loads(_load(job, part, "origins").tobytes())
-            rows = np.searchsorted(_load(job, part, "indexes"), mine)
-            found.update((index, origins[row]) for index, row in zip(mine.tolist(), rows.tolist(), strict=True))
-    return found
-
-
-def _load(job: Hashing, part: int, name: str) -> np.ndarray:
-    with np.load(job.record(part), allow_pickle=False) as arrays:
-        array: np.ndarray = arrays[name]
-        return array
+def _load_origins(job: HashImages, indexes: np.ndarray) -> dict[int, str]:
+    """Origin by index, for ascending ``indexes``. Loads one part at a time: three million origins would take 300 MB."""
+    origins: dict[int, str] = {}
+    for part, chosen in enumerate(np.split(indexes, np.searchsorted(indexes, np.arange(1, job.parts) * PART))):
+        if len(chosen):
+            names = json.loads(job.load(part, "origins").tobytes())
+            rows = np.searchsorted(job.load(part, "indexes"), chosen)
+            origins.update((index, names[row]) for index, row in zip(chosen.tolist(), rows.tolist(), strict=True))
+    return origins

@@ -1,4 +1,4 @@
-"""One shard of a build: read, resize, encode, write, index. Only worker processes import this module."""
+"""Packs shards: reads, resizes and encodes raw images, writes them into a tar and indexes it."""
 
 from __future__ import annotations
 
@@ -6,72 +6,102 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
-import webdataset
 import xxhash
 
 from shards.building.recipe import Recipe
-from shards.building.record import Record, save_record
+from shards.building.worker import Work
 from shards.common.files import atomic_write
 from shards.format.codec import encode
 from shards.format.index import BLOCK, ENTRY
 from shards.format.manifest import Shard
-from shards.sources.pixels import BadImage
+from shards.sources.source import BadImage
 
 
-class Packer:
-    """Builds any shard of ``recipe``; what is drawn once per process is kept here.
+@dataclass(frozen=True)
+class Record:
+    """A finished shard, saved in a hidden file beside the tar until the manifest is written."""
 
-    Raises:
-        InputError: the source is not what it was when the build began.
-    """
+    shard: Shard
+    rows: np.ndarray
+    """``shards.format.index.ENTRY``, one per sample."""
+    skipped: tuple[str, ...]
+    """Origins of the raw images that were left out."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        recipe.check()
-        self._recipe = recipe
-        self._order = recipe.order()
+    def save(self, path: Path) -> None:
+        """Write the record. The tar must exist already, because the record marks it as complete."""
+        metadata = json.dumps({"shard": asdict(self.shard), "skipped": self.skipped}).encode()
+        with atomic_write(path) as file:
+            np.savez(file, rows=self.rows, facts=np.frombuffer(metadata, np.uint8))
 
-    def pack(self, number: int, progress: Callable[[int], None]) -> None:
-        """Write shard ``number`` and then its record; ``progress`` is called with 1 after each raw image.
+    @classmethod
+    def load(cls, path: Path) -> Record:
+        """Raises ``OSError`` if there is no record."""
+        with np.load(path, allow_pickle=False) as arrays:
+            metadata = json.loads(arrays["facts"].tobytes())
+            return cls(Shard(**metadata["shard"]), arrays["rows"], tuple(metadata["skipped"]))
 
-        The shard is put together in memory, so a bad image or a full disk leaves nothing half written.
+
+@dataclass(frozen=True)
+class PackShards:
+    """The job of packing the shards of ``recipe``; one part is one shard."""
+
+    recipe: Recipe
+
+    @property
+    def out(self) -> Path:
+        return self.recipe.out
+
+    def start(self) -> Work:
+        self.recipe.check_source()
+        return partial(self._pack, self.recipe.order())
+
+    def _pack(self, order: np.ndarray, number: int, progress: Callable[[int], None]) -> None:
+        """Write shard ``number`` and then its record; call ``progress(1)`` after each raw image.
+
+        The shard is assembled in memory, so a bad image or a full disk leaves no partial file.
 
         Raises:
-            InputError: an image cannot be used.
-            OSError: a file cannot be read or written.
+            InputError: a bad image that may not be skipped.
+            OSError: the source or the output folder fails.
         """
-        recipe, tar, skipped = self._recipe, _Tar(), []
-        for position in recipe.positions(number):
+        tar, skipped = _IndexedTar(), []
+        for position in self.recipe.positions(number):
             try:
-                tar.add(f"{position:09d}", recipe.format, self._sample(int(self._order[position])))
+                tar.add(f"{position:09d}", self.recipe.format, self._members(int(order[position])))
             except BadImage as error:
-                recipe.excuse(error)
+                self.recipe.check_skippable(error)
                 skipped.append(error.origin)
             progress(1)
-        data, path = tar.close(), recipe.tar(number)
+        data, path = tar.close(), self.recipe.tar_path(number)
         with atomic_write(path) as file:
             file.write(data)
         shard = Shard(path.name, len(tar.rows), len(data), hashlib.sha256(data).hexdigest())
-        save_record(Record(shard, np.array(tar.rows, ENTRY), tuple(skipped)), recipe.record(number))
+        Record(shard, np.array(tar.rows, ENTRY), tuple(skipped)).save(self.recipe.record_path(number))
 
-    def _sample(self, index: int) -> Mapping[str, bytes]:
-        """One sample's members by extension."""
-        item, pixels = self._recipe.read(index)
-        sample = {self._recipe.format: encode(pixels, self._recipe.format)}
+    def _members(self, index: int) -> Mapping[str, bytes]:
+        """The files of one sample, by extension."""
+        item, pixels = self.recipe.read(index)
+        members = {self.recipe.format: encode(pixels, self.recipe.format)}
         if item.label is not None:
-            sample["cls"] = str(item.label).encode()
+            members["cls"] = str(item.label).encode()
         if item.attributes is not None:
-            sample["json"] = json.dumps(item.attributes).encode()
-        return sample
+            members["json"] = json.dumps(item.attributes).encode()
+        return members
 
 
-class _Tar:
-    """A tar in memory and its index, taken down in passing: reading it back would cost 0.1 ms a sample, an eighth of
-    the whole build. A test holds the two against each other.
+class _IndexedTar:
+    """A tar in memory that is indexed while it is written: reading it back would cost 0.1 ms a sample, an eighth of
+    the whole build. A test compares the index with the tar.
     """
 
     def __init__(self) -> None:
+        import webdataset  # here, because it costs seconds and imports torch: only worker processes pack
+
         self._file = io.BytesIO()
         self._writer = webdataset.TarWriter(
             self._file, encoder=False, mtime=0, user="shardgan", group="shardgan", mode=0o644
@@ -79,10 +109,10 @@ class _Tar:
         self.rows: list[tuple[int, int, int, int]] = []
 
     def add(self, key: str, image: str, members: Mapping[str, bytes]) -> None:
-        """``image`` is the extension, among ``members``, to index."""
+        """Append a sample and index its member with the extension ``image``."""
         offset = self._writer.tarstream.offset
         self._writer.write({"__key__": key, **members})
-        for extension in sorted(members):  # the writer's own order
+        for extension in sorted(members):  # TarWriter's order
             offset += BLOCK
             data = members[extension]
             if extension == image:

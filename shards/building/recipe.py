@@ -1,29 +1,63 @@
-"""A build as data: small, picklable, and all that a worker process needs to know."""
+"""A build as data: its source, its options, and which raw image goes into which shard. Small and picklable."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from shards.building.options import Options
-from shards.building.worker import Work
 from shards.common.errors import InputError
 from shards.format.resize import fit
 from shards.order.order import shuffled
-from shards.sources.item import Item, Source
-from shards.sources.pixels import BadImage
+from shards.sources.source import BadImage, Item, Source
 
 SHUFFLE = 0x5AFD
-"""Second word of the Philox key: keeps the shuffle apart from every other stream of the same seed."""
+"""Second word of the Philox key: separates the shuffle from every other stream of the same seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of a build that every source has.
+
+    Raises:
+        InputError: a number is out of range.
+    """
+
+    size: Literal[32, 64, 128] = 64
+    """Height and width of the images, in pixels."""
+    format: Literal["jpg", "png", "npy"] | None = None
+    """Encoding: jpg (quality 95, full colour), png (lossless) or npy (raw, three times the bytes)."""
+    shard_samples: int = 2048
+    """Images per shard (13 MB of jpg at size 64); a process holds one shard in memory."""
+    limit: int | None = None
+    """Build only this many images, a random subset."""
+    seed: int = 0
+    """Seed of the shuffle of the images."""
+    skip_bad: bool = False
+    """Leave out broken or too small images, and list them in the manifest, instead of stopping at the first."""
+    upscale: bool = False
+    """Enlarge images smaller than the size instead of stopping at the first."""
+    dedup: bool = False
+    """Leave out near-duplicates (equal perceptual hash and colours; the first stays), and list them in
+    duplicates.jsonl. Needs the extra: uv sync --extra dedup."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise InputError(f"--size is {self.size}; it must be at least 1.")
+        if self.shard_samples < 1:
+            raise InputError(f"--shard-samples is {self.shard_samples}; it must be at least 1.")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"--limit is {self.limit}; it must be at least 1, or omitted for all images.")
+        if not 0 <= self.seed < 2**64:
+            raise InputError(f"--seed is {self.seed}; it must be at least 0 and below 2**64.")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which raw image goes where. Sample ``position`` has the key ``f"{position:09d}"`` and lies in shard
+    """Assigns raw images to shards. Sample ``position`` has the key ``f"{position:09d}"`` and is in shard
     ``position // shard_samples``.
     """
 
@@ -31,9 +65,9 @@ class Recipe:
     out: Path
     options: Options
     items: int
-    """``len(source)`` when the build began."""
+    """``len(source)`` at the start of the build."""
     duplicates: tuple[int, ...] = ()
-    """Of these, the ones to leave out; ascending."""
+    """Indexes of the items to leave out; ascending."""
 
     @property
     def format(self) -> str:
@@ -45,79 +79,73 @@ class Recipe:
 
     @property
     def samples(self) -> int:
-        left = self.items - len(self.duplicates)
-        return left if self.options.limit is None else min(self.options.limit, left)
+        available = self.items - len(self.duplicates)
+        return available if self.options.limit is None else min(self.options.limit, available)
 
     @property
     def shards(self) -> int:
         return -(-self.samples // self.options.shard_samples)
 
     def order(self) -> np.ndarray:
-        """int64: the source's index of the sample at each position."""
+        """int64 (samples,): the source's index of the sample at each position."""
         key = np.array([self.options.seed, SHUFFLE], np.uint64)
-        left = np.delete(np.arange(self.items), np.array(self.duplicates, np.int64))
-        chosen: np.ndarray = left[shuffled(np.random.Philox(key=key), len(left))[: self.samples]]
-        return chosen
+        available = np.delete(np.arange(self.items), np.array(self.duplicates, np.int64))
+        order: np.ndarray = available[shuffled(np.random.Philox(key=key), len(available))[: self.samples]]
+        return order
 
     def positions(self, shard: int) -> range:
         start = shard * self.options.shard_samples
         return range(start, min(start + self.options.shard_samples, self.samples))
 
-    def tar(self, shard: int) -> Path:
+    def tar_path(self, shard: int) -> Path:
         return self.out / f"shard-{shard:06d}.tar"
 
-    def record(self, shard: int) -> Path:
+    def record_path(self, shard: int) -> Path:
         return self.out / f".shard-{shard:06d}.npz"
 
-    def start(self) -> Work:
-        """In a worker: what builds a shard, given its number."""
-        from shards.building.pack import Packer  # brings webdataset, which nobody else needs
-
-        return Packer(self).pack
-
-    def check(self) -> None:
-        """Raises ``InputError`` when the source is not what it was when the build began."""
-        if (found := len(self.source)) != self.items:
-            raise InputError(f"The raw images changed while they were read: {self.items} before, {found} now.")
+    def check_source(self) -> None:
+        """Raise ``InputError`` if the source has another length than at the start of the build."""
+        if (items := len(self.source)) != self.items:
+            raise InputError(f"The raw images changed during the build: {self.items} before, {items} now.")
 
     def read(self, index: int) -> tuple[Item, np.ndarray]:
-        """The source's item ``index`` and its pixels as they go into a shard; ``BadImage`` when it cannot be used."""
+        """Read item ``index`` and resize it: uint8 (size, size, channels). Raises ``BadImage`` if it is unusable."""
         item = self.source[index]
         try:
             return item, fit(item.image, self.options.size, self.source.channels, self.upscale)
         except ValueError as error:
             raise BadImage(item.origin, str(error)) from error
 
-    def excuse(self, error: BadImage) -> None:
-        """Raises ``InputError`` unless bad images may be left out."""
+    def check_skippable(self, error: BadImage) -> None:
+        """Raise ``InputError`` unless bad images are to be skipped."""
         if not self.options.skip_bad:
             raise InputError(f"{error}. --skip-bad leaves such images out.") from error
 
-    def choices(self) -> dict[str, Any]:
-        """Everything that decides the output, flat and JSON-ready; the source's own fields as ``"celeba.crop"``.
+    def build_options(self) -> dict[str, Any]:
+        """Everything that determines the output, flat and JSON-ready; fields of the source as ``"celeba.crop"``.
 
-        A source's fields are its attributes; :class:`Path` ones are left to :meth:`places`, so that equal data builds
-        equal manifests wherever it lies. ``skip_bad`` is no choice: who stopped at a bad image may go on with it.
-        ``dedup`` is one when it is made: data sets from before it was known must not differ.
+        Paths are left to :meth:`source_paths`, so that equal data build equal manifests wherever the data are.
+        ``skip_bad`` is not part of the recipe, so an interrupted build can be resumed with it. ``dedup`` appears only
+        when it is set, because manifests of earlier versions lack it.
         """
-        own = {f"{self.source.name}.{name}": value for name, value in vars(self.source).items()}
-        chosen = {**asdict(self.options), "format": self.format, "upscale": self.upscale, **own}
-        del chosen["skip_bad"]
+        source_fields = {f"{self.source.name}.{name}": value for name, value in vars(self.source).items()}
+        options = {**asdict(self.options), "format": self.format, "upscale": self.upscale, **source_fields}
+        del options["skip_bad"]
         if not self.options.dedup:
-            del chosen["dedup"]
-        return {"items": self.items} | {name: value for name, value in chosen.items() if not isinstance(value, Path)}
+            del options["dedup"]
+        return {"items": self.items} | {name: value for name, value in options.items() if not isinstance(value, Path)}
 
-    def places(self) -> dict[str, str]:
-        """Where the source lies: decides nothing, but within one build it must not change."""
-        own = vars(self.source).items()
-        return {f"{self.source.name}.{name}": str(path.resolve()) for name, path in own if isinstance(path, Path)}
+    def source_paths(self) -> dict[str, str]:
+        """The source's paths. They do not determine the output, but must not change within one build."""
+        fields = vars(self.source).items()
+        return {f"{self.source.name}.{name}": str(path.resolve()) for name, path in fields if isinstance(path, Path)}
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """What tells two sets of choices apart, as a person reads it; empty when nothing does.
+def differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+    """Describe how two sets of build options differ; empty if they do not.
 
-    ``upscale`` may be turned on later: what was built without it had no need of it.
+    ``upscale`` may be turned on later: the images that were built without it did not need it.
     """
-    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-    names = [name for name in names if name != "upscale" or found.get(name)]
-    return ", ".join(f"{name.replace('_', '-')} was {found.get(name)}, is {wanted.get(name)}" for name in names)
+    names = [name for name in {**recorded, **requested} if recorded.get(name) != requested.get(name)]
+    names = [name for name in names if name != "upscale" or recorded.get(name)]
+    return ", ".join(f"{name.replace('_', '-')} was {recorded.get(name)}, is {requested.get(name)}" for name in names)

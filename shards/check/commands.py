@@ -11,13 +11,12 @@ from typing import Literal
 import numpy as np
 from tyro.conf import Positional
 
-from shards.building.build import DUPLICATES
 from shards.check.adopt import index_tars
 from shards.check.verify import verify
 from shards.common.errors import InputError
 from shards.common.sheet import write_sheet
 from shards.common.urls import is_remote, local_path, redact
-from shards.format.manifest import Manifest
+from shards.format.manifest import DUPLICATES, Manifest
 from shards.loading.reader import Reader
 
 SHOWN = 64

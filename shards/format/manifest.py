@@ -17,6 +17,8 @@ from shards.common.files import atomic_write
 
 MANIFEST = "manifest.json"
 INDEX = "index.npy"
+DUPLICATES = "duplicates"
+"""Key in ``Manifest.build``: how many near-duplicates were left out; only of builds with ``--dedup``."""
 VERSION = 1
 
 

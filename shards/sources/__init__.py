@@ -1,1 +1,1 @@
-"""Where raw images come from: one module per kind, all of them a :class:`shards.sources.item.Source`."""
+"""Sources of raw images: one module per kind, each with a :class:`shards.sources.source.Source`."""

@@ -1,4 +1,4 @@
-"""CelebA's aligned and cropped faces, from the folder or straight from the zip, with attributes and split."""
+"""CelebA's aligned and cropped faces, from the folder or the zip, with attributes and split."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from shards.common.errors import InputError
-from shards.sources.item import Item
-from shards.sources.pixels import BadImage, read_image
+from shards.sources.source import BadImage, Item, read_image
 
 IMAGES = "img_align_celeba"
 SPLITS = {"0": "train", "1": "valid", "2": "test"}
@@ -22,13 +21,13 @@ SPLITS = {"0": "train", "1": "valid", "2": "test"}
 class Celeba:
     """The images under ``raw``: the folder that holds ``img_align_celeba`` or its zip, or one of those two itself.
 
-    Each is cut to its centred ``crop`` pixels: 178 is the largest square of 178x218, 108 the face alone, as in the
-    DCGAN papers. Where ``list_attr_celeba.txt`` and ``list_eval_partition.txt`` lie beside the images (or in ``Anno/``
+    Each is cropped to its central ``crop`` pixels: 178 is the largest square of 178x218, 108 the face alone, as in the
+    DCGAN papers. If ``list_attr_celeba.txt`` and ``list_eval_partition.txt`` are beside the images (or in ``Anno/``
     and ``Eval/``), an item's attributes are ``{"file": name, "split": "train", "Smiling": 1, ...}``.
 
     Raises:
-        InputError: from ``len`` or indexing, when no images are there, the zip is broken, a list lacks an image, or a
-            split is asked for without its list.
+        InputError: from ``len`` or indexing, if there are no images, the zip is broken, a list lacks an image, or a
+            split is requested without its list.
     """
 
     name: ClassVar[str] = "celeba"
@@ -42,43 +41,40 @@ class Celeba:
     split: Literal["all", "train", "valid", "test"] = "all"
 
     def __len__(self) -> int:
-        return len(_catalogue(self.raw, self.split).names)
+        return len(_listing(self.raw, self.split).names)
 
     def __getitem__(self, index: int) -> Item:
-        catalogue = _catalogue(self.raw, self.split)
-        file = catalogue.names[index]
+        listing = _listing(self.raw, self.split)
+        file = listing.names[index]
         origin = f"{IMAGES}/{file}"
-        image = read_image(catalogue.read(file), origin)
+        image = read_image(listing.read(file), origin)
         width, height = image.size
         if not 0 < self.crop <= min(width, height):
             raise BadImage(origin, f"is {width}x{height} pixels, too small for a crop of {self.crop}")
         left, top = (width - self.crop) // 2, (height - self.crop) // 2
         image = image.crop((left, top, left + self.crop, top + self.crop))
-        return Item(image, origin, attributes=catalogue.attributes(file))
+        return Item(image, origin, attributes=listing.attributes(file))
 
 
 @dataclass(frozen=True)
-class _Catalogue:
+class _Listing:
     names: tuple[str, ...]
     read: Callable[[str], bytes]
     columns: tuple[str, ...]
     rows: Mapping[str, str]
-    """Per image its line of the list, split only when asked for: 200,000 dicts would cost a second and 1 GB."""
+    """The line of each image in the attribute list, parsed on demand: 200,000 dicts would cost a second and 1 GB."""
     splits: Mapping[str, str]
 
     def attributes(self, file: str) -> dict[str, Any]:
         split = {"split": SPLITS[self.splits[file].strip()]} if self.splits else {}
-        marks = self.rows[file].split() if self.rows else []
-        return {
-            "file": file,
-            **split,
-            **{name: int(mark == "1") for name, mark in zip(self.columns, marks, strict=True)},
-        }
+        values = self.rows[file].split() if self.rows else []
+        binary = {name: int(value == "1") for name, value in zip(self.columns, values, strict=True)}
+        return {"file": file, **split, **binary}
 
 
 @lru_cache(maxsize=2)
-def _catalogue(raw: Path, split: str) -> _Catalogue:
-    """Listed once per process: 0.5 s for all 202,599, be it folder or zip."""
+def _listing(raw: Path, split: str) -> _Listing:
+    """Cached per process: 0.5 s for all 202,599 images, in a folder or a zip."""
     images = _find(raw)
     names, read = _open_zip(images) if images.is_file() else _open_folder(images)
     lists = (images.parent, raw, raw / "Anno", raw / "Eval")
@@ -88,11 +84,11 @@ def _catalogue(raw: Path, split: str) -> _Catalogue:
     splits.pop("")
     if split != "all":
         if not splits:
-            raise InputError(f"{raw} holds no list_eval_partition.txt, so no split {split!r} can be told apart.")
+            raise InputError(f"{raw} holds no list_eval_partition.txt, which the split {split!r} needs.")
         names = [name for name in names if SPLITS.get(splits[name].strip()) == split]
     if not names:
         raise InputError(f"{images} holds no .jpg images of the split {split!r}.")
-    return _Catalogue(tuple(names), read, columns, rows, splits)
+    return _Listing(tuple(names), read, columns, rows, splits)
 
 
 def _find(raw: Path) -> Path:
@@ -114,9 +110,9 @@ def _open_folder(folder: Path) -> tuple[list[str], Callable[[str], bytes]]:
 
 def _open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     try:
-        archive = zipfile.ZipFile(path)  # open as long as the process; each process has its own, as they seek
+        archive = zipfile.ZipFile(path)  # stays open; each process has its own, because reads move its position
     except zipfile.BadZipFile as error:
-        raise InputError(f"{path} is not a whole zip file ({error}). Fetch it again.") from error
+        raise InputError(f"{path} is not a complete zip file ({error}). Download it again.") from error
     members = {name.rpartition("/")[2]: name for name in archive.namelist() if name.endswith(".jpg")}
 
     def read(name: str) -> bytes:
@@ -129,7 +125,7 @@ def _open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
 
 
 def _rows(folders: tuple[Path, ...], file: str, names: list[str], header: int) -> dict[str, str]:
-    """Per image name the rest of its line, and under "" the last header line; empty where there is no such file."""
+    """The rest of each image's line, by name; under "" the last header line. ``{"": ""}`` if there is no such file."""
     path = next((folder / file for folder in folders if (folder / file).is_file()), None)
     if path is None:
         return {"": ""}
@@ -140,5 +136,5 @@ def _rows(folders: tuple[Path, ...], file: str, names: list[str], header: int) -
         rows[name] = rest
     missing = next((name for name in names if name not in rows), None)
     if missing is not None:
-        raise InputError(f"{path} has no line for {missing}. Fetch it again, or move it away to build without it.")
+        raise InputError(f"{path} has no line for {missing}. Download it again, or remove it to build without it.")
     return rows

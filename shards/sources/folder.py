@@ -1,4 +1,4 @@
-"""Any folder of pictures."""
+"""Any folder of images."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from shards.common.errors import InputError
-from shards.sources.item import Item
-from shards.sources.pixels import read_image
+from shards.sources.source import Item, read_image
 
 EXTENSIONS = frozenset(
     [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"]
@@ -20,12 +19,12 @@ EXTENSIONS = frozenset(
 
 @dataclass(frozen=True)
 class Folder:
-    """Every image under ``raw``, at any depth, in the order of the paths; hidden files and folders are left out.
+    """Every image under ``raw``, at any depth, sorted by path; hidden files and folders are ignored.
 
-    If all lie in sub-folders, the first-level sub-folder is an image's class. ``attributes`` holds its path.
+    If all images are in sub-folders, the first-level sub-folder is the class. ``attributes`` contains the path.
 
     Raises:
-        InputError: from ``len`` or indexing, when ``raw`` is no folder or holds no images.
+        InputError: from ``len`` or indexing, if ``raw`` is not a folder or contains no images.
     """
 
     name: ClassVar[str] = "folder"
@@ -52,7 +51,7 @@ class Folder:
 
 @lru_cache(maxsize=2)
 def _listing(raw: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Paths relative to ``raw`` with forward slashes, and the classes; once per process, without a stat per file."""
+    """Paths relative to ``raw`` with forward slashes, and the classes. Cached per process; no ``stat`` per file."""
     if not raw.is_dir():
         raise InputError(f"{raw} is not a folder. Name the folder that holds the images.")
     paths = tuple(sorted(_walk(raw)))
@@ -63,8 +62,8 @@ def _listing(raw: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _walk(raw: Path) -> Iterator[str]:
-    seen = set()  # linked class folders are common, and a link can lead back up
-    for folder, folders, files in os.walk(raw, onerror=_refuse, followlinks=True):
+    seen = set()  # links to class folders are followed, and a link can point to its parent
+    for folder, folders, files in os.walk(raw, onerror=_raise, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()
@@ -76,5 +75,5 @@ def _walk(raw: Path) -> Iterator[str]:
                 yield Path(folder, name).relative_to(raw).as_posix()
 
 
-def _refuse(error: OSError) -> None:
-    raise error  # os.walk would leave an unreadable folder out without a word
+def _raise(error: OSError) -> None:
+    raise error  # os.walk would silently skip an unreadable folder

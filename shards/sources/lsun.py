@@ -1,4 +1,4 @@
-"""LSUN's scenes and objects, straight from the LMDBs that it is handed out as, one per category."""
+"""LSUN's scenes and objects, read from the LMDBs in which it is distributed, one per category."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ from typing import ClassVar, Literal
 import lmdb
 
 from shards.common.errors import InputError
-from shards.sources.item import Item
-from shards.sources.pixels import read_image
+from shards.sources.source import Item, read_image
 
 DATA = "data.mdb"
 Split = Literal["train", "val", "all"]
 SPLITS = {"train": ("train", ""), "val": ("val", ""), "all": ("train", "val", "")}
-"""What each choice takes, by the word before ``_lmdb``. LSUN's own ``test_lmdb`` has no category: only by its name."""
+"""Names before ``_lmdb`` that each split includes. LSUN's ``test_lmdb`` has no category and is read only as ``raw``."""
 
 
 @dataclass(frozen=True)
 class Lsun:
     """The images of one category, where ``raw`` is its LMDB (``bedroom_train_lmdb``), or of all LMDBs in ``raw``.
 
-    Several categories are classes, numbered in the order of ``categories``, or of the alphabet where that is empty and
-    all are meant; one alone has no label. ``split`` chooses among the LMDBs in a folder, not about one that ``raw``
-    names itself. An item's attributes are ``{"file": key}``.
+    Several categories become classes, numbered in the order of ``categories``; if that is empty, all categories in
+    alphabetical order. A single category has no label. ``split`` selects LMDBs of a folder and is ignored if ``raw``
+    is itself an LMDB. An item's attributes are ``{"file": key}``.
 
     Raises:
-        InputError: from ``len`` or indexing, when ``raw`` is missing or holds no LMDB, a category is not there, or an
-            LMDB is empty, cut off or corrupt.
+        InputError: from ``len`` or indexing, if ``raw`` is missing or holds no LMDB, a category is missing, or an LMDB
+            is empty, cut off or corrupt.
     """
 
     name: ClassVar[str] = "lsun"
@@ -46,46 +45,48 @@ class Lsun:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        names = tuple(dict.fromkeys(shelf.category for shelf in _shelves(self.raw, self.categories, self.split)))
+        names = tuple(dict.fromkeys(part.category for part in _parts(self.raw, self.categories, self.split)))
         return names if len(names) > 1 else ()
 
     def __len__(self) -> int:
-        last = _shelves(self.raw, self.categories, self.split)[-1]
+        last = _parts(self.raw, self.categories, self.split)[-1]
         return last.start + last.count
 
     def __getitem__(self, index: int) -> Item:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        shelves = _shelves(self.raw, self.categories, self.split)
-        shelf = shelves[bisect_right(shelves, index, key=lambda shelf: shelf.start) - 1]
-        key, value = _read(shelf.folder, index - shelf.start)
+        parts = _parts(self.raw, self.categories, self.split)
+        part = parts[bisect_right(parts, index, key=lambda part: part.start) - 1]
+        key, value = _read(part.folder, index - part.start)
         file, classes = key.decode(errors="backslashreplace"), self.classes
-        origin = f"{shelf.category}/{file}"
-        label = classes.index(shelf.category) if classes else None
+        origin = f"{part.category}/{file}"
+        label = classes.index(part.category) if classes else None
         return Item(read_image(value, origin), origin, label, {"file": file})
 
 
 @dataclass(frozen=True)
-class _Shelf:
+class _Part:
+    """One LMDB."""
+
     category: str
     folder: Path
     start: int
-    """Index of its first image: how many there are in the LMDBs before it."""
+    """Index of its first image: the number of images in the LMDBs before it."""
     count: int
 
 
 @lru_cache(maxsize=2)
-def _shelves(raw: Path, categories: tuple[str, ...], split: Split) -> tuple[_Shelf, ...]:
-    """The LMDBs in order. Counts come from their heads: three million keys are read where images are, not here."""
-    found = _find(raw, split)
-    names = dict.fromkeys(category for category, _ in found)
+def _parts(raw: Path, categories: tuple[str, ...], split: Split) -> tuple[_Part, ...]:
+    """The LMDBs in order. Counts come from their headers; the keys (three million) are read only with the images."""
+    databases = _find(raw, split)
+    names = dict.fromkeys(category for category, _ in databases)
     if unknown := [category for category in categories if category not in names]:
         raise InputError(f"{raw} holds no category {unknown[0]!r}; it has {', '.join(names)}.")
-    chosen = [(name, folder) for wanted in categories or names for name, folder in found if name == wanted]
-    chosen = list(dict.fromkeys(chosen))  # a category may have been named twice
+    chosen = [database for category in categories or names for database in databases if database[0] == category]
+    chosen = list(dict.fromkeys(chosen))  # a category may be named twice
     counts = [_open(folder).stat()["entries"] for _, folder in chosen]
     starts = accumulate(counts[:-1], initial=0)
-    return tuple(_Shelf(*named, start, count) for named, start, count in zip(chosen, starts, counts, strict=True))
+    return tuple(_Part(*database, start, count) for database, start, count in zip(chosen, starts, counts, strict=True))
 
 
 def _find(raw: Path, split: Split) -> list[tuple[str, Path]]:
@@ -99,39 +100,39 @@ def _find(raw: Path, split: Split) -> list[tuple[str, Path]]:
     if not folders:
         raise InputError(f"{raw} neither is nor holds an LMDB: there is no {DATA}, here or in a folder named *_lmdb.")
     names = [(_parse(folder.name), folder) for folder in folders]
-    found = sorted((category, folder) for (category, part), folder in names if part in SPLITS[split])
-    if not found:
+    chosen = sorted((category, folder) for (category, suffix), folder in names if suffix in SPLITS[split])
+    if not chosen:
         raise InputError(f"{raw} holds no LMDB of the split {split!r}; it has {', '.join(f.name for f in folders)}.")
-    return found
+    return chosen
 
 
 def _parse(folder: str) -> tuple[str, str]:
-    """``"church_outdoor_val_lmdb"`` -> ``("church_outdoor", "val")``; without a split it is ``""``."""
+    """``"church_outdoor_val_lmdb"`` -> ``("church_outdoor", "val")``; the split is ``""`` if there is none."""
     name = folder.removesuffix("_lmdb")
-    category, _, part = name.rpartition("_")
-    return (category or name, part) if part in ("train", "val", "test") else (name, "")
+    category, _, suffix = name.rpartition("_")
+    return (category or name, suffix) if suffix in ("train", "val", "test") else (name, "")
 
 
 @cache
 def _open(folder: Path) -> lmdb.Environment:
-    """Open as long as the process, which may open an LMDB only once; unlocked, so that a read-only disk will do."""
+    """Stays open, because a process may open an LMDB only once. No lock file, so that a read-only disk works."""
     path = folder / DATA
     try:
         database = lmdb.open(str(folder), readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:
         raise InputError(f"{path} cannot be opened ({error}). Unpack it again.") from error
-    wanted = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
-    if (size := path.stat().st_size) < wanted:  # reading beyond the end of a mapped file kills the process
-        raise InputError(f"{path} is cut off: it has {size} of {wanted} bytes. Unpack it again.")
+    expected = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
+    if (size := path.stat().st_size) < expected:  # reading beyond the end of a mapped file kills the process
+        raise InputError(f"{path} is cut off: it has {size} of {expected} bytes. Unpack it again.")
     if not database.stat()["entries"]:
-        raise InputError(f"{path} is empty: an LMDB without a single image.")
+        raise InputError(f"{path} is empty: the LMDB contains no images.")
     return database
 
 
 @cache
 def _keys(folder: Path) -> tuple[bytearray, array[int]]:
-    """All keys, one after the other, and where each begins and ends: 150 MB for the three million of ``bedroom``, where
-    as many bytes objects would take 220. The images are not touched.
+    """All keys, concatenated, and the offsets of their ends: 150 MB for the three million of ``bedroom``, where bytes
+    objects would take 220. The images are not read.
     """
     blob, edges = bytearray(), array("q", [0])
     with _open(folder).begin() as transaction, transaction.cursor() as cursor:
@@ -142,7 +143,7 @@ def _keys(folder: Path) -> tuple[bytearray, array[int]]:
 
 
 def _read(folder: Path, index: int) -> tuple[bytes, bytes]:
-    """Key and value ``index``, in the order of the keys."""
+    """Key and value of image ``index``, in the order of the keys."""
     try:
         blob, edges = _keys(folder)
         key = bytes(blob[edges[index] : edges[index + 1]])
@@ -151,5 +152,5 @@ def _read(folder: Path, index: int) -> tuple[bytes, bytes]:
     except lmdb.Error as error:
         raise InputError(f"{folder / DATA} is corrupt ({error}). Unpack it again.") from error
     if value is None:
-        raise InputError(f"{folder / DATA} changed while it was read: the key {key!r} is gone.")
+        raise InputError(f"{folder / DATA} changed during the build: the key {key!r} is missing.")
     return key, bytes(value)

@@ -1,4 +1,4 @@
-"""MNIST, and every set that copies its IDX files (Fashion-MNIST, KMNIST)."""
+"""MNIST, and data sets in the same IDX files (Fashion-MNIST, KMNIST)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from shards.common.errors import InputError
-from shards.sources.item import Item
+from shards.sources.source import Item
 
 Split = Literal["train", "test", "all"]
 PREFIXES: dict[str, tuple[str, ...]] = {"train": ("train",), "test": ("t10k",), "all": ("train", "t10k")}
@@ -26,17 +26,17 @@ class Mnist:
     """Grey digits and their labels from the IDX files in ``raw``, gzipped or not; ``split="all"``: train, then test.
 
     Raises:
-        InputError: from ``len`` or indexing, when a file is missing, is cut off, is no IDX file or does not match the
-            other.
+        InputError: from ``len`` or indexing, if a file is missing, cut off or not an IDX file, or images and labels
+            do not match.
     """
 
     name: ClassVar[str] = "mnist"
     channels: ClassVar[int] = 1
     upscale: ClassVar[bool] = True
-    """28 -> 64 is the tutorial's own step. 28 -> 32 resizes too, rather than padding by 2: so digits fill the same part
-    of the frame at every size, and side by side the soft strokes looked no worse."""
+    """The tutorial resizes 28 to 64. 28 to 32 is resized rather than padded, so that digits fill the same part of the
+    image at every size."""
     format: ClassVar[str] = "png"
-    """Lossless, and at 64x64 still smaller than JPEG (1.1 against 1.3 kB)."""
+    """Lossless, and smaller than JPEG at 64x64 (1.1 against 1.3 kB)."""
     classes: ClassVar[tuple[str, ...]] = tuple("0123456789")
 
     raw: Path
@@ -57,16 +57,16 @@ class Mnist:
 
 @lru_cache(maxsize=2)
 def _load(raw: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
-    """(count, 28, 28) and (count,), uint8: 47 MB and 0.3 s for the training set, once per process."""
+    """Images (count, 28, 28) and labels (count,), uint8. Cached per process: 47 MB and 0.3 s for the training set."""
     if not raw.is_dir():
         raise InputError(f"{raw} is not a folder. It should hold MNIST's files, such as {prefix}-images-idx3-ubyte.gz.")
     images, labels = _read_idx(raw, f"{prefix}-images-idx3-ubyte", 3), _read_idx(raw, f"{prefix}-labels-idx1-ubyte", 1)
     if len(images) != len(labels):
         raise InputError(
-            f"{raw} holds {len(images)} {prefix} images but {len(labels)} labels; the files are not of one set."
+            f"{raw} holds {len(images)} {prefix} images but {len(labels)} labels; the files belong to different sets."
         )
     if labels.size and labels.max() > 9:
-        raise InputError(f"{raw}/{prefix}-labels-idx1-ubyte holds a label above 9; it is not MNIST's.")
+        raise InputError(f"{raw}/{prefix}-labels-idx1-ubyte holds a label above 9; MNIST has ten classes.")
     return images, labels
 
 
@@ -77,12 +77,12 @@ def _read_idx(raw: Path, name: str, dimensions: int) -> np.ndarray:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}). Fetch it again.") from error
+        raise InputError(f"{path} cannot be read ({error}). Download it again.") from error
     start = 4 + 4 * dimensions
     if data[:4] != bytes([0, 0, UBYTE, dimensions]) or len(data) < start:
-        raise InputError(f"{path} is not an IDX file of bytes in {dimensions} dimension(s). Fetch it again.")
+        raise InputError(f"{path} is not an IDX file of bytes in {dimensions} dimension(s). Download it again.")
     shape = tuple(np.frombuffer(data, ">u4", dimensions, offset=4).tolist())
     expected = start + int(np.prod(shape, dtype=object))
     if len(data) != expected:
-        raise InputError(f"{path} has {len(data)} bytes where its header promises {expected}. Fetch it again.")
+        raise InputError(f"{path} has {len(data)} bytes where its header promises {expected}. Download it again.")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

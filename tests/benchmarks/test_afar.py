@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shards.building.build import build
-from shards.building.options import Options
+from shards.building.recipe import Options
 from shards.sources.faces.faces import Faces
 from tests.support.faulty import FAULTS, FaultyServer
 from tests.support.launching import SMALL, rows, run, status

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.arithmetic import Arguments, main, measure, read_faces
 from shards.building.build import build
-from shards.building.options import Options
+from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.sources.faces.faces import Faces
 from tests.support.launching import ROOT, command

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.measure.whole import Turns, whole
 from shards.building.build import build
-from shards.building.options import Options
+from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.sources.faces.faces import Faces
 from tests.support.cluster import until

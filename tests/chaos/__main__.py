@@ -27,7 +27,7 @@ import psutil
 import tyro
 
 from shards.building.build import build
-from shards.building.options import Options
+from shards.building.recipe import Options
 from shards.loading.dataset import ShardDataset
 from shards.sources.faces.faces import Faces
 from tests.support.launching import SMALL, rows, start, status

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from shards.building.build import build
-from shards.building.options import Options
+from shards.building.recipe import Options
 from shards.sources.mnist import Mnist
 from tests.support.launching import SMALL, keys, run, start, status, wait_for_step
 

@@ -1,7 +1,7 @@
-"""What a drawn face is: its attributes, and how they are sampled.
+"""The attributes of a drawn face, and how they are sampled.
 
-Face i of seed s is a pure function of ``(s, i)``, and what was drawn is known exactly, so latent arithmetic can be
-checked rather than admired.
+Face i of seed s is a pure function of ``(s, i)``. Its attributes are known exactly, so that latent arithmetic can be
+tested.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 FACES = 0xFACE
-"""Second word of the Philox key: keeps these draws apart from every other stream of the same seed."""
+"""Second word of the Philox key: separates these draws from every other stream of the same seed."""
 SMILING = 0.35
 """``Face.smile`` above this counts as smiling; the sampled smiles leave a gap around it."""
 
-# Colours are 0xRRGGBB. The order of a palette is part of what a seed means.
+# Colours are 0xRRGGBB. The order of a palette determines which face a seed gives: do not change it.
 SKINS = (0xFFE0CA, 0xF4C7A6, 0xD9A078, 0xA66E4C, 0x704834)
 HAIRS = {"black": 0x241E24, "brown": 0x5E3A26, "auburn": 0x9E4626, "blond": 0xE8C270, "grey": 0xB4B4BC}
 EYES = {"brown": 0x5C3820, "blue": 0x3E7ABE, "green": 0x48865C, "grey": 0x70808C}
@@ -26,11 +26,12 @@ STYLES = ("swept", "parted", "fringe", "curly")
 
 @dataclass(frozen=True)
 class Face:
-    """All there is to know about one portrait.
+    """Everything that determines one portrait.
 
-    Strings are names from the palettes above. Floats lie in [-1, 1] and 0 is neutral: a frown to a broad smile, worried
-    to stern brows, looking 14 degrees to the picture's left or right, slender to round; but ``mouth_open``, ``skin``
-    (fair to deep) and ``hair_length`` (cropped to over the shoulders) lie in [0, 1]. Only men are sampled with a beard.
+    Strings are names from the palettes above. ``mouth_open``, ``skin`` (fair to deep) and ``hair_length`` (cropped to
+    over the shoulders) are in [0, 1]. The other floats are in [-1, 1], and 0 is neutral: ``smile`` (frown to broad
+    smile), ``brow_tilt`` (worried to stern), ``yaw`` (14 degrees to the image's left or right), ``face_width`` (slender
+    to round). Only men are sampled with a beard.
     """
 
     man: bool
@@ -51,16 +52,16 @@ class Face:
 
 
 def attributes(face: Face) -> dict[str, int | float | str]:
-    """All fields, JSON-ready, truths as 0 or 1 as in CelebA, and the derived binaries ``woman`` and ``smiling``."""
-    facts = {name: int(value) if isinstance(value, bool) else value for name, value in asdict(face).items()}
-    return facts | {"woman": int(not face.man), "smiling": int(face.smile > SMILING)}
+    """All fields, JSON-ready, with booleans as 0 or 1 as in CelebA, and the derived ``woman`` and ``smiling``."""
+    values = {name: int(value) if isinstance(value, bool) else value for name, value in asdict(face).items()}
+    return values | {"woman": int(not face.man), "smiling": int(face.smile > SMILING)}
 
 
 def sample_face(seed: int, index: int) -> Face:
-    """Face ``index`` of the endless set ``seed``, both in [0, 2**64), else ``OverflowError``.
+    """Sample face ``index`` of the infinite set ``seed``; both must be in [0, 2**64), else ``OverflowError``.
 
-    Half are men, half smile. Length of hair goes with sex, colours of hair and eyes with skin; open
-    mouths with smiling; all else is independent.
+    Half are men, half smile. Hair length depends on sex, colours of hair and eyes on skin, and open mouths on smiling;
+    everything else is independent.
     """
     key, counter = np.array([seed, FACES], np.uint64), np.array([0, 0, index, 0], np.uint64)
     rng = np.random.Generator(np.random.Philox(key=key, counter=counter))

@@ -1,4 +1,4 @@
-"""The embedded data set: drawn portraits, so that a first run needs no download and no licence."""
+"""The embedded data set of drawn portraits, so that a first run needs no download and no licence."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import ClassVar
 
 from shards.sources.faces.face import attributes, sample_face
 from shards.sources.faces.portrait import draw_face
-from shards.sources.item import Item
+from shards.sources.source import Item
 
 
 @dataclass(frozen=True)
 class Faces:
-    """The source: ``count`` portraits of the endless set ``seed``, each drawn when asked for, in about 4 ms."""
+    """The first ``count`` portraits of the infinite set ``seed``, each drawn when it is read, in about 4 ms."""
 
     name: ClassVar[str] = "faces"
     channels: ClassVar[int] = 3
@@ -27,7 +27,7 @@ class Faces:
         return self.count
 
     def __getitem__(self, index: int) -> Item:
-        """RGB, 256 pixels square, with the facts of ``attributes``; ``IndexError`` outside [0, count)."""
+        """Draw face ``index``: RGB, 256x256, with its attributes. Raises ``IndexError`` outside [0, count)."""
         if not 0 <= index < self.count:
             raise IndexError(f"face {index} of a set of {self.count}")
         face = sample_face(self.seed, index)

@@ -1,6 +1,6 @@
-"""Filled polygons of complex numbers, in *head coordinates*.
+"""Draws filled polygons, given as complex numbers in *head coordinates*.
 
-0 is the middle of the head, 1 is half its height, the real axis points right and the imaginary one down.
+0 is the middle of the head, 1 is half its height, the real axis points right and the imaginary axis down.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ Points: TypeAlias = npt.NDArray[np.complex128]
 
 
 def rgb(colour: int) -> tuple[int, int, int]:
-    """0xRRGGBB as red, green, blue."""
+    """Split 0xRRGGBB into red, green and blue."""
     return colour >> 16, colour >> 8 & 255, colour & 255
 
 
 def mix(a: int, b: int, t: float) -> int:
-    """The colour a fraction ``t`` of the way from 0xRRGGBB ``a`` to ``b``."""
+    """Interpolate from colour ``a`` (t = 0) to ``b`` (t = 1), both 0xRRGGBB."""
     return sum(round(x + t * (y - x)) << shift for x, y, shift in zip(rgb(a), rgb(b), (16, 8, 0), strict=True))
 
 
 @cache
 def span(n: int) -> Reals:
-    """From -1 to 1; kept, because making it costs as much as drawing with it."""
+    """``n`` numbers from -1 to 1; cached, because computing them costs as much as drawing with them."""
     return np.linspace(-1.0, 1.0, n)
 
 
 @cache
 def circle(power: float) -> Points:
-    """The closed unit circle, squared off if ``power`` is above 2."""
+    """The closed unit circle; a superellipse, closer to a square, if ``power`` is above 2."""
     c, s = (np.sign(w) * np.abs(w) ** (2.0 / power) for w in (np.cos(np.pi * span(33)), np.sin(np.pi * span(33))))
     return c + 1j * s
 
@@ -47,29 +47,29 @@ def ellipse(centre: complex, rx: float, ry: float, power: float = 2.0) -> Points
 
 
 def between(a: Points, b: Points) -> Points:
-    """The area between two curves that run the same way."""
+    """The area between two curves that run in the same direction."""
     return np.concatenate([a, b[::-1]])
 
 
 @dataclass(frozen=True)
 class Pen:
-    """Fills polygons in head coordinates. One polygon costs some 30 microseconds, nearly whatever its size."""
+    """Fills polygons in head coordinates. A polygon takes about 30 us, nearly independent of its size."""
 
     opaque: ImageDraw.ImageDraw
     blending: ImageDraw.ImageDraw
-    """Does what ``opaque`` does, at three times the cost."""
+    """Draws with transparency, at three times the cost of ``opaque``."""
     canvas: int
     turn: float
-    """Radians. The head shifts a little against it, which keeps the eyes in place."""
+    """Rotation of the head in radians. The head is shifted against it, which keeps the eyes in place."""
 
     def flat(self, points: Points, colour: int, alpha: int = 255) -> None:
-        """A shape that looks the same from every side: silhouettes, hair, clothes."""
+        """Fill a shape that does not change when the head turns: silhouettes, hair, clothes."""
         xy = (points * 0.38 + complex(0.5 - 0.16 * sin(self.turn), 0.5)) * self.canvas
         draw = self.opaque if alpha == 255 else self.blending
         draw.polygon(xy.view(np.float64).tolist(), fill=(*rgb(colour), alpha))
 
     def face(self, points: Points, colour: int, alpha: int = 255, depth: float = 0.0) -> None:
-        """A shape on the round of the face, foreshortened as the head turns; ``depth`` lifts it off the skin."""
+        """Fill a shape on the curved face, foreshortened when the head turns; ``depth`` raises it above the skin."""
         x = points.real
         z = np.sqrt(np.maximum(1.0 - x * x, 0.0)) + depth
         self.flat(points + (x * (cos(self.turn) - 1.0) + z * sin(self.turn)), colour, alpha)

@@ -1,6 +1,6 @@
-"""Portraits, drawn with Pillow.
+"""Draws portraits with Pillow.
 
-As in aligned CelebA the eyes hardly move from face to face, which is what lets a small GAN learn the rest quickly.
+As in aligned CelebA, the eyes are at nearly the same place in every face, so that a small GAN learns quickly.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ WHITE, DARK, RED = 0xFFFFFF, 0x281A1C, 0xC8343C
 
 
 def draw_face(face: Face, canvas: int = 256) -> Image.Image:
-    """An RGB image, ``canvas`` pixels square, to be reduced with an antialiasing filter: here edges are still hard."""
+    """Draw ``face`` as an RGB image of ``canvas`` x ``canvas`` pixels. Edges are hard: downscale with antialiasing."""
     wall, image = BACKGROUNDS[face.background], Image.new("RGB", (1, 2))
     image.putdata([rgb(mix(wall, WHITE, 0.3)), rgb(wall)])
     image = image.resize((1, canvas), Image.Resampling.BICUBIC).resize((canvas, canvas), Image.Resampling.NEAREST)
@@ -31,12 +31,12 @@ def _skin_tone(face: Face) -> int:
 
 
 def _half_width(face: Face) -> float:
-    """Of the face at its widest."""
+    """Half of the largest width of the face."""
     return 0.74 + 0.05 * face.face_width
 
 
 def _silhouette(face: Face) -> Points:
-    """The bare head, clockwise from the top: half an ellipse above, below it a chin, squarer for men."""
+    """The head without hair, clockwise from the top: half an ellipse, then the chin, which is squarer for men."""
     t = np.pi * (1.0 + span(64))
     y = -np.cos(t)
     jaw = np.maximum(y, 0.0)
@@ -46,7 +46,7 @@ def _silhouette(face: Face) -> Points:
 
 
 def _hair_sides(face: Face, end: float) -> tuple[Points, Points]:
-    """Left and right outline of the hair, each from the crown down to height ``end``."""
+    """Left and right outline of the hair, each from the crown down to the height ``end``."""
     curly = face.hair_style == "curly"
     top = 1.08 + 0.1 * min(1.0, 3.0 * face.hair_length) + 0.05 * curly
     y = -top + (end + top) * np.linspace(0.0, 1.0, 40) ** 1.5  # denser near the crown, where the outline is flat
@@ -62,7 +62,7 @@ def _hair_end(face: Face) -> float:
 
 
 def _hairline(face: Face, u: Reals) -> Reals:
-    """Where the forehead begins; ``u`` in [-1, 1] runs across the face."""
+    """Height of the hairline at ``u``, in [-1, 1] across the face."""
     if face.hair_style == "fringe":
         return -0.42 + 0.36 * np.abs(u) ** 6 + 0.02 * np.cos(22.0 * u)
     if face.hair_style == "parted":

@@ -19,7 +19,7 @@ import webdataset
 from PIL import Image
 
 from shards.building.build import build
-from shards.building.options import Options
+from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.format.index import index_tar
 from shards.format.manifest import Manifest, read_manifest
@@ -139,7 +139,7 @@ def test_a_finished_build_is_only_read(built: Path, raw: Path) -> None:
 
 def test_a_folder_of_something_else_is_refused(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("\\end{document}")
-    with pytest.raises(InputError, match=r"holds something else, such as thesis\.tex"):
+    with pytest.raises(InputError, match=r"contains other files, such as thesis\.tex"):
         build(Folder(raw), tmp_path, OPTIONS)
     with pytest.raises(InputError, match="is not a folder"):
         build(Folder(raw), tmp_path / "thesis.tex", OPTIONS)

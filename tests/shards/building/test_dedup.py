@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shards.building.build import build
-from shards.building.dedup import NEAR, PART, colour_cells, originals, perceptual_hash
-from shards.building.options import Options
+from shards.building.dedup import PART, TOLERANCE, colour_cells, find_originals, perceptual_hash
+from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.format.manifest import read_manifest
 from shards.format.resize import fit
@@ -46,7 +46,7 @@ def first_of_each(images: Iterable[Image.Image]) -> list[int]:
     """For each image the first that it is taken for a duplicate of."""
     pixels = [fit(image, 64, 3, upscale=True) for image in images]
     hashes = np.array([perceptual_hash(image) for image in pixels], np.uint64)
-    return list(originals(hashes, np.array([colour_cells(image) for image in pixels])))
+    return list(find_originals(hashes, np.array([colour_cells(image) for image in pixels])))
 
 
 @pytest.fixture(scope="module")
@@ -109,17 +109,19 @@ def test_faces_of_one_hash_but_other_colours_stay() -> None:
     assert first_of_each(images) == list(range(len(faces)))
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, NEAR, NEAR + 1, 3 * NEAR])), max_size=30))
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, TOLERANCE, TOLERANCE + 1, 3 * TOLERANCE])), max_size=30)
+)
 def test_originals_are_those_of_a_plain_loop(images: list[tuple[int, int]]) -> None:
     kept: list[int] = []
     expected = []
     for row, (code, cell) in enumerate(images):
-        near = [one for one in kept if images[one][0] == code and abs(images[one][1] - cell) <= NEAR]
+        near = [one for one in kept if images[one][0] == code and abs(images[one][1] - cell) <= TOLERANCE]
         kept += [] if near else [row]
         expected.append(near[0] if near else row)
     hashes = np.array([code for code, _ in images], np.uint64)
     cells = np.array([[7, cell] for _, cell in images], np.uint8).reshape(-1, 2)
-    assert list(originals(hashes, cells)) == expected
+    assert list(find_originals(hashes, cells)) == expected
 
 
 def test_grey_images_and_plain_ones_have_a_hash() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from shards.common.errors import InputError
 from shards.sources.celeba import Celeba
-from shards.sources.pixels import BadImage
+from shards.sources.source import BadImage
 
 NAMES = [f"{number:06d}.jpg" for number in (34, 75, 140, 201)]
 
@@ -97,7 +97,7 @@ def test_what_is_not_celeba(raw: Path) -> None:
             len(Celeba(path))
     cut = raw / "cut.zip"
     cut.write_bytes(zipped(raw).read_bytes()[:-30])
-    with pytest.raises(InputError, match=r"cut\.zip is not a whole zip file"):
+    with pytest.raises(InputError, match=r"cut\.zip is not a complete zip file"):
         len(Celeba(cut))
 
 

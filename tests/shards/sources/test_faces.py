@@ -17,7 +17,7 @@ from shards.sources.faces import face as faces
 from shards.sources.faces.face import Face, attributes, sample_face
 from shards.sources.faces.faces import Faces
 from shards.sources.faces.portrait import draw_face
-from shards.sources.item import Source
+from shards.sources.source import Source
 
 WORD = st.integers(0, 2**64 - 1)
 PLAIN = Face(

@@ -11,7 +11,7 @@ from PIL import Image
 from shards.common.errors import InputError
 from shards.format.resize import fit
 from shards.sources.folder import Folder
-from shards.sources.pixels import BadImage, read_image
+from shards.sources.source import BadImage, read_image
 
 RED = (200, 30, 60)
 

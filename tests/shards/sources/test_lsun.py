@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from shards.building.build import build
-from shards.building.options import Options
+from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.sources.lsun import Lsun
-from shards.sources.pixels import BadImage
+from shards.sources.source import BadImage
 
 
 def write(folder: Path, images: Mapping[str, bytes]) -> Path:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from shards.building.build import build
-from shards.building.options import Options
+from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.loading.dataset import ShardDataset
 from shards.loading.labels import read_labels

@@ -1,0 +1,158 @@
+"""The command ``python -m shards build``: one sub-command per kind of source."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg, subcommand
+
+from shards.building.build import build
+from shards.building.recipe import Options
+from shards.check.commands import summary
+from shards.common.errors import InputError
+from shards.format.manifest import MANIFEST
+from shards.sources.celeba import Celeba
+from shards.sources.faces.faces import Faces
+from shards.sources.folder import Folder
+from shards.sources.lsun import Lsun
+from shards.sources.mnist import Mnist
+from shards.sources.source import Source
+
+DEFAULTS = Options(format="jpg")
+LOSSLESS = Options(format="png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildCommand:
+    """Flags that every source has."""
+
+    options: Annotated[Options, arg(name="build")] = DEFAULTS
+    workers: int | None = None
+    """Worker processes, one per core by default. They change only the speed."""
+
+    def build(self, source: Source, out: Path) -> None:
+        complete = (out / MANIFEST).exists()
+        manifest = build(source, out, self.options, self.workers)
+        print(f"{out} was built before; nothing to do." if complete else f"{out} is built.", file=sys.stderr)
+        print(summary(manifest))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildMnist(BuildCommand):
+    """MNIST and compatible data sets: grey digits with labels, from IDX files.
+
+    Example: python -m shards build mnist raw/mnist data/mnist64
+    """
+
+    raw: Positional[Path]
+    """Folder with train-images-idx3-ubyte and the other files, gzipped or not."""
+    out: Positional[Path]
+    """Output folder; created if necessary."""
+    split: Literal["train", "test", "all"] = "train"
+    """60,000 images for training, 10,000 for testing, or both in this order."""
+    options: Annotated[Options, arg(name="build")] = LOSSLESS
+
+    def run(self) -> None:
+        self.build(Mnist(self.raw, self.split), self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildCeleba(BuildCommand):
+    """CelebA: aligned faces, with attributes and split if their lists are present.
+
+    Example: python -m shards build celeba raw/celeba data/celeba64
+    """
+
+    raw: Positional[Path]
+    """Folder with img_align_celeba or img_align_celeba.zip, or one of these itself. A zip is read without unpacking."""
+    out: Positional[Path]
+    """Output folder; created if necessary."""
+    crop: int = 178
+    """Side of the centred square to keep, in pixels of 178x218: 178 keeps the hair, 108 (DCGAN papers) the face."""
+    split: Literal["all", "train", "valid", "test"] = "all"
+    """CelebA's own split; needs list_eval_partition.txt."""
+
+    def run(self) -> None:
+        self.build(Celeba(self.raw, self.crop, self.split), self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildLsun(BuildCommand):
+    """LSUN: scenes or objects from its LMDBs; several categories become classes.
+
+    Example: python -m shards build lsun raw/lsun data/lsun64 --categories bedroom,church_outdoor --dedup
+    """
+
+    raw: Positional[Path]
+    """An unzipped LMDB, such as bedroom_train_lmdb, or the folder that holds several."""
+    out: Positional[Path]
+    """Output folder; created if necessary."""
+    categories: str = ""
+    """Comma-separated names, in the order of the labels. By default all categories, in alphabetical order."""
+    split: Literal["train", "val", "all"] = "train"
+    """Which LMDBs of a folder to read; ignored if RAW is itself an LMDB."""
+
+    def run(self) -> None:
+        categories = tuple(name for name in self.categories.split(",") if name)
+        self.build(Lsun(self.raw, categories, self.split), self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildFolder(BuildCommand):
+    """Any folder of images, at any depth; the first-level sub-folder is the class.
+
+    Example: python -m shards build folder raw/flowers data/flowers64 --skip-bad
+    """
+
+    raw: Positional[Path]
+    """Folder of images. Without sub-folders, or with images beside them, there are no classes."""
+    out: Positional[Path]
+    """Output folder; created if necessary."""
+    channels: Literal[1, 3] = 3
+    """1 for grey, 3 for colour."""
+
+    def run(self) -> None:
+        self.build(Folder(self.raw, self.channels), self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildFaces(BuildCommand):
+    """Faces that shardgan draws, with their attributes; needs no download.
+
+    Example: python -m shards build faces data/faces64
+    """
+
+    out: Positional[Path]
+    """Output folder; created if necessary."""
+    count: int = 8192
+    """Number of faces."""
+
+    def run(self) -> None:
+        if self.count < 1:
+            raise InputError(f"--count is {self.count}; it must be at least 1.")
+        self.build(Faces(self.count, self.options.seed), self.out)
+
+
+Kind = (
+    Annotated[BuildMnist, subcommand("mnist")]
+    | Annotated[BuildCeleba, subcommand("celeba")]
+    | Annotated[BuildLsun, subcommand("lsun")]
+    | Annotated[BuildFolder, subcommand("folder")]
+    | Annotated[BuildFaces, subcommand("faces")]
+)
+
+
+@dataclass(frozen=True)
+class Build:
+    """Turn raw images into shards. If interrupted, the same command resumes.
+
+    Example: python -m shards build celeba raw/celeba data/celeba64 --size 64
+    """
+
+    kind: Kind
+
+    def run(self) -> None:
+        self.kind.run()

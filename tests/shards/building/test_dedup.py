@@ -199,7 +199,7 @@ def test_killed_while_hashing_and_while_building(tmp_path: Path) -> None:
     shutil.copy(raw / "0003.png", raw / "0999.png")
     shutil.copy(raw / "0003.png", raw / f"{PART + 50:04d}.png")
     command = [sys.executable, "-m", "shards", "build", "folder", str(raw), str(out), "--dedup", "--workers", "2"]
-    command += ["--size", "32", "--shard-samples", "32"]
+    command += ["--size", "32", "--shard-samples", "64"]
     hashes = kill_when(command, out, ".hashes-*.npz")
     assert not list(out.glob("*.tar"))
     kill_when(command, out, ".shard-*.npz")
@@ -210,7 +210,7 @@ def test_killed_while_hashing_and_while_building(tmp_path: Path) -> None:
     assert "Left out 2 near-duplicates (duplicates.jsonl)." in done.stderr
     assert "duplicates  2 left out" in done.stdout
     assert listed(out) == [("0999.png", "0003.png"), (f"{PART + 50:04d}.png", "0003.png")]
-    build(Folder(raw), tmp_path / "whole", Options(size=32, shard_samples=32, dedup=True), workers=1)
+    build(Folder(raw), tmp_path / "whole", Options(size=32, shard_samples=64, dedup=True), workers=2)
     assert contents(out) == contents(tmp_path / "whole")
 
 

@@ -21,6 +21,7 @@ from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.sources.lsun import Lsun
 from shards.sources.source import BadImage
+from tests.shards.conftest import Run
 
 
 def write(folder: Path, images: Mapping[str, bytes]) -> Path:
@@ -167,12 +168,12 @@ def test_real_bedrooms_as_jpeg_and_webp(real_data: Path, tmp_path: Path) -> None
     assert (manifest.samples, manifest.classes, len(manifest.shards)) == (32, ("bedroom", "dining_room"), 4)
 
 
-def test_from_the_command_line(raw: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "shards", "build", "lsun", str(raw), str(tmp_path / "out"), "--size", "32"]
-    done = subprocess.run([*command, "--categories", "church_outdoor"], capture_output=True, text=True, check=False)
+def test_from_the_command_line(run: Run, raw: Path, tmp_path: Path) -> None:
+    command = ("build", "lsun", raw, tmp_path / "out", "--size", "32", "--categories")
+    done = run(*command, "church_outdoor")
     assert done.returncode == 0, done.stderr
     assert "2 of 32x32x3, jpg" in done.stdout
-    wrong = subprocess.run([*command, "--categories", "attic"], capture_output=True, text=True, check=False)
+    wrong = run(*command, "attic")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: ")
     assert "'attic'" in wrong.stderr

@@ -64,8 +64,8 @@ FREE = {
 """The fields that may change when a run goes on, written out once more: a new field must be put on one side."""
 
 IDENTITY = {
-    "data.flip", "model.kind", "model.z_dim", "model.features_g", "model.features_d", "model.bn_init_mean", "optim.lr_g",
-    "optim.lr_d", "optim.beta1", "optim.beta2", "seed", "loss", "d_steps", "ema_images", "dtype",
+    "data.flip", "model.kind", "model.z_dim", "model.features_g", "model.features_d", "model.bn_init_mean",
+    "optim.lr_g", "optim.lr_d", "optim.beta1", "optim.beta2", "seed", "loss", "d_steps", "ema_images", "dtype",
 }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def facts(run: LoadedRun) -> dict[str, Any]:
             "dtype": "float32",
             "range": [-1, 1],
         },
-        "batch_norm": "eval: running statistics, so that an image does not depend on those beside it",
+        "batch_norm": "eval: running statistics, so an image does not depend on others in its batch",
         "weights": "moving average" if config.ema_images else "of the last step",
         "training": {
             "step": run.step,
@@ -56,10 +56,10 @@ def model_card(known: dict[str, Any], where: str) -> str:
 CARD = """---
 library_name: shardgan
 pipeline_tag: unconditional-image-generation
-tags: [gan, dcgan, pytorch]
+tags: [gan, {kind}, pytorch]
 ---
 
-# A DCGAN generator of {size}x{size} images
+# {architecture} of {size}x{size} images
 
 Trained with shardgan, which has to be installed. Eight samples:
 

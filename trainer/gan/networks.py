@@ -53,8 +53,8 @@ def initialise(network: nn.Module, seed: int, bn_mean: float = 1.0) -> None:
     """Initialises ``network`` in place, as a function of ``seed``.
 
     Convolutions are N(0, 0.02), BatchNorm weights N(bn_mean, 0.02) and BatchNorm biases 0, as in DCGAN. ``bn_mean`` is
-    1 in dcgan.torch and 0 in the tutorial, which almost silences the signal at the start. Biases of convolutions keep
-    PyTorch's own uniform distribution.
+    1 in dcgan.torch and 0 in the tutorial, which almost silences the signal at the start. Biases of convolutions and
+    all of a linear layer keep PyTorch's own uniform distribution.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
@@ -64,6 +64,10 @@ def initialise(network: nn.Module, seed: int, bn_mean: float = 1.0) -> None:
                 fan_in = module.weight[0].numel()  # for a transposed convolution too: PyTorch counts weight[0] there
                 bound = 1 / math.sqrt(fan_in)
                 nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+        elif isinstance(module, nn.Linear):
+            bound = 1 / math.sqrt(module.in_features)
+            nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+            nn.init.uniform_(module.bias, -bound, bound, generator=generator)
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.weight, bn_mean, 0.02, generator=generator)
             nn.init.zeros_(module.bias)

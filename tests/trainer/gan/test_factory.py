@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+from typing import get_args
+
+import pytest
+import torch
+
+from trainer.config import Kind, Model
+from trainer.gan.factory import create_networks, describe_networks, restore_networks
+from trainer.gan.networks import SIZES, initialise
+
+KINDS = get_args(Kind)
+
+
+def model(kind: Kind) -> Model:
+    return Model(kind=kind, z_dim=7, features_g=2, features_d=3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_and_logits_have_their_shapes(kind: Kind, size: int, channels: int) -> None:
+    generator, discriminator = create_networks(model(kind), size, channels)
+    images = generator(1000 * torch.randn(3, generator.z_dim))
+    assert images.shape == (3, channels, size, size)
+    assert images.abs().max() <= 1
+    logits = discriminator.eval()(1e6 * torch.randn(2, channels, size, size))
+    assert logits.shape == (2,)
+    assert (logits.abs() > 1).all(), "unbounded"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_description_restores_the_same_networks(kind: Kind) -> None:
+    networks = create_networks(model(kind), 64, 3)
+    description = json.loads(json.dumps(describe_networks(model(kind), 64, 3)))
+    for network, restored in zip(networks, restore_networks(description), strict=True):
+        assert type(network) is type(restored)
+        restored.load_state_dict(network.state_dict())
+    del description["size"]
+    with pytest.raises(KeyError):
+        restore_networks(description)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_weight_is_a_function_of_the_seed(kind: Kind) -> None:
+    for number in (0, 1):
+        first, second, other = (create_networks(model(kind), 32, 1)[number] for _ in range(3))
+        for network, seed in ((first, 3), (second, 3), (other, 4)):
+            initialise(network, seed)
+        for name, weight in first.state_dict().items():
+            assert torch.equal(weight, second.state_dict()[name])
+            constant = weight.unique().numel() == 1  # BatchNorm's biases and buffers
+            assert constant or not torch.equal(weight, other.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_activations_are_those_of_the_hidden_layers(kind: Kind) -> None:
+    _, discriminator = create_networks(model(kind), 32, 1)
+    images = torch.randn(4, 1, 32, 32)
+    activations = discriminator.eval().activations(images)
+    assert len(activations) >= 2
+    assert all(len(layer) == 4 and layer.dim() in (2, 4) for layer in activations)
+    changed = discriminator.activations(torch.cat([images[:2], -images[2:]]))
+    for before, after in zip(activations, changed, strict=True):
+        assert torch.allclose(before[:2], after[:2]) and not torch.allclose(before[2:], after[2:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [0, 16, 48, 256])
+def test_other_sizes_are_refused(kind: Kind, size: int) -> None:
+    with pytest.raises(ValueError, match=f"not {size}"):
+        create_networks(model(kind), size, 3)
+
+
+def test_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="kind 'vae'"):
+        create_networks(Model(kind="vae"), 64, 3)  # type: ignore[arg-type]

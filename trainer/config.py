@@ -16,7 +16,7 @@ from shards.common.errors import InputError
 from shards.common.urls import redact
 
 Loss = Literal["non-saturating", "minimax"]
-Kind = Literal["dcgan"]
+Kind = Literal["dcgan", "mlp"]
 Switch = Annotated[
     bool,
     tyro.constructors.PrimitiveConstructorSpec(
@@ -58,7 +58,8 @@ class Model:
     """The networks; image size and channels come from the shards."""
 
     kind: Kind = "dcgan"
-    """Architecture of both networks. dcgan: convolutions (Radford et al., arXiv 1511.06434)."""
+    """Architecture of both networks. dcgan: convolutions (Radford et al., arXiv 1511.06434). mlp: fully connected, the
+    vanilla GAN (Goodfellow et al., arXiv 1406.2661)."""
     z_dim: int = 100
     """Dimensions of a latent."""
     features_g: int = 64

@@ -11,6 +11,7 @@ from typing import Any
 
 from trainer.config import Model
 from trainer.gan.dcgan import DcganDiscriminator, DcganGenerator
+from trainer.gan.mlp import MlpDiscriminator, MlpGenerator
 from trainer.gan.networks import Discriminator, Generator
 
 RECORDED = ("kind", "z_dim", "features_g", "features_d")
@@ -26,8 +27,15 @@ def create_networks(model: Model, size: int, channels: int) -> tuple[Generator, 
         ValueError: there are no networks of this kind or size.
     """
     if model.kind == "dcgan":
-        generator = DcganGenerator(size, channels, model.z_dim, model.features_g)
-        return generator, DcganDiscriminator(size, channels, model.features_d)
+        return (
+            DcganGenerator(size, channels, model.z_dim, model.features_g),
+            DcganDiscriminator(size, channels, model.features_d),
+        )
+    if model.kind == "mlp":
+        return (
+            MlpGenerator(size, channels, model.z_dim, model.features_g),
+            MlpDiscriminator(size, channels, model.features_d),
+        )
     raise ValueError(f"there are no networks of kind {model.kind!r}")
 
 

@@ -1,0 +1,99 @@
+"""Every command works for every kind of network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.support.forks import Python
+from tests.support.launching import ROOT, SMALL, rows, run, status
+from tests.support.make import make_shards
+from trainer.folder.load_run import load_run
+
+KINDS = ("mlp",)
+"""But for ``dcgan``, which all other tests train."""
+TWO_RANKS = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def python() -> Iterator[Python]:
+    with Python() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("labelled") / "shards"
+    make_shards(folder, samples=60)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def flags(kind: str, shards: Path) -> list[str]:
+    return [*SMALL, "--data.shards", str(shards), "--model.kind", kind, "--dtype", "float64", "--data.workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def trained(python: Python, flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("kinds") / "run"
+    done = python("trainer/run.py", *flags, "--out", str(out), "--steps", "6", "--checkpoint.every", "2", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_it_resumes_to_the_bit(python: Python, trained: Path, flags: list[str], tmp_path: Path) -> None:
+    for steps in ("4", "6"):
+        done = python("trainer/run.py", *flags, "--out", str(tmp_path), "--steps", steps, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+    for part in ("generator", "average", "discriminator", "generator_optim", "discriminator_optim"):
+        name = Path("checkpoints") / "step-000000006" / f"{part}.safetensors"
+        assert (trained / name).read_bytes() == (tmp_path / name).read_bytes(), part
+    refused = python("trainer/run.py", *flags, "--out", str(tmp_path), "--model.kind", "dcgan", cwd=ROOT)
+    assert refused.returncode == 2 and "model.kind: mlp -> dcgan" in refused.stderr
+
+
+def test_two_ranks_agree_with_one(trained: Path, flags: list[str], tmp_path: Path) -> None:
+    done = run(*flags, "--out", str(tmp_path), "--steps", "6", launcher=TWO_RANKS, env={"ACCELERATE_USE_CPU": "true"})
+    assert done.returncode == 0, done.stderr
+    assert status(tmp_path)["state"] == "done"
+    for one, two in zip(rows(trained / "metrics.jsonl"), rows(tmp_path / "metrics.jsonl"), strict=True):
+        for name in ("loss/d", "loss/g", "score/real", "score/fake_after"):
+            assert two[name] == pytest.approx(one[name], abs=1e-10)
+
+
+def test_every_command_takes_it(python: Python, kind: str, trained: Path, shards: Path, tmp_path: Path) -> None:
+    def succeed(*words: object) -> str:
+        done = python("-m", *map(str, words), cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    recorded = load_run(trained)
+    assert recorded.config.model.kind == kind
+    for what in (("grid",), ("walk", "--points", 2, "--frames", 2), ("arithmetic", "--plus", "0,1", "--minus", "2")):
+        succeed("trainer.explore", trained, *what, "--out", tmp_path / f"{what[0]}.png")
+        with Image.open(tmp_path / f"{what[0]}.png") as picture:
+            assert picture.width > 96
+    succeed("trainer.export", trained, tmp_path / "exported")
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert json.loads((tmp_path / "exported" / "config.json").read_text())["kind"] == kind
+    assert f"# {recorded.generator.title} generator" in card
+    code = (
+        "import torch; from trainer.hub import Generator; from trainer.folder.load_run import load_run; import pathlib;"
+        f"generator = Generator.from_pretrained('exported'); run = load_run(pathlib.Path({str(trained)!r}));"
+        "z = torch.randn(3, generator.z_dim); assert torch.equal(generator(z), run.generator.float()(z))"
+    )
+    loaded = python("-c", code, cwd=tmp_path)
+    assert loaded.returncode == 0, loaded.stderr
+    succeed("trainer.export", trained, tmp_path / "model.onnx", "--format", "onnx")
+    succeed("trainer.represent", trained, "--shards", shards, "--train", 40, "--test", 20, "--out", tmp_path / "report")
+    assert {"raw pixels", "discriminator"} <= json.loads((tmp_path / "report").read_text())["representations"].keys()
+    assert json.loads(succeed("trainer.status", trained, "--json"))["state"] == "done"

@@ -25,7 +25,7 @@ from benchmarks.measure.command import call, write
 from benchmarks.measure.machine import describe
 from shards.building.build import build
 from shards.building.recipe import Options
-from shards.sources.faces.faces import Faces
+from shards.sources.faces import Faces
 
 IMAGES, BATCH = 2000, 32
 

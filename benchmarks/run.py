@@ -30,7 +30,7 @@ from shards.building.build import build
 from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.format.manifest import read_manifest
-from shards.sources.faces.faces import Faces
+from shards.sources.faces import Faces
 from trainer.config import Config
 from trainer.ranks.device import has_bf16, read_launch, set_kernels, set_threads
 

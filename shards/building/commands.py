@@ -15,12 +15,13 @@ from shards.check.commands import summary
 from shards.common.errors import InputError
 from shards.format.manifest import MANIFEST
 from shards.sources.celeba import Celeba
-from shards.sources.faces.faces import Faces
+from shards.sources.faces import Faces
 from shards.sources.folder import Folder
 from shards.sources.lsun import Lsun
 from shards.sources.mnist import Mnist
 from shards.sources.source import Source
 
+Out = Annotated[Positional[Path], arg(help="Output folder; created if necessary.")]
 DEFAULTS = Options(format="jpg")
 LOSSLESS = Options(format="png")
 
@@ -49,8 +50,7 @@ class BuildMnist(BuildCommand):
 
     raw: Positional[Path]
     """Folder with train-images-idx3-ubyte and the other files, gzipped or not."""
-    out: Positional[Path]
-    """Output folder; created if necessary."""
+    out: Out
     split: Literal["train", "test", "all"] = "train"
     """60,000 images for training, 10,000 for testing, or both in this order."""
     options: Annotated[Options, arg(name="build")] = LOSSLESS
@@ -68,8 +68,7 @@ class BuildCeleba(BuildCommand):
 
     raw: Positional[Path]
     """Folder with img_align_celeba or img_align_celeba.zip, or one of these itself. A zip is read without unpacking."""
-    out: Positional[Path]
-    """Output folder; created if necessary."""
+    out: Out
     crop: int = 178
     """Side of the centred square to keep, in pixels of 178x218: 178 keeps the hair, 108 (DCGAN papers) the face."""
     split: Literal["all", "train", "valid", "test"] = "all"
@@ -88,8 +87,7 @@ class BuildLsun(BuildCommand):
 
     raw: Positional[Path]
     """An unzipped LMDB, such as bedroom_train_lmdb, or the folder that holds several."""
-    out: Positional[Path]
-    """Output folder; created if necessary."""
+    out: Out
     categories: str = ""
     """Comma-separated names, in the order of the labels. By default all categories, in alphabetical order."""
     split: Literal["train", "val", "all"] = "train"
@@ -109,8 +107,7 @@ class BuildFolder(BuildCommand):
 
     raw: Positional[Path]
     """Folder of images. Without sub-folders, or with images beside them, there are no classes."""
-    out: Positional[Path]
-    """Output folder; created if necessary."""
+    out: Out
     channels: Literal[1, 3] = 3
     """1 for grey, 3 for colour."""
 
@@ -125,8 +122,7 @@ class BuildFaces(BuildCommand):
     Example: python -m shards build faces data/faces64
     """
 
-    out: Positional[Path]
-    """Output folder; created if necessary."""
+    out: Out
     count: int = 8192
     """Number of faces."""
 

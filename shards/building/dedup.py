@@ -1,21 +1,18 @@
-"""Finds near-duplicates by a perceptual hash before a build, leaves them out and lists them.
+"""Finds near-duplicates before a build, leaves them out and lists them.
 
 The DCGAN paper (arXiv 1511.06434, section 4.1) did this to LSUN's bedrooms, so that the generator cannot memorise
-images that occur often. As in the paper, images with equal codes are duplicates, so the cost grows with the number of
-images rather than pairs. The paper's code comes from a trained autoencoder; this one is the 64-bit pHash, the signs of
-the lowest frequencies relative to their median. pHash ignores colour and contrast: 61 of 2,000 drawn faces share
-another's. Duplicates must therefore also agree in the mean colours of 4x4 cells.
+images that occur often. As there, equal codes are duplicates, so that the cost grows with the number of images rather
+than pairs. The paper's code comes from a trained autoencoder, this one is a 64-bit pHash. It ignores colour (61 of
+2,000 drawn faces share another's), so duplicates must also agree in the mean colours of 4x4 cells.
 
-Of 120 bedrooms and 600 CelebA faces, 79 to 99 % kept their code after recompression as JPEG or WebP or a change of
-size, and no two different images shared one. Cells of copies differed by at most 3 of 255, cells of faces by 10 to 75.
+Of 120 bedrooms and 600 CelebA faces, 79 to 99 % kept their code after recompression or a change of size, and no two
+different images shared one. Cells of copies differed by at most 3 of 255, cells of faces by 10 to 75.
 
-Hashes are kept in hidden files in the build's folder, one per part, until the manifest is written, so that a resumed
-build does not compute them again.
+Hidden files in the build's folder keep the hashes until the manifest is written, so that a resumed build reuses them.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Callable
@@ -67,8 +64,7 @@ class HashImages:
     def load(self, part: int, name: str) -> np.ndarray:
         """One array of the record of ``part``: ``indexes``, ``hashes``, ``cells`` or ``origins``."""
         with np.load(self.record_path(part), allow_pickle=False) as arrays:
-            array: np.ndarray = arrays[name]
-            return array
+            return np.asarray(arrays[name])
 
     def load_all(self, name: str) -> np.ndarray:
         return np.concatenate([self.load(part, name) for part in range(self.parts)])
@@ -157,11 +153,9 @@ def leave_out_duplicates(recipe: Recipe, workers: int) -> Recipe:
 
 def _write_listing(job: HashImages, duplicates: np.ndarray, originals: np.ndarray) -> None:
     origins = _load_origins(job, np.union1d(duplicates, originals))
-    text = io.StringIO()
-    for dropped, kept in zip(duplicates.tolist(), originals.tolist(), strict=True):
-        text.write(json.dumps({"dropped": origins[dropped], "kept": origins[kept]}) + "\n")
     with atomic_write(job.out / LISTING) as file:
-        file.write(text.getvalue().encode())
+        for dropped, kept in zip(duplicates.tolist(), originals.tolist(), strict=True):
+            file.write(json.dumps({"dropped": origins[dropped], "kept": origins[kept]}).encode() + b"\n")
 
 
 def _load_origins(job: HashImages, indexes: np.ndarray) -> dict[int, str]:

@@ -90,8 +90,7 @@ class Recipe:
         """int64 (samples,): the source's index of the sample at each position."""
         key = np.array([self.options.seed, SHUFFLE], np.uint64)
         available = np.delete(np.arange(self.items), np.array(self.duplicates, np.int64))
-        order: np.ndarray = available[shuffled(np.random.Philox(key=key), len(available))[: self.samples]]
-        return order
+        return np.asarray(available[shuffled(np.random.Philox(key=key), len(available))[: self.samples]])
 
     def positions(self, shard: int) -> range:
         start = shard * self.options.shard_samples

@@ -9,7 +9,7 @@ import pytest
 
 from shards.building.build import build
 from shards.building.recipe import Options
-from shards.sources.faces.faces import Faces
+from shards.sources.faces import Faces
 from tests.support.faulty import FAULTS, FaultyServer
 from tests.support.launching import SMALL, rows, run, status
 

@@ -12,7 +12,7 @@ from benchmarks.arithmetic import Arguments, main, measure, read_faces
 from shards.building.build import build
 from shards.building.recipe import Options
 from shards.common.errors import InputError
-from shards.sources.faces.faces import Faces
+from shards.sources.faces import Faces
 from tests.support.launching import ROOT, command
 from tests.support.make import make_shards
 from trainer.folder.load_run import load_run

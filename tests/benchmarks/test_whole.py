@@ -17,7 +17,7 @@ from benchmarks.measure.whole import Turns, whole
 from shards.building.build import build
 from shards.building.recipe import Options
 from shards.common.errors import InputError
-from shards.sources.faces.faces import Faces
+from shards.sources.faces import Faces
 from tests.support.cluster import until
 from tests.support.launching import ROOT, run
 

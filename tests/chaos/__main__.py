@@ -29,7 +29,7 @@ import tyro
 from shards.building.build import build
 from shards.building.recipe import Options
 from shards.loading.dataset import ShardDataset
-from shards.sources.faces.faces import Faces
+from shards.sources.faces import Faces
 from tests.support.launching import SMALL, rows, start, status
 from trainer.folder import checkpoint
 

@@ -10,7 +10,7 @@ import lmdb
 import numpy as np
 
 from shards.building.build import build
-from shards.sources.faces.faces import Faces
+from shards.sources.faces import Faces
 from shards.sources.mnist import _read_idx
 from tests.support.launching import ROOT
 

@@ -11,7 +11,7 @@ from shards.common.errors import InputError
 from shards.common.urls import redact
 from shards.format.manifest import MANIFEST, Manifest, Shard
 from shards.loading.dataset import ShardDataset
-from shards.sources.faces.faces import Faces
+from shards.sources.faces import Faces
 from shards.storage.cache import default_cache
 from shards.storage.place import Cache
 from trainer.config import PRESETS, Config

@@ -24,7 +24,7 @@ from shards.common.errors import InputError
 from shards.format.index import index_tar
 from shards.format.manifest import Manifest, read_manifest
 from shards.format.resize import fit
-from shards.sources.faces.faces import Faces
+from shards.sources.faces import Faces
 from shards.sources.folder import Folder
 
 COUNT = 50

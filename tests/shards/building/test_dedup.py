@@ -25,10 +25,9 @@ from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.format.manifest import read_manifest
 from shards.format.resize import fit
-from shards.sources.faces.face import sample_face
-from shards.sources.faces.faces import Faces
-from shards.sources.faces.portrait import draw_face
+from shards.sources.faces import Faces, sample_face
 from shards.sources.folder import Folder
+from shards.sources.portrait import draw_face
 
 COUNT = 30
 OPTIONS = Options(size=32, shard_samples=8, format="png", seed=5, dedup=True)

@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shards.sources.faces import face as faces
-from shards.sources.faces.face import Face, attributes, sample_face
-from shards.sources.faces.faces import Faces
-from shards.sources.faces.portrait import draw_face
+from shards.sources import portrait
+from shards.sources.faces import SMILING, Faces, attributes, sample_face
+from shards.sources.portrait import Face, draw_face
 from shards.sources.source import Source
 
 WORD = st.integers(0, 2**64 - 1)
@@ -62,9 +61,9 @@ def test_a_face_is_a_pure_function_of_seed_and_index(seed: int, index: int) -> N
 
 def test_the_faces_do_not_change_between_versions() -> None:
     """Data that somebody trained on must come out of the same seed tomorrow."""
-    facts = attributes(sample_face(0, 12))
-    assert (facts["man"], facts["hair"], facts["hair_style"], facts["eyes"]) == (1, "grey", "fringe", "brown")
-    assert [facts["smile"], facts["skin"], facts["yaw"]] == pytest.approx(
+    values = attributes(sample_face(0, 12))
+    assert (values["man"], values["hair"], values["hair_style"], values["eyes"]) == (1, "grey", "fringe", "brown")
+    assert [values["smile"], values["skin"], values["yaw"]] == pytest.approx(
         [0.5373869559756932, 0.8456269144184553, 0.24356915860487227], abs=1e-12
     )
 
@@ -79,17 +78,17 @@ def test_words_that_do_not_fit_are_refused(pair: tuple[int, int]) -> None:
 @given(WORD, WORD)
 def test_attributes_are_json_in_their_ranges(seed: int, index: int) -> None:
     face = sample_face(seed, index)
-    facts = attributes(face)
-    assert json.loads(json.dumps(facts)) == facts
-    assert set(facts) == {field.name for field in fields(Face)} | {"woman", "smiling"}
+    values = attributes(face)
+    assert json.loads(json.dumps(values)) == values
+    assert set(values) == {field.name for field in fields(Face)} | {"woman", "smiling"}
     for name in ("man", "woman", "smiling", "glasses", "beard"):
-        assert type(facts[name]) is int and facts[name] in (0, 1)
-    assert facts["man"] != facts["woman"] and (face.man or not face.beard)
-    assert facts["smiling"] == (face.smile > faces.SMILING) and abs(face.smile - faces.SMILING) > 0.1
+        assert type(values[name]) is int and values[name] in (0, 1)
+    assert values["man"] != values["woman"] and (face.man or not face.beard)
+    assert values["smiling"] == (face.smile > SMILING) and abs(face.smile - SMILING) > 0.1
     assert all(-1.0 <= value <= 1.0 for value in (face.smile, face.brow_tilt, face.yaw, face.face_width))
     assert all(0.0 <= value <= 1.0 for value in (face.skin, face.mouth_open, face.hair_length))
-    assert face.hair in faces.HAIRS and face.eyes in faces.EYES and face.hair_style in faces.STYLES
-    assert face.clothes in faces.CLOTHES and face.background in faces.BACKGROUNDS
+    assert face.hair in portrait.HAIRS and face.eyes in portrait.EYES and face.hair_style in portrait.STYLES
+    assert face.clothes in portrait.CLOTHES and face.background in portrait.BACKGROUNDS
 
 
 def box(top: int, bottom: int, left: int, right: int) -> npt.NDArray[np.bool_]:
@@ -170,20 +169,20 @@ def test_eyes_stay_aligned_and_follow_the_turn(yaw: float) -> None:
 
 def test_marginals_are_balanced_and_arithmetic_has_material() -> None:
     drawn = [sample_face(0, index) for index in range(600)]
-    facts = [attributes(face) for face in drawn]
+    values = [attributes(face) for face in drawn]
 
     def share(name: str) -> float:
-        return float(np.mean([fact[name] for fact in facts]))
+        return float(np.mean([fact[name] for fact in values]))
 
     assert 0.4 < share("smiling") < 0.6
     assert 0.4 < share("man") < 0.6
     assert 0.2 < share("glasses") < 0.4
     assert 0.1 < share("beard") < 0.3
-    assert min(Counter((face.man, face.smile > faces.SMILING, face.glasses) for face in drawn).values()) > 20
+    assert min(Counter((face.man, face.smile > SMILING, face.glasses) for face in drawn).values()) > 20
     length = {man: np.mean([face.hair_length for face in drawn if face.man is man]) for man in (True, False)}
     assert length[False] > length[True] + 0.3
-    for name, palette in (("hair", faces.HAIRS), ("eyes", faces.EYES), ("hair_style", faces.STYLES)):
-        counts = Counter(fact[name] for fact in facts)
+    for name, palette in (("hair", portrait.HAIRS), ("eyes", portrait.EYES), ("hair_style", portrait.STYLES)):
+        counts = Counter(fact[name] for fact in values)
         assert set(counts) == set(palette) and min(counts.values()) > 30
 
 

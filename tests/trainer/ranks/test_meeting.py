@@ -12,7 +12,7 @@ import pytest
 from shards.building.build import build
 from shards.building.recipe import Options
 from shards.common.errors import InputError
-from shards.sources.faces.faces import Faces
+from shards.sources.faces import Faces
 from tests.support.launching import ROOT, SMALL, run
 from trainer.ranks.device import Launch
 from trainer.ranks.meeting import Word, agree, judge

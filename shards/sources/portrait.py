@@ -5,13 +5,48 @@ As in aligned CelebA, the eyes are at nearly the same place in every face, so th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from PIL import Image, ImageDraw
 
-from shards.sources.faces.face import BACKGROUNDS, CLOTHES, EYES, HAIRS, SKINS, Face
-from shards.sources.faces.pen import Pen, Points, Reals, between, ellipse, mix, rgb, span
+from shards.sources.pen import Pen, Points, Reals, between, ellipse, mix, rgb, span
 
+# Colours are 0xRRGGBB. The order of a palette determines which face a seed gives: do not change it.
+SKINS = (0xFFE0CA, 0xF4C7A6, 0xD9A078, 0xA66E4C, 0x704834)
+HAIRS = {"black": 0x241E24, "brown": 0x5E3A26, "auburn": 0x9E4626, "blond": 0xE8C270, "grey": 0xB4B4BC}
+EYES = {"brown": 0x5C3820, "blue": 0x3E7ABE, "green": 0x48865C, "grey": 0x70808C}
+CLOTHES = {"navy": 0x2C3E68, "brick": 0xB04A3E, "teal": 0x2E8080, "cream": 0xF0EADE}
+BACKGROUNDS = {"sand": 0xECDCC0, "sky": 0xB0D0E8, "mint": 0xB8DCC8, "lilac": 0xCEC4E4, "slate": 0x748296}
+STYLES = ("swept", "parted", "fringe", "curly")
 WHITE, DARK, RED = 0xFFFFFF, 0x281A1C, 0xC8343C
+
+
+@dataclass(frozen=True)
+class Face:
+    """Everything that determines one portrait.
+
+    Strings are names from the palettes above. ``mouth_open``, ``skin`` (fair to deep) and ``hair_length`` (cropped to
+    over the shoulders) are in [0, 1]. The other floats are in [-1, 1], and 0 is neutral: ``smile`` (frown to broad
+    smile), ``brow_tilt`` (worried to stern), ``yaw`` (14 degrees to the image's left or right), ``face_width`` (slender
+    to round). Only men are sampled with a beard.
+    """
+
+    man: bool
+    smile: float
+    mouth_open: float
+    glasses: bool
+    beard: bool
+    skin: float
+    hair: str
+    hair_length: float
+    hair_style: str
+    eyes: str
+    brow_tilt: float
+    yaw: float
+    face_width: float
+    clothes: str
+    background: str
 
 
 def draw_face(face: Face, canvas: int = 256) -> Image.Image:

@@ -32,7 +32,8 @@ from shards.common.errors import InputError
 from shards.format.manifest import read_manifest
 from shards.sources.faces import Faces
 from trainer.config import Config
-from trainer.ranks.device import has_bf16, read_launch, set_kernels, set_threads
+from trainer.ranks.device import has_bf16, set_kernels, set_threads
+from trainer.ranks.launch import read_launch
 
 LENGTH, TURN = 90.0, 4.0
 """Seconds that a run should take, and of each turn in it."""

@@ -29,7 +29,7 @@ from trainer.config import Config, Model
 from trainer.gan.noise import latents
 from trainer.gan.state import State, create_state
 from trainer.gan.step import Step
-from trainer.ranks.device import read_launch
+from trainer.ranks.launch import read_launch
 from trainer.ranks.setup import create_accelerator, wrap
 
 BANDWIDTH, LATENCY = 50e9, 5e-6

@@ -27,7 +27,8 @@ from benchmarks.rivals.baselines import Iteration
 from benchmarks.rivals.contestants import CHANNELS, EXAMPLE, SIZE, Ours, contestants
 from trainer.config import Config
 from trainer.gan.kernels.cuda_graph import WARM_UP
-from trainer.ranks.device import has_bf16, read_launch, set_kernels, set_threads
+from trainer.ranks.device import has_bf16, set_kernels, set_threads
+from trainer.ranks.launch import read_launch
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import warnings
 from shards.common.errors import InputError
 from shards.common.urls import redact
 from trainer.config import Config, parse
-from trainer.ranks import launcher
+from trainer.errors import SharedInputError
+from trainer.ranks.launch import end_with_launcher, read_launch
 
 USAGE_ERROR = 2
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
@@ -31,7 +32,7 @@ def main() -> None:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         preset, config = _parse(shown=shown)
-        launcher.follow()
+        end_with_launcher()
         sys.argv = [redact(word) for word in sys.argv]  # W&B records the command line
         mistake, shared = _train(preset, config)
     except InputError as error:
@@ -63,8 +64,7 @@ def _train(preset: str, config: Config) -> tuple[Exception | None, bool]:
     # Not at the top: torch takes seconds to import, and --help or a typo should not wait for it.
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    from trainer.ranks.device import read_launch
-    from trainer.ranks.errors import SharedMistake, lost_rank
+    from trainer.ranks.failure import lost_rank
     from trainer.train.start import run
 
     def attempt() -> Exception | None:
@@ -89,7 +89,7 @@ def _train(preset: str, config: Config) -> tuple[Exception | None, bool]:
     # Under torch's elastic launcher a bug's traceback must reach the launcher, or it reports "exit code 1" and no more.
     elastic = "TORCHELASTIC_ERROR_FILE" in os.environ
     mistake = record(attempt)() if elastic else attempt()
-    return mistake, isinstance(mistake, SharedMistake)
+    return mistake, isinstance(mistake, SharedInputError)
 
 
 if __name__ == "__main__":

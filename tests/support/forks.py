@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from trainer.ranks.launcher import MARK
+from trainer.ranks.launch import LAUNCH_VARIABLE
 
 LAUNCHER = "accelerate.commands.launch"
 IMPORTED = (LAUNCHER, "huggingface_hub", "torch.distributed.elastic.multiprocessing.errors", "tqdm",
@@ -117,7 +117,7 @@ def _launch(words: Sequence[str]) -> None:
     if not told.multi_gpu:
         told, *_ = launch._validate_launch_command(told)
         os.environ |= prepare_simple_launcher_cmd_env(told)[1]
-        del os.environ[MARK]  # there is no launcher to follow
+        del os.environ[LAUNCH_VARIABLE]  # there is no launcher to follow
     sys.argv = [script, *flags]
     runpy.run_path(script, run_name="__main__")
 

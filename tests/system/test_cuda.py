@@ -19,7 +19,7 @@ from tests.trainer.ranks.test_setup import mean, train
 from tests.trainer.ranks.test_setup import rows as rows_of_rank
 from trainer.gan.state import create_state
 from trainer.gan.step import Step
-from trainer.ranks.device import read_launch
+from trainer.ranks.launch import read_launch
 from trainer.ranks.setup import create_accelerator, wrap
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_GPU)

@@ -66,7 +66,7 @@ def test_a_run_that_was_stopped_ends_bit_equal(
 def test_a_replayed_run_goes_on_as_the_plain_one(faces32: Path, undisturbed: Path, tmp_path: Path) -> None:
     """The run's own buffers, feed and checkpoints around a recording, which without a GPU is the work done anew."""
     replayed = (
-        "from trainer.train import start; from trainer import run; start.replays = lambda launch: True; "
+        "from trainer.train import start; from trainer import run; start.supports_cuda_graphs = lambda launch: True; "
         "start.cuda_graph = lambda work: print('recorded') or work; run.main()"
     )
     for steps in (50, STEPS):

@@ -1,1 +1,1 @@
-"""The run folder: what survives a kill, and how it is read again."""
+"""The run folder: its files, how they survive a kill, and how a run is loaded from them."""

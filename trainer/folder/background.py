@@ -1,4 +1,7 @@
-"""What the training need not wait for: done by one thread, in order, from copies that nobody else changes."""
+"""Jobs on a background thread, and copies of tensors for them.
+
+Without it, training would wait for every checkpoint to be hashed and synced.
+"""
 
 from __future__ import annotations
 
@@ -13,32 +16,32 @@ from trainer.gan.optimizer import Tensors
 
 
 class Background:
-    """Runs jobs one at a time, in the order they came.
+    """Runs jobs on one thread, in the order of submission.
 
-    A job's error is raised by the next call that it can be raised by, whichever that is.
+    The next call of ``submit``, ``check`` or ``wait`` raises the error of a failed job.
     """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "background")
         self._jobs: deque[Future[object]] = deque()
 
-    def do(self, job: Callable[[], object]) -> None:
-        """Do it when those before are done."""
+    def submit(self, job: Callable[[], object]) -> None:
+        """Run ``job`` after the earlier ones."""
         self.check()
         self._jobs.append(self._pool.submit(job))
 
     def check(self) -> None:
-        """Raise what a finished job raised; does not wait."""
+        """Raise the error of a finished job; does not wait."""
         while self._jobs and self._jobs[0].done():
             self._jobs.popleft().result()
 
-    def settle(self) -> None:
-        """Wait for all."""
+    def wait(self) -> None:
+        """Wait for all jobs."""
         while self._jobs:
             self._jobs.popleft().result()
 
     def close(self) -> None:
-        """Wait for all; an error that nobody has heard of becomes a warning."""
+        """Wait for all jobs; errors that have not been raised become warnings."""
         self._pool.shutdown(wait=True)
         for job in self._jobs:
             if error := job.exception():
@@ -47,22 +50,21 @@ class Background:
 
 
 class Snapshot:
-    """A copy of a run's tensors in host memory, always the same memory: it costs as much again, once.
+    """A copy of a run's tensors in host memory, which is allocated once and reused.
 
-    On CUDA the copy is only queued, behind the steps that made the tensors and ahead of those that change them, so that
-    neither the host nor the device waits for a disk.
+    From CUDA the copy is only queued, in order with the training steps, so that neither host nor device waits.
     """
 
     def __init__(self) -> None:
         self._copy: dict[str, Tensors] = {}
 
     def take(self, tensors: Mapping[str, Tensors]) -> Callable[[], Mapping[str, Tensors]]:
-        """Copy ``tensors``; returns what waits for the copy and hands it out, for another thread to call. The next
-        ``take`` overwrites it.
+        """Copy ``tensors``, overwriting the last copy. The function that is returned waits for the copy and returns
+        it; another thread may call it.
         """
         if not self._copy:
             self._copy = {
-                name: {key: _twin(tensor) for key, tensor in group.items()} for name, group in tensors.items()
+                name: {key: _empty_copy(tensor) for key, tensor in group.items()} for name, group in tensors.items()
             }
         for name, group in tensors.items():
             for key, tensor in group.items():
@@ -79,6 +81,6 @@ class Snapshot:
         return finished
 
 
-def _twin(tensor: torch.Tensor) -> torch.Tensor:
-    """Contiguous, as it will be stored, and page-locked where a device copies to it."""
+def _empty_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """Contiguous, as it will be stored; page-locked for a tensor on a GPU."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)

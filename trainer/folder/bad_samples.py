@@ -1,4 +1,4 @@
-"""The count of samples that did not decode, and the line past which a run would learn from too few."""
+"""Counts samples that cannot be decoded and aborts above ``max_bad``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from shards.loading.reader import Bad
+from trainer.errors import SharedInputError
 from trainer.folder.journal import Journal
-from trainer.ranks.errors import SharedMistake
 
 
-class Tally:
-    """What one rank met since this process began. Each sample is named on stderr and in ``path``."""
+class BadSampleLog:
+    """Counts the bad samples of one rank since the process started and lists each on stderr and in ``path``."""
 
     def __init__(self, path: Path) -> None:
         self.count = 0
@@ -21,10 +21,10 @@ class Tally:
         self._journal: Journal | None = None
 
     def add(self, bad: Iterable[Bad], step: int) -> None:
-        """Take down the bad samples of a batch of ``step``."""
+        """Add the bad samples of a batch of ``step``. The file is created with the first one."""
         for sample in bad:
             self.count += 1
-            print(f"warning: {sample}; its neighbour stands in.", file=sys.stderr, flush=True)
+            print(f"warning: {sample}; its neighbour replaces it.", file=sys.stderr, flush=True)
             if self._journal is None:
                 self._journal = Journal(self._path)
             self._journal.append({"step": step, **asdict(sample)})
@@ -35,17 +35,22 @@ class Tally:
             self._journal.close()
 
 
-def check_share(bad: int, consumed: int, samples: int, most: float) -> None:
-    """Hold ``bad`` samples, of all ranks, against ``consumed`` positions: those since the start, or a whole epoch of
-    ``samples`` while they are fewer.
+def check_bad_samples(bad: int, consumed: int, samples: int, max_bad: float) -> None:
+    """Check the number of bad samples on all ranks.
+
+    Args:
+        bad: bad samples since the process started.
+        consumed: samples read since then.
+        samples: size of the data set. Until one epoch is consumed, the share is one of an epoch.
+        max_bad: largest share allowed.
 
     Raises:
-        SharedMistake: they are more than the share ``most``.
+        SharedInputError: there are more.
     """
-    allowed = most * max(consumed, samples)
-    if bad > allowed:
-        raise SharedMistake(
-            f"{bad} samples did not decode, more than --data.max-bad {most:g} of {max(consumed, samples):,} allows. "
-            "They are listed in bad-rank-*.jsonl in the run folder; `python -m shards verify` finds all. "
-            "Mend or rebuild the data, or raise --data.max-bad."
+    total = max(consumed, samples)
+    if bad > max_bad * total:
+        raise SharedInputError(
+            f"{bad} samples did not decode, more than --data.max-bad {max_bad:g} of {total:,} allows. They are listed "
+            "in bad-rank-*.jsonl in the run folder; `python -m shards verify` finds all. Repair or rebuild the data, "
+            "or raise --data.max-bad."
         )

@@ -1,4 +1,4 @@
-"""JSON lines that can be rolled back to a step, so that a resumed run's journal reads as if it had never stopped."""
+"""Journals of JSON lines that are cut back to the checkpoint on resume, so that no step is listed twice."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ class Journal:
     """An append-only file of JSON objects, each with its ``step``.
 
     Raises:
-        InputError: from every method but ``close``: the file cannot be written.
+        InputError: the file cannot be written; from every method but ``close``.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with self._explained():
+        with self._explain_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab", buffering=0)  # unbuffered: nothing is left to fail in close()
+            self._file = path.open("ab", buffering=0)  # unbuffered, so that close() has nothing to write
             sync_folder(path.parent)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write one line: safe from a kill of this process at once, from a crash of the machine after ``sync``."""
+        """Write one line. It survives a kill of this process at once, and a crash of the machine after ``sync``."""
         line = memoryview(json.dumps(row).encode() + b"\n")
-        with self._explained():
+        with self._explain_errors():
             while line:
                 line = line[self._file.write(line) :]
 
     def sync(self) -> None:
-        """Make what was appended durable."""
-        with self._explained():
+        """Make all lines durable."""
+        with self._explain_errors():
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -44,20 +44,24 @@ class Journal:
         self._file.close()
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explain_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise InputError(
-                f"{self._path} cannot be written ({error.strerror}). Make room or mend that, and run the command again."
+                f"{self._path} cannot be written ({error.strerror}). Fix that (or free space) and run the command "
+                "again."
             ) from error
 
 
 def roll_back(path: Path, step: int) -> None:
-    """Cut ``path`` after the last line of a step up to ``step``; a torn last line goes too. A missing file is fine."""
+    """Cut ``path`` after the last line whose step is at most ``step``; a torn line ends the journal too.
+
+    A missing file is left alone.
+    """
     if not path.exists():
         return
-    whole = 0
+    size = 0
     with path.open("rb+") as file:
         for line in file:
             try:
@@ -65,6 +69,6 @@ def roll_back(path: Path, step: int) -> None:
                     break
             except (ValueError, TypeError, KeyError):
                 break
-            whole += len(line)
-        file.truncate(whole)
-        os.fsync(file.fileno())  # by a rank that may not be there to write on, and so to sync it later
+            size += len(line)
+        file.truncate(size)
+        os.fsync(file.fileno())  # the rank that wrote it may not exist in this run and sync it later

@@ -1,4 +1,4 @@
-"""The run folder: what a run was told, how it stands, and that only one process at a time trains in it."""
+"""The run folder: its config, its status, and a lock that lets one process at a time train in it."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from shards.common.errors import InputError
 from shards.common.files import atomic_write
 from trainer.config import Config, differences, flatten
 
-Ending = Literal["running", "preempted", "done", "failed"]
-
+RunState = Literal["running", "preempted", "done", "failed"]
 
 LOCK = ".lock"
 
 
 def is_locked(run: Path) -> bool:
-    """Whether another process trains in the folder ``run``. Asks without taking the lock: a run that starts in that
-    instant would be turned away.
+    """Whether another process trains in the folder ``run``.
+
+    Queries the lock without taking it, because a run that starts at that moment would be refused.
     """
-    names = ("start", "length", "pid", "type", "whence")  # of C's struct flock on BSD and macOS
-    layout = "qqihh"
+    fields, layout = ("start", "length", "pid", "type", "whence"), "qqihh"  # C's struct flock on BSD and macOS
     if sys.platform == "linux":
-        names, layout = ("type", "whence", "start", "length", "pid"), "hhqqi"
-    question = {"type": int(fcntl.F_WRLCK)}
+        fields, layout = ("type", "whence", "start", "length", "pid"), "hhqqi"
+    index = fields.index("type")
+    query: list[int] = [0] * len(fields)
+    query[index] = fcntl.F_WRLCK
     try:
         with (run / LOCK).open("rb") as file:
-            answer = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(layout, *(question.get(name, 0) for name in names)))
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(layout, *query))
     except OSError:
         return False
-    return bool(struct.unpack(layout, answer)[names.index("type")] != fcntl.F_UNLCK)
+    return bool(struct.unpack(layout, answer)[index] != fcntl.F_UNLCK)
 
 
 class RunFolder:
@@ -55,10 +56,10 @@ class RunFolder:
         self._lock: int | None = None
 
     def check(self, config: Config) -> None:
-        """Compare ``config`` with what the folder's run was told before; writes nothing.
+        """Compare ``config`` with the one in the folder, if there is one; writes nothing.
 
         Raises:
-            InputError: another run lives here; names every field that differs.
+            InputError: the folder holds a run of another config; the message names every field that differs.
         """
         try:
             old = yaml.safe_load(self._config.read_text())
@@ -67,25 +68,26 @@ class RunFolder:
         except (OSError, yaml.YAMLError) as error:
             raise InputError(f"{self._config} cannot be read ({error}).") from error
         if not isinstance(old, dict):
-            raise InputError(f"{self._config} is not a run's config. Give another --out to start a new run.")
+            raise InputError(f"{self._config} is not a run's config. Choose another --out to start a new run.")
         changed = differences(old, flatten(config))
         if changed:
             raise InputError(
                 f"{self.path} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
-                "Give the old values to go on with that run, or another --out to start a new one."
+                "Use the old values to continue that run, or another --out to start a new one."
             )
 
     @contextmanager
-    def locked_if(self, main: bool) -> Iterator[None]:
-        """Lock the folder for the life of this process, making it if need be, when this is the ``main`` one. If the
-        block fails in a folder that this made, the folder goes again.
+    def lock(self, main: bool) -> Iterator[None]:
+        """On the ``main`` rank, create the folder if needed and lock it for the life of this process.
+
+        If the block raises ``InputError``, a folder that was created here is removed.
 
         Raises:
-            InputError: it cannot be written, or another process trains in it.
+            InputError: the folder is not writable, or another process trains in it.
         """
         new = main and not self.path.exists()
         if main:
-            self._take_lock()
+            self._lock_file()
         try:
             yield
         except InputError:
@@ -95,43 +97,44 @@ class RunFolder:
                     self.path.rmdir()
             raise
 
-    def _take_lock(self) -> None:
+    def _lock_file(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: orphaned workers would inherit that
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, orphaned workers do not inherit it
         except BlockingIOError as error:
             raise InputError(
-                f"Another process is training in {self.path}. Wait for it, or give another --out."
+                f"Another process is training in {self.path}. Wait for it, or choose another --out."
             ) from error
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._not_writable(error) from error
 
-    def record(self, config: Config) -> None:
-        """Write down ``config``; the folder must be locked and checked.
+    def write_config(self, config: Config) -> None:
+        """Write ``config.yaml``; call it on a folder that is locked and checked.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: the folder is not writable.
         """
         try:
             self.samples.mkdir(exist_ok=True)
             with atomic_write(self._config) as file:
                 file.write(yaml.safe_dump(flatten(config), sort_keys=False).encode())
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._not_writable(error) from error
 
-    def forget_stop(self, before: float) -> None:
-        """Remove a STOP file from before ``before`` (seconds since the epoch): it stopped a run that ended without
-        taking it away. A younger one is for this run, which was still starting.
+    def remove_old_stop(self, before: float) -> None:
+        """Remove a STOP file written before ``before`` (seconds since the epoch), which was for an earlier run.
+
+        A newer one is for this run, which was still starting.
         """
         with suppress(FileNotFoundError):
             if self.stop.stat().st_mtime < before:
                 self.stop.unlink()
 
-    def write_status(self, state: Ending, step: int, position: int, **more: Any) -> None:
-        """Replace ``status.json`` whole."""
+    def write_status(self, state: RunState, step: int, position: int, **more: Any) -> None:
+        """Replace ``status.json`` atomically."""
         with atomic_write(self.status) as file:
             file.write((json.dumps({"state": state, "step": step, "position": position, **more}) + "\n").encode())
 
-    def _unwritable(self, error: OSError) -> InputError:
-        return InputError(f"The run folder {self.path} cannot be written: {error.strerror}. Give another --out.")
+    def _not_writable(self, error: OSError) -> InputError:
+        return InputError(f"The run folder {self.path} cannot be written: {error.strerror}. Choose another --out.")

@@ -1,1 +1,1 @@
-"""Processes that train together: what launched them, their devices, and how they agree and stop."""
+"""Distributed training: how the process was launched, its device, and how ranks agree, stop and fail together."""

@@ -1,4 +1,4 @@
-"""Leaving in good order: a signal or a STOP file becomes a flag that the loop looks at between steps."""
+"""Turns a signal or a STOP file into a flag that the training loop checks between steps."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from types import FrameType, TracebackType
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 ECHO = 2.0
-"""Seconds after the first signal in which others are its echoes: scancel reaches every process of a job, and then the
-launcher, which got it too, signals its workers once more."""
+"""Seconds after the first signal in which further ones are ignored: scancel signals every process of a job, and the
+launcher, which receives the signal too, then signals its workers again.
+"""
 
 
 class Preemption:
-    """While entered, the first signal asks the run to leave and a later one ends the process at once.
+    """Context in which the first signal requests a stop and a later one ends the process at once.
 
-    A thread hears the later one: Python's own handlers wait for the main thread, which may be in a collective that
-    waits for a rank that is stuck. ``stop`` is a file whose existence asks the same; looking costs a ``stat``, so on a
-    shared disk one rank should look for all.
+    A thread handles the later one, through ``signal.set_wakeup_fd``: Python runs signal handlers in the main thread
+    only, which may be blocked in a collective whose other rank is stuck.
+
+    Args:
+        stop: file whose existence requests a stop too. Each check costs a ``stat``, so on a shared disk only one rank
+            should pass it.
     """
 
     def __init__(self, stop: Path | None) -> None:
@@ -30,27 +34,27 @@ class Preemption:
         self._signal: int | None = None
 
     def __enter__(self) -> Preemption:
-        self._ours, theirs = socket.socketpair()
-        theirs.setblocking(False)
-        self._theirs = theirs
+        self._receiver, sender = socket.socketpair()
+        sender.setblocking(False)
+        self._sender = sender
         self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
-        self._wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        self._ear = threading.Thread(target=self._listen, name="signals", daemon=True)
-        self._ear.start()
+        self._previous_fd = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.set_wakeup_fd(self._wakeup)
+        signal.set_wakeup_fd(self._previous_fd)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self._theirs.close()
-        self._ear.join()
-        self._ours.close()
+        self._sender.close()
+        self._thread.join()
+        self._receiver.close()
 
     def reason(self) -> str | None:
-        """Why to leave, or None."""
+        """Why to stop (a signal's name or the STOP file), or None."""
         if self._signal is not None:
             return signal.Signals(self._signal).name
         return str(self._stop) if self._stop is not None and self._stop.exists() else None
@@ -58,13 +62,14 @@ class Preemption:
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self._signal = self._signal or number
 
-    def _listen(self) -> None:
-        since = None
-        while heard := self._ours.recv(1):
-            number, now = heard[0], time.monotonic()
+    def _watch(self) -> None:
+        """End the process at a signal that comes later than :data:`ECHO` seconds after the first."""
+        first = None
+        while received := self._receiver.recv(1):
+            number, now = received[0], time.monotonic()
             if number not in SIGNALS:
                 continue
-            if since is None:
-                since = now
-            elif now - since > ECHO:
-                os._exit(128 + number)  # what a shell says of a process that died of it
+            if first is None:
+                first = now
+            elif now - first > ECHO:
+                os._exit(128 + number)  # the exit code that a shell reports for a signal

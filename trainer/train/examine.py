@@ -12,7 +12,8 @@ from shards.loading.dataset import ShardDataset
 from trainer.config import OF_A_NODE, Config, flatten
 from trainer.folder import checkpoint
 from trainer.folder.run_folder import RunFolder
-from trainer.ranks.device import Launch, check_batch, check_ranks, resolve_precision
+from trainer.ranks.device import resolve_precision
+from trainer.ranks.launch import Launch, check_batch, check_ranks
 from trainer.train import plan
 from trainer.train.data import build_default, open_data, planned_default, wants_default
 from trainer.watch import tracker as tracking
@@ -45,7 +46,7 @@ def examine(
         InputError: the data, the run folder or the launch does not fit the config.
     """
     precision, note = _fit(config, launch)
-    held.enter_context(folder.locked_if(launch.rank == 0))
+    held.enter_context(folder.lock(launch.rank == 0))
     folder.check(config)
     if wants_default(preset, config):
         build_default(config, shown=launch.rank == 0)

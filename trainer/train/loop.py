@@ -7,13 +7,13 @@ from itertools import islice
 
 from shards.common.errors import InputError
 from shards.loading.loader import batches
-from trainer.folder.run_folder import Ending
+from trainer.folder.run_folder import RunState
 from trainer.ranks.preemption import Preemption
 from trainer.train.session import Session
 from trainer.watch.meter import Meter
 
 
-def train(session: Session, preemption: Preemption) -> Ending:
+def train(session: Session, preemption: Preemption) -> RunState:
     """Train until the run is long enough or is asked to leave; either way it ends with a checkpoint.
 
     Raises:

@@ -13,7 +13,8 @@ from shards.common.urls import redact
 from shards.format.manifest import Manifest
 from trainer.config import Config
 from trainer.gan.factory import create_networks
-from trainer.ranks.device import Launch, idle_gpus, replays
+from trainer.ranks.device import idle_gpus, supports_cuda_graphs
+from trainer.ranks.launch import Launch
 
 
 def checkpoint_bytes(config: Config, manifest: Manifest) -> int:
@@ -49,7 +50,7 @@ def notes(config: Config, manifest: Manifest, launch: Launch) -> list[str]:
     found = (
         idle_gpus(launch),
         disk_note(config, manifest),
-        graphs if config.cuda_graphs and not replays(launch) else None,
+        graphs if config.cuda_graphs and not supports_cuda_graphs(launch) else None,
         threads if config.threads * launch.local_ranks > cores else None,
     )
     return [note for note in found if note]

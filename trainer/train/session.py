@@ -15,9 +15,10 @@ from shards.common.sheet import write_sheet
 from shards.loading.dataset import Batch, ShardDataset
 from shards.loading.loader import normalise
 from trainer.config import Config
+from trainer.errors import SharedInputError
 from trainer.folder import checkpoint
 from trainer.folder.background import Background, Snapshot
-from trainer.folder.bad_samples import Tally, check_share
+from trainer.folder.bad_samples import BadSampleLog, check_bad_samples
 from trainer.folder.journal import Journal
 from trainer.folder.run_folder import RunFolder
 from trainer.gan.factory import describe_networks
@@ -26,9 +27,7 @@ from trainer.gan.noise import latents
 from trainer.gan.optimizer import Tensors
 from trainer.gan.state import State
 from trainer.gan.step import Metrics
-from trainer.ranks.consistency import check_equal
-from trainer.ranks.errors import SharedMistake
-from trainer.ranks.stop_vote import Accord
+from trainer.ranks.collectives import StopVote, check_equal
 from trainer.samples import caption, fixed_latents, generate, to_pixels
 from trainer.watch.board import AXIS
 from trainer.watch.feed import Feed
@@ -51,9 +50,9 @@ class Session:
     tracker: Tracker | None
     """On the main rank only."""
     audit: Journal | None
-    tally: Tally
+    tally: BadSampleLog
     progress: Progress
-    accord: Accord
+    accord: StopVote
     writer: Background
     """Of checkpoints."""
     painter: Background
@@ -147,7 +146,7 @@ class Session:
                 not be written.
         """
         self._read(metrics)
-        self.writer.settle()  # the one before: its copy is about to be overwritten
+        self.writer.wait()  # the one before: its copy is about to be overwritten
         check_equal(self.accelerator, self._of_all_ranks(), self.state.step, self.state.position)
         for journal in (self.audit, self.tracker):
             if journal:
@@ -175,7 +174,7 @@ class Session:
                 if self.tracker and config.tracking.artifacts:
                     self.tracker.log_checkpoint(path, facts)
 
-            self.writer.do(publish)
+            self.writer.submit(publish)
             self.folder.write_status("running", state.step, state.position)
         self.unsaved = None
 
@@ -190,7 +189,7 @@ class Session:
         Raises:
             InputError: it could not be written.
         """
-        self.writer.settle()
+        self.writer.wait()
         self.accelerator.wait_for_everyone()
 
     def rescue(self) -> None:
@@ -215,7 +214,7 @@ class Session:
 
     def agree(self, reason: str | None) -> str | None:
         """Why to leave, at the same step on all ranks: one late, if there are several."""
-        if not self.accord.ask(reason is not None):
+        if not self.accord.vote(reason is not None):
             return None
         return reason or "another rank's signal"
 
@@ -231,7 +230,7 @@ class Session:
         # Only the losses: under fp16 a gradient may overflow, and the scaler then skips that step.
         bad = [name for name, value in row.items() if name.startswith("loss/") and not math.isfinite(value)]
         if bad:
-            raise SharedMistake(
+            raise SharedInputError(
                 f"{', '.join(bad)} stopped being finite by step {self.state.step}: the training has diverged. "
                 "No checkpoint was written of it; start anew with a lower learning rate and another --out."
             )
@@ -250,7 +249,7 @@ class Session:
         count = torch.tensor(self.tally.count, device=self.accelerator.device)
         total = int(self.accelerator.reduce(count, "sum").item())
         consumed = self.state.position - self.began
-        check_share(total, consumed, len(self.dataset), self.config.data.max_bad)
+        check_bad_samples(total, consumed, len(self.dataset), self.config.data.max_bad)
         return total
 
     def _show(self, name: str, images: np.ndarray, path: Path, caption: str) -> None:
@@ -261,4 +260,4 @@ class Session:
             if self.tracker:
                 self.tracker.log_sheet(name, path, position, caption)
 
-        self.painter.do(show)
+        self.painter.submit(show)

@@ -13,18 +13,19 @@ from shards.common.cores import available_cores
 from shards.common.urls import is_remote
 from trainer.config import Config
 from trainer.folder.background import Background, Snapshot
-from trainer.folder.bad_samples import Tally
+from trainer.folder.bad_samples import BadSampleLog
 from trainer.folder.journal import Journal, roll_back
 from trainer.folder.run_folder import RunFolder
 from trainer.gan.kernels.cuda_graph import Replay, cuda_graph
 from trainer.gan.state import create_state
 from trainer.gan.step import Step
-from trainer.ranks import environment, last_word, launcher
-from trainer.ranks.device import Launch, replays, set_kernels, set_threads
-from trainer.ranks.meeting import agree
+from trainer.ranks.collectives import StopVote, describe_environment
+from trainer.ranks.device import set_kernels, set_threads, supports_cuda_graphs
+from trainer.ranks.failure import explain_failure
+from trainer.ranks.launch import Launch, launch_time
 from trainer.ranks.preemption import Preemption
+from trainer.ranks.rendezvous import compare_ranks
 from trainer.ranks.setup import create_accelerator, wrap
-from trainer.ranks.stop_vote import Accord
 from trainer.train import plan
 from trainer.train.examine import Found, dry_run, examine
 from trainer.train.loop import train
@@ -50,13 +51,13 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     if config.dry_run:
         return dry_run(preset, config, launch, folder)
     with ExitStack() as held:
-        found = agree(launch, lambda: examine(preset, config, launch, folder, held))
+        found = compare_ranks(launch, lambda: examine(preset, config, launch, folder, held))
     dataset, facts, left = found.dataset, found.facts, found.left
     step, position = facts.get("step", 0), facts.get("position", 0)
     if main:
         header = plan.describe(config, dataset.manifest, launch, found.precision, position, left)
         print(plan.with_notes(header, found.notes), file=sys.stderr, flush=True)
-        folder.record(config)
+        folder.write_config(config)
     if not left:
         if main:
             folder.write_status("done", step, position)  # whoever finished may have been killed before it did
@@ -92,7 +93,7 @@ def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, f
         state.step, state.position = facts["step"], facts["position"]
     if main:
         if KEEP_STOP not in os.environ:
-            folder.forget_stop(before=launcher.began())
+            folder.remove_old_stop(before=launch_time())
         audits = config.data.audit.glob("rank-*.jsonl") if config.data.audit else ()
         for journal in (folder.metrics, *folder.path.glob("bad-rank-*.jsonl"), *audits):
             roll_back(journal, state.step)
@@ -100,9 +101,9 @@ def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, f
     generator, discriminator = wrap(accelerator, state, sync_bn=config.model.sync_bn)
     step = Step(state, generator, discriminator, config.loss)
     # Not with DDP's exchanges.
-    recorded = config.cuda_graphs and replays(launch) and generator is state.generator
+    recorded = config.cuda_graphs and supports_cuda_graphs(launch) and generator is state.generator
     cores = max(1, available_cores() // launch.local_ranks)
-    told = {"data.digest": dataset.manifest.digest, **environment.describe(accelerator)}
+    told = {"data.digest": dataset.manifest.digest, **describe_environment(accelerator)}
     return Session(
         config,
         folder,
@@ -112,9 +113,9 @@ def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, f
         Replay(step, cuda_graph) if recorded else step,
         Tracker(accelerator, folder, config, told, state.position) if main else None,
         Journal(config.data.audit / f"rank-{rank}.jsonl") if config.data.audit else None,
-        Tally(folder.path / f"bad-rank-{rank}.jsonl"),
+        BadSampleLog(folder.path / f"bad-rank-{rank}.jsonl"),
         Progress(state.step, state.step + found.left, shown=main),
-        Accord(accelerator.num_processes),
+        StopVote(accelerator.num_processes),
         Background(),
         Background(),
         Snapshot(),
@@ -130,7 +131,7 @@ def _word_of_failure(folder: RunFolder, launch: Launch, where: Callable[[], tupl
         yield
     except Exception as error:
         step, position = where()
-        cause = last_word.explain(error, launch, step)
+        cause = explain_failure(error, launch, step)
         if launch.rank == 0:
             with suppress(OSError):  # on a full disk the first error is the one to tell
                 folder.write_status("failed", step, position, error=cause)

@@ -11,27 +11,27 @@ from trainer.folder.background import Background, Snapshot
 
 def test_jobs_are_done_in_order_while_others_go_on() -> None:
     background, done, gate = Background(), [], threading.Event()
-    background.do(gate.wait)
+    background.submit(gate.wait)
     for number in range(5):
-        background.do(lambda number=number: done.append(number))
+        background.submit(lambda number=number: done.append(number))
     assert done == []
     gate.set()
-    background.settle()
+    background.wait()
     assert done == [0, 1, 2, 3, 4]
     background.close()
 
 
-@pytest.mark.parametrize("call", ["check", "settle", "do"])
+@pytest.mark.parametrize("call", ["check", "wait", "submit"])
 def test_an_error_is_raised_by_the_next_call(call: str) -> None:
     background = Background()
 
     def fail() -> None:
         raise OSError("full")
 
-    background.do(fail)
+    background.submit(fail)
     time.sleep(0.1)
     with pytest.raises(OSError, match="full"):
-        background.do(lambda: None) if call == "do" else getattr(background, call)()
+        background.submit(lambda: None) if call == "submit" else getattr(background, call)()
     background.close()
 
 
@@ -42,8 +42,8 @@ def test_closing_waits_for_what_was_promised_and_tells_what_failed() -> None:
         time.sleep(0.2)
         raise OSError("full")
 
-    background.do(fail)
-    background.do(lambda: done.append("checkpoint"))
+    background.submit(fail)
+    background.submit(lambda: done.append("checkpoint"))
     with pytest.warns(UserWarning, match="full"):
         background.close()
     assert done == ["checkpoint"]

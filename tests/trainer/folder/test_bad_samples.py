@@ -11,17 +11,17 @@ from shards.common.errors import InputError
 from shards.loading.reader import Bad
 from tests.support.launching import SMALL, rows, run, status
 from tests.support.make import key, make_shards, reindex
-from trainer.folder.bad_samples import Tally, check_share
+from trainer.folder.bad_samples import BadSampleLog, check_bad_samples
 
 BAD = Bad(7, "a.tar", "000000007", 512, "broken")
 
 
 def test_every_bad_sample_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tally = Tally(tmp_path / "bad.jsonl")
+    log = BadSampleLog(tmp_path / "bad.jsonl")
     assert not list(tmp_path.iterdir())
-    tally.add((BAD, BAD), step=3)
-    tally.close()
-    assert tally.count == 2
+    log.add((BAD, BAD), step=3)
+    log.close()
+    assert log.count == 2
     assert capsys.readouterr().err.count("'000000007' of a.tar, at byte 512, does not decode: broken") == 2
     assert [(row["step"], row["key"], row["offset"]) for row in rows(tmp_path / "bad.jsonl")] == [
         (3, "000000007", 512)
@@ -31,10 +31,10 @@ def test_every_bad_sample_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(("bad", "consumed", "fine"), [(0, 0, True), (2, 10, True), (3, 10, False), (3, 3000, True)])
 def test_the_share_is_one_of_an_epoch_or_of_what_was_consumed(bad: int, consumed: int, fine: bool) -> None:
     if fine:
-        check_share(bad, consumed, samples=2000, most=0.001)
+        check_bad_samples(bad, consumed, samples=2000, max_bad=0.001)
     else:
         with pytest.raises(InputError, match=r"3 samples did not decode, more than --data.max-bad 0.001 of 2,000"):
-            check_share(bad, consumed, samples=2000, most=0.001)
+            check_bad_samples(bad, consumed, samples=2000, max_bad=0.001)
 
 
 @pytest.fixture

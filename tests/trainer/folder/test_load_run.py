@@ -33,7 +33,7 @@ def make_run(folder: Path, size: int = 32, **fields: Any) -> tuple[Config, State
             weight += 1
     run = RunFolder(folder)
     folder.mkdir()
-    run.record(config)
+    run.write_config(config)
     checkpoint.save(run.checkpoints, 3, state.tensors(), FACTS, keep=3)
     return config, state
 
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     config = Config(model=Model(z_dim=8, features_g=8, features_d=2), out=tmp_path / "other")
     (tmp_path / "other").mkdir()
-    RunFolder(tmp_path / "other").record(config)
+    RunFolder(tmp_path / "other").write_config(config)
     theirs = tmp_path / "run" / "checkpoints" / "step-000000003"
     refused(tmp_path / "other", theirs, "is no checkpoint of", "which has none")
     shutil.copytree(theirs, tmp_path / "other" / "checkpoints" / theirs.name)

@@ -46,9 +46,9 @@ def other_run(path: Path) -> Iterator[BaseProcess]:
 def claim(path: Path, config: Config) -> RunFolder:
     """As a starting run does."""
     folder = RunFolder(path)
-    with folder.locked_if(True):
+    with folder.lock(True):
         folder.check(config)
-    folder.record(config)
+    folder.write_config(config)
     return folder
 
 
@@ -100,25 +100,25 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     """Below a regular file not even root can write."""
     (tmp_path / "file").touch()
     folder = RunFolder(tmp_path / "file" / "run")
-    with pytest.raises(InputError, match=rf"{folder.path}.*[Nn]ot a directory"), folder.locked_if(True):
+    with pytest.raises(InputError, match=rf"{folder.path}.*[Nn]ot a directory"), folder.lock(True):
         pass
     folder.check(Config())
 
 
 def test_a_mistake_leaves_no_folder_where_there_was_none(tmp_path: Path) -> None:
     for path in (tmp_path / "new", tmp_path):
-        with pytest.raises(InputError, match="a mistake"), RunFolder(path).locked_if(True):
+        with pytest.raises(InputError, match="a mistake"), RunFolder(path).lock(True):
             raise InputError("a mistake")
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_stop_of_an_earlier_run_is_forgotten_and_one_for_this_is_not(tmp_path: Path) -> None:
     folder, now = RunFolder(tmp_path), time.time()
-    folder.forget_stop(before=now)
+    folder.remove_old_stop(before=now)
     folder.stop.touch()
-    folder.forget_stop(before=now - 60)
+    folder.remove_old_stop(before=now - 60)
     assert folder.stop.exists()
-    folder.forget_stop(before=now + 60)
+    folder.remove_old_stop(before=now + 60)
     assert not folder.stop.exists()
 
 

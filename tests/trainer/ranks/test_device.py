@@ -8,42 +8,12 @@ import torch
 
 from shards.common.errors import InputError
 from trainer.ranks import device
-from trainer.ranks.device import Launch, has_bf16, read_launch, resolve_precision, set_kernels, set_threads
-
-VARIABLES = ("ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION", "WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE")
-
-
-@pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """No launcher, and a GPU."""
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    return monkeypatch
+from trainer.ranks.device import has_bf16, resolve_precision, set_kernels, set_threads
+from trainer.ranks.launch import Launch
 
 
 def launch(*, cpu: bool = True, precision: str = "no", local_ranks: int = 1) -> Launch:
     return Launch(0, local_ranks, local_ranks, cpu, precision)
-
-
-def test_without_a_launcher_it_is_one_rank(bare: pytest.MonkeyPatch) -> None:
-    assert read_launch() == Launch(rank=0, ranks=1, local_ranks=1, cpu=False, precision="no")
-    bare.setattr(torch.cuda, "is_available", lambda: False)
-    assert read_launch().cpu
-
-
-def test_the_launchers_word_is_taken(bare: pytest.MonkeyPatch) -> None:
-    for name, value in zip(VARIABLES, ("false", "bf16", "8", "5", "4"), strict=True):
-        bare.setenv(name, value)
-    assert read_launch() == Launch(rank=5, ranks=8, local_ranks=4, cpu=False, precision="bf16")
-    bare.delenv("LOCAL_WORLD_SIZE")
-    assert read_launch().local_ranks == 8
-
-
-@pytest.mark.parametrize("word", ["true", "True", "1", "yes"])
-def test_the_cpu_can_be_asked_for(bare: pytest.MonkeyPatch, word: str) -> None:
-    bare.setenv("ACCELERATE_USE_CPU", word)
-    assert read_launch().cpu
 
 
 @pytest.mark.parametrize(

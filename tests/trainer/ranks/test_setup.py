@@ -15,10 +15,9 @@ from tests.trainer.gan.test_step import BATCH, create, manifest, noise, reals, s
 from trainer.gan.optimizer import Tensors
 from trainer.gan.state import State, create_state
 from trainer.gan.step import Step
-from trainer.ranks.consistency import check_equal, fingerprints
-from trainer.ranks.device import read_launch
+from trainer.ranks.collectives import StopVote, check_equal, fingerprints
+from trainer.ranks.launch import read_launch
 from trainer.ranks.setup import create_accelerator, wrap
-from trainer.ranks.stop_vote import Accord
 
 STEPS = 20
 
@@ -61,7 +60,7 @@ def distributed() -> dict[str, Any]:
     result: dict[str, Any] = {"float64": train(state, step, STEPS, torch.float64)}
     check_equal(accelerator, state.tensors(), STEPS, state.position)
     result["names"] = sorted(state.generator.state_dict()) + sorted(state.discriminator.state_dict())
-    result["accord"] = talk(accelerator.num_processes)
+    result["vote"] = stop_vote(accelerator.num_processes)
     if accelerator.process_index == 1:
         next(state.generator.parameters()).data.view(torch.int64)[0] ^= 1  # one bit
     try:
@@ -107,12 +106,12 @@ def gradients(state: State) -> list[torch.Tensor]:
     return [p.grad.clone() for network in networks for p in network.parameters() if p.grad is not None]
 
 
-def talk(ranks: int) -> list[bool]:
-    """The last rank asks in its fourth step."""
-    accord = Accord(ranks)
-    heard = [accord.ask(number == 3 and dist.get_rank() == ranks - 1) for number in range(6)]
-    accord.close()
-    return heard
+def stop_vote(ranks: int) -> list[bool]:
+    """The last rank votes to stop in its fourth step."""
+    vote = StopVote(ranks)
+    results = [vote.vote(number == 3 and dist.get_rank() == ranks - 1) for number in range(6)]
+    vote.close()
+    return results
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids="{} ranks".format)
@@ -157,7 +156,7 @@ def test_the_names_are_those_of_one_rank(results: list[dict[str, Any]]) -> None:
 
 
 def test_all_hear_of_leaving_at_the_same_step(results: list[dict[str, Any]]) -> None:
-    assert all(result["accord"] == [False, False, False, False, True, False] for result in results)
+    assert all(result["vote"] == [False, False, False, False, True, False] for result in results)
 
 
 def test_a_bit_that_drifts_is_noticed_and_named(results: list[dict[str, Any]]) -> None:
@@ -229,6 +228,6 @@ def test_a_fingerprint_knows_signs_and_places_in_every_tensor(dtype: torch.dtype
 
 
 def test_one_rank_leaves_when_it_asks() -> None:
-    accord = Accord(1)
-    assert [accord.ask(False), accord.ask(True), accord.ask(False)] == [False, True, False]
-    accord.close()
+    vote = StopVote(1)
+    assert [vote.vote(False), vote.vote(True), vote.vote(False)] == [False, True, False]
+    vote.close()

@@ -117,7 +117,7 @@ def alive(run: Path) -> Iterator[None]:
     """While another process holds the lock of ``run``."""
     code = (
         "import sys; from pathlib import Path; from trainer.folder.run_folder import RunFolder\n"
-        "with RunFolder(Path(sys.argv[1])).locked_if(True): print(flush=True); sys.stdin.read()"
+        "with RunFolder(Path(sys.argv[1])).lock(True): print(flush=True); sys.stdin.read()"
     )
     words = [sys.executable, "-c", code, str(run)]
     with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

@@ -9,7 +9,7 @@ import pytest
 from shards.common.errors import InputError
 from shards.format.manifest import Manifest, Shard
 from trainer.config import Checkpoints, Config, Data
-from trainer.ranks.device import Launch
+from trainer.ranks.launch import Launch
 from trainer.train.plan import describe, disk_note
 
 MANIFEST = Manifest("celeba", "jpg", 64, 3, (Shard("a.tar", 1500, 9, ""), Shard("b.tar", 500, 9, "")), "")

@@ -8,23 +8,60 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from tests.support.launching import ROOT, SMALL, start
+from trainer.ranks.launch import Launch, read_launch
 
-CHILD = (
-    "from trainer.ranks import launcher; print(launcher.asked_ranks(), launcher.find() is not None, launcher.began())"
-)
+VARIABLES = ("ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION", "WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE")
 
 
-def under(*words: str) -> list[str]:
-    """What a process says whose parent's command line is ``python -c CODE *words``."""
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No launcher, and a GPU."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    return monkeypatch
+
+
+def test_without_a_launcher_it_is_one_rank(bare: pytest.MonkeyPatch) -> None:
+    assert read_launch() == Launch(rank=0, ranks=1, local_ranks=1, cpu=False, precision="no")
+    bare.setattr(torch.cuda, "is_available", lambda: False)
+    assert read_launch().cpu
+
+
+def test_the_launchers_word_is_taken(bare: pytest.MonkeyPatch) -> None:
+    for name, value in zip(VARIABLES, ("false", "bf16", "8", "5", "4"), strict=True):
+        bare.setenv(name, value)
+    assert read_launch() == Launch(rank=5, ranks=8, local_ranks=4, cpu=False, precision="bf16")
+    bare.delenv("LOCAL_WORLD_SIZE")
+    assert read_launch().local_ranks == 8
+
+
+@pytest.mark.parametrize("word", ["true", "True", "1", "yes"])
+def test_the_cpu_can_be_asked_for(bare: pytest.MonkeyPatch, word: str) -> None:
+    bare.setenv("ACCELERATE_USE_CPU", word)
+    assert read_launch().cpu
+
+
+CHILD = """
+from trainer.ranks.launch import find_launcher, launch_time, requested_ranks
+print(requested_ranks(), find_launcher() is not None, launch_time())
+"""
+
+
+def under(*arguments: str) -> list[str]:
+    """What :data:`CHILD` prints below a process whose command line is ``python -c CODE *arguments``."""
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}], check=True)"
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return done.stdout.split()
 
 
 @pytest.mark.parametrize(
-    ("words", "ranks"),
+    ("arguments", "ranks"),
     [
         ("--num_processes 3", "3"),
         ("--num-processes=4", "4"),
@@ -33,11 +70,11 @@ def under(*words: str) -> list[str]:
         ("--cpu", "None"),
     ],
 )
-def test_the_launchers_command_line_is_read(words: str, ranks: str) -> None:
+def test_the_launchers_command_line_is_read(arguments: str, ranks: str) -> None:
     before = time.time()
-    asked, found, began = under("accelerate", "launch", *words.split())
-    assert (asked, found) == (ranks, "True")
-    assert before - 1 < float(began) < time.time()
+    requested, found, launched = under("accelerate", "launch", *arguments.split())
+    assert (requested, found) == (ranks, "True")
+    assert before - 1 < float(launched) < time.time()
 
 
 def test_without_a_launcher_there_is_none() -> None:

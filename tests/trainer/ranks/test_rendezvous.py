@@ -14,38 +14,38 @@ from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.sources.faces import Faces
 from tests.support.launching import ROOT, SMALL, run
-from trainer.ranks.device import Launch
-from trainer.ranks.meeting import Word, agree, judge
+from trainer.ranks.launch import Launch
+from trainer.ranks.rendezvous import Report, compare_ranks, find_difference
 
-FACTS = {"data set": "abc", "seed": "0"}
-
-
-def word(rank: int, mistake: str | None = None, host: str = "", **facts: str) -> Word:
-    return Word(rank, host or f"n{rank // 2}", mistake, {**FACTS, **facts})
+VALUES = {"data set": "abc", "seed": "0"}
 
 
-def test_equal_words_are_no_trouble() -> None:
-    assert judge([word(rank) for rank in range(4)]) is None
+def report(rank: int, error: str | None = None, **values: str) -> Report:
+    return Report(rank, f"n{rank // 2}", error, {**VALUES, **values})
+
+
+def test_equal_reports_agree() -> None:
+    assert find_difference([report(rank) for rank in range(4)]) is None
 
 
 def test_what_all_found_is_said_without_names() -> None:
-    assert judge([word(rank, "No shards at x.") for rank in range(4)]) == "No shards at x."
+    assert find_difference([report(rank, "No shards at x.") for rank in range(4)]) == "No shards at x."
 
 
 def test_what_some_found_is_said_with_the_first_ones_name() -> None:
-    words = [word(0), word(1), word(2, "No shards at x."), word(3, "No shards at x.")]
-    assert judge(words) == "Rank 2 on n1 (and 1 more ranks): No shards at x."
-    assert judge(words[:3]) == "Rank 2 on n1: No shards at x."
+    reports = [report(0), report(1), report(2, "No shards at x."), report(3, "No shards at x.")]
+    assert find_difference(reports) == "Rank 2 on n1 (and 1 more ranks): No shards at x."
+    assert find_difference(reports[:3]) == "Rank 2 on n1: No shards at x."
 
 
 def test_what_differs_is_named_with_both_values() -> None:
-    told = judge([word(0), word(1), word(2, seed="7")])
-    assert told is not None
-    assert told.startswith("Rank 2 on n1 does not fit rank 0 on n0:\n  seed: 0 there, 7 here\n")
-    assert "data set" not in told
+    message = find_difference([report(0), report(1), report(2, seed="7")])
+    assert message is not None
+    assert message.startswith("Rank 2 on n1 does not fit rank 0 on n0:\n  seed: 0 there, 7 here\n")
+    assert "data set" not in message
 
 
-def meet(monkeypatch: pytest.MonkeyPatch, *mistakes: str | None) -> list[str]:
+def on_threads(monkeypatch: pytest.MonkeyPatch, *errors: str | None) -> list[str]:
     """Each rank's result, in a thread of its own, over a real store."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -54,36 +54,36 @@ def meet(monkeypatch: pytest.MonkeyPatch, *mistakes: str | None) -> list[str]:
 
     def one(rank: int) -> str:
         def examine() -> tuple[str, dict[str, str]]:
-            if mistake := mistakes[rank]:
-                raise InputError(mistake)
-            return f"found by {rank}", FACTS
+            if error := errors[rank]:
+                raise InputError(error)
+            return f"found by {rank}", VALUES
 
         try:
-            return agree(Launch(rank, len(mistakes), len(mistakes), True, "no"), examine)
+            return compare_ranks(Launch(rank, len(errors), len(errors), True, "no"), examine)
         except InputError as error:
             return str(error)
 
-    with ThreadPoolExecutor(len(mistakes)) as threads:
-        return [*threads.map(one, range(len(mistakes)))]
+    with ThreadPoolExecutor(len(errors)) as threads:
+        return [*threads.map(one, range(len(errors)))]
 
 
 def test_ranks_that_agree_get_what_they_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert meet(monkeypatch, None, None, None) == ["found by 0", "found by 1", "found by 2"]
+    assert on_threads(monkeypatch, None, None, None) == ["found by 0", "found by 1", "found by 2"]
 
 
 def test_one_ranks_mistake_is_every_ranks_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert meet(monkeypatch, None, "no shards", None) == 3 * [f"Rank 1 on {platform.node()}: no shards"]
+    assert on_threads(monkeypatch, None, "no shards", None) == 3 * [f"Rank 1 on {platform.node()}: no shards"]
 
 
 def test_one_rank_meets_nobody() -> None:
     launch = Launch(0, 1, 1, True, "no")
-    assert agree(launch, lambda: (7, FACTS)) == 7
+    assert compare_ranks(launch, lambda: (7, VALUES)) == 7
 
-    def mistaken() -> tuple[int, dict[str, str]]:
+    def fail() -> tuple[int, dict[str, str]]:
         raise InputError("no shards")
 
     with pytest.raises(InputError, match=r"^no shards$"):
-        agree(launch, mistaken)
+        compare_ranks(launch, fail)
 
 
 @pytest.mark.parametrize("other", ["other", "none"])

@@ -1,0 +1,112 @@
+"""How ``accelerate launch`` started this process. Imports torch only where it is needed: ``--help`` does not wait."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import signal
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+
+from shards.common.errors import InputError
+
+LAUNCH_VARIABLE = "ACCELERATE_DYNAMO_BACKEND"
+"""Accelerate sets this environment variable in every script that it starts; other programs hardly do."""
+
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What ``accelerate launch`` passed to this process in its environment."""
+
+    rank: int
+    ranks: int
+    local_ranks: int
+    """Ranks on this machine."""
+    cpu: bool
+    """Train on the CPU: there is no GPU, or the user chose the CPU."""
+    precision: str
+    """Requested mixed precision: ``no``, ``bf16`` or ``fp16``."""
+
+
+def read_launch() -> Launch:
+    """Read the launch of this process; without a launcher it is rank 0 of 1."""
+    import torch
+
+    environment = os.environ
+    use_cpu = environment.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    ranks = int(environment.get("WORLD_SIZE", 1))
+    return Launch(
+        rank=int(environment.get("RANK", 0)),
+        ranks=ranks,
+        local_ranks=int(environment.get("LOCAL_WORLD_SIZE", ranks)),
+        cpu=use_cpu or not torch.cuda.is_available(),
+        precision=environment.get("ACCELERATE_MIXED_PRECISION", "no"),
+    )
+
+
+def check_ranks(launch: Launch) -> None:
+    """Raise ``InputError`` if ``accelerate launch`` started another number of ranks than its command line requests."""
+    requested = requested_ranks()
+    if requested and requested != launch.ranks:
+        raise InputError(
+            f"The launcher was asked for {requested} ranks and started {launch.ranks}: without --multi_gpu, or with "
+            "--cpu, it starts one. GPUs: accelerate launch --multi_gpu --num_processes N. CPU ranks: "
+            "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N."
+        )
+
+
+def check_batch(batch_size: int, launch: Launch) -> None:
+    """Raise ``InputError`` unless the ranks can share the global batch equally."""
+    if batch_size % launch.ranks:
+        divisible = max(1, round(batch_size / launch.ranks)) * launch.ranks
+        raise InputError(
+            f"--batch-size {batch_size} does not divide among {launch.ranks} ranks; --batch-size {divisible} does."
+        )
+
+
+def find_launcher() -> psutil.Process | None:
+    """The nearest ancestor of this process that is ``accelerate launch``."""
+    try:
+        ancestors = psutil.Process().parents()
+        return next((process for process in ancestors if any(map(_is_accelerate, process.cmdline()[:4]))), None)
+    except psutil.Error:  # it has ended, or belongs to another user
+        return None
+
+
+def _is_accelerate(argument: str) -> bool:
+    return argument == "accelerate.commands.launch" or Path(argument).name in ("accelerate", "accelerate-launch")
+
+
+def launch_time() -> float:
+    """When the launcher started, or this process if there is none, in seconds since the epoch."""
+    return (find_launcher() or psutil.Process()).create_time()
+
+
+def requested_ranks() -> int | None:
+    """``--num_processes`` on the launcher's command line; None if it is absent or 0 (accelerate then chooses)."""
+    launcher = find_launcher()
+    arguments = launcher.cmdline() if launcher else []
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    values = [value for name, value in pairwise(words) if name in ("--num_processes", "--num-processes")]
+    return int(values[-1]) or None if values and values[-1].isdigit() else None
+
+
+def end_with_launcher() -> None:
+    """Receive SIGTERM when the launcher dies (Linux only).
+
+    A launcher that is killed does not stop its scripts: the run would train on unnoticed and keep its folder locked.
+
+    Raises:
+        InputError: the launcher is dead already.
+    """
+    if platform.system() != "Linux" or LAUNCH_VARIABLE not in os.environ:
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if find_launcher() is None:  # it died before the call above
+        raise InputError("accelerate launch, which started this, is gone: nothing was trained. Start it again.")

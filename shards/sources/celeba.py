@@ -100,7 +100,7 @@ def _find(raw: Path) -> Path:
                 return images
     if raw.is_dir() and any(raw.glob("*.jpg")):
         return raw
-    raise InputError(f"{raw} neither is nor holds {IMAGES} or {IMAGES}.zip. Name the folder that CelebA was saved to.")
+    raise InputError(f"{raw} contains no {IMAGES} and no {IMAGES}.zip. Name the folder that CelebA was saved to.")
 
 
 def _open_folder(folder: Path) -> tuple[list[str], Callable[[str], bytes]]:

@@ -98,7 +98,7 @@ def _find(raw: Path, split: Split) -> list[tuple[str, Path]]:
         return [(_parse(here.name)[0], here)]
     folders = sorted(path.parent for path in here.glob(f"*_lmdb/{DATA}"))
     if not folders:
-        raise InputError(f"{raw} neither is nor holds an LMDB: there is no {DATA}, here or in a folder named *_lmdb.")
+        raise InputError(f"{raw} contains no LMDB: there is no {DATA} in it or in a folder named *_lmdb.")
     names = [(_parse(folder.name), folder) for folder in folders]
     chosen = sorted((category, folder) for (category, suffix), folder in names if suffix in SPLITS[split])
     if not chosen:

@@ -1,4 +1,4 @@
-"""Builds with real worker processes, real faults and no mocks. A worker takes a second to start, so tests share."""
+"""Builds with real worker processes and real faults. A worker takes a second to start, so tests share builds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FACES = [sys.executable, "-m", "shards", "build", "faces"]
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fifty pictures of noise in two classes."""
+    """Fifty images of noise in two classes."""
     raw, rng = tmp_path_factory.mktemp("raw"), np.random.default_rng(0)
     for number in range(COUNT):
         path = raw / ("rose" if number % 2 else "tulip") / f"{number:03d}.png"
@@ -79,7 +79,7 @@ def until(what: str, condition: object, seconds: float = 60) -> None:
 
 
 def start_faces(out: Path) -> subprocess.Popen[str]:
-    """A build of some seconds on two workers, once it has finished two of its shards."""
+    """Start a build of some seconds on two workers and wait until two of its shards are finished."""
     process = subprocess.Popen(
         [*FACES, str(out), "--count", "300", "--shard-samples", "30", "--size", "32", "--workers", "2"],
         stderr=subprocess.PIPE,
@@ -112,7 +112,7 @@ def test_stock_webdataset_reads_it(built: Path, raw: Path) -> None:
         assert sample["cls"] == ("rose", "tulip").index(sample["json"]["file"].partition("/")[0])
         with Image.open(raw / sample["json"]["file"]) as image:
             assert np.array_equal(np.asarray(sample["png"]), fit(image, 32, 3))
-    gc.collect()  # webdataset leaves its files open; let that be noticed here, where it is excused
+    gc.collect()  # webdataset leaves its files open; the warnings are to be raised here, where they are ignored
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -182,11 +182,11 @@ def test_small_images_and_shards_without_any_sample(tmp_path: Path) -> None:
     assert everything.samples == 3
     (tmp_path / "raw" / "1.png").unlink()
     with pytest.raises(InputError, match="None of the 2 images can be used"):
-        build(source_again(tmp_path / "raw"), tmp_path / "none", Options(size=32, skip_bad=True), workers=1)
+        build(uncached(tmp_path / "raw"), tmp_path / "none", Options(size=32, skip_bad=True), workers=1)
 
 
-def source_again(raw: Path) -> Folder:
-    """The same folder by another name: listings are kept per process."""
+def uncached(raw: Path) -> Folder:
+    """The same folder by another path, because listings are cached per process."""
     return Folder(raw / ".." / raw.name)
 
 
@@ -207,7 +207,7 @@ def test_killed_worker_then_killed_build_then_the_rest(tmp_path: Path) -> None:
     assert process.returncode == 2
     assert "error: A build process was killed by SIGKILL" in errors
     assert "Traceback" not in errors
-    done = [out / f"{record.stem[1:]}.tar" for record in out.glob(".shard-*.npz")]  # a tar without its record is not
+    done = [out / f"{record.stem[1:]}.tar" for record in out.glob(".shard-*.npz")]  # only tars with records
     kept = {path: path.stat().st_mtime_ns for path in done}
 
     process = start_faces(out)
@@ -245,7 +245,7 @@ def test_two_builds_of_one_folder(raw: Path, tmp_path: Path) -> None:
 
 
 def test_a_disk_that_fills_up(raw: Path, tmp_path: Path) -> None:
-    """On a real small file system where root can mount one, else against a limit on the size of files."""
+    """On a real small file system if it can be mounted (as root), else with a limit on the size of files."""
     out, npy = tmp_path / "out", Options(size=32, shard_samples=13, format="npy")
     out.mkdir()
     mount = ["sh", "-c", f"mount -t tmpfs -o size=128k tmpfs {out}"]

@@ -33,16 +33,16 @@ COUNT = 30
 OPTIONS = Options(size=32, shard_samples=8, format="png", seed=5, dedup=True)
 
 
-def again(image: Image.Image, quality: int = 90, scale: float = 1.0) -> Image.Image:
-    """As somebody else saved it."""
+def recompressed(image: Image.Image, quality: int = 90, scale: float = 1.0) -> Image.Image:
+    """``image`` recompressed, and resized by ``scale``."""
     file = io.BytesIO()
     size = (round(image.width * scale), round(image.height * scale))
     image.resize(size, Image.Resampling.LANCZOS).save(file, "jpeg", quality=quality)
     return Image.open(file)
 
 
-def first_of_each(images: Iterable[Image.Image]) -> list[int]:
-    """For each image the first that it is taken for a duplicate of."""
+def originals_of(images: Iterable[Image.Image]) -> list[int]:
+    """For each image the index of the first that it duplicates, or its own."""
     pixels = [fit(image, 64, 3, upscale=True) for image in images]
     hashes = np.array([perceptual_hash(image) for image in pixels], np.uint64)
     return list(find_originals(hashes, np.array([colour_cells(image) for image in pixels])))
@@ -58,7 +58,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if number % 3 == 0:
             shutil.copy(raw / f"a{number:02d}.png", raw / f"b{number:02d}.png")
         if number % 10 == 0:
-            again(face, scale=0.75).save(raw / f"c{number:02d}.png")
+            recompressed(face, scale=0.75).save(raw / f"c{number:02d}.png")
     return raw
 
 
@@ -92,7 +92,7 @@ def files(folder: Path) -> list[str]:
 def test_most_near_duplicates_of_real_images_have_equal_hashes(real_data: Path, quality: int, scale: float) -> None:
     images = [Image.open(path).convert("RGB") for path in sorted((real_data / "bedrooms").glob("*.jpg"))]
     count = len(images)
-    first = first_of_each([*images, *(again(image, quality, scale) for image in images)])
+    first = originals_of([*images, *(recompressed(image, quality, scale) for image in images)])
     assert first[:count] == list(range(count))
     copies = np.array(first[count:])
     assert np.mean(copies == np.arange(count)) > 0.75
@@ -105,7 +105,7 @@ def test_faces_of_one_hash_but_other_colours_stay() -> None:
     hashes = {perceptual_hash(fit(image, 64, 3)) for image in images}
     assert len(hashes) < len(faces)  # or this tests nothing
     assert max(hashes) >= 1 << 63  # all 64 bits
-    assert first_of_each(images) == list(range(len(faces)))
+    assert originals_of(images) == list(range(len(faces)))
 
 
 @given(
@@ -190,7 +190,7 @@ def test_nothing_but_bad_images(tmp_path: Path) -> None:
 
 
 def test_killed_while_hashing_and_while_building(tmp_path: Path) -> None:
-    """What was hashed is not hashed again, and the end is the same."""
+    """Hashes are reused, and the result is the same."""
     raw, out, rng = tmp_path / "raw", tmp_path / "out", np.random.default_rng(0)
     raw.mkdir()
     for number in range(PART + 100):
@@ -218,7 +218,7 @@ def times(out: Path, pattern: str) -> dict[Path, int]:
 
 
 def kill_when(command: list[str], out: Path, pattern: str) -> dict[Path, int]:
-    """Start, kill when a file of ``pattern`` is there, and return all of these and their times."""
+    """Start ``command``, kill it when a file matches ``pattern``; returns all such files and their times."""
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not times(out, pattern):
@@ -226,5 +226,5 @@ def kill_when(command: list[str], out: Path, pattern: str) -> dict[Path, int]:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(1)  # its workers see the link close at their next report
+    time.sleep(1)  # its workers exit at their next report, when the connection is closed
     return times(out, pattern)

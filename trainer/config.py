@@ -1,11 +1,9 @@
-"""Everything a run can be told, as frozen dataclasses; the presets; the command line made of them by tyro."""
+"""All settings of a run, as frozen dataclasses, and the checks on them."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -42,15 +40,15 @@ class Data:
     flip: bool = False
     """Mirror each image left to right with probability 1/2."""
     strict: bool = False
-    """Stop at the first sample that does not decode, instead of taking its neighbour in the order."""
+    """Stop at the first sample that does not decode. Without it, the next sample in the order replaces it."""
     max_bad: float = 0.001
-    """Stop when more than this share of the samples did not decode."""
+    """Stop when more than this share of the samples does not decode."""
     cache: Path | None = None
-    """Folder on this node for what comes from a URL; shardgan-cache-UID in the temporary folder unless given."""
+    """Folder on this node for data from a URL. Default: shardgan-cache-UID in the temporary folder."""
     cache_gb: float = 16.0
-    """Most GiB to keep there. As much as the data spares the network every epoch but the first."""
+    """Largest size of that cache in GiB. If all data fit, only the first epoch reads from the network."""
     audit: Path | None = None
-    """Folder for rank-R.jsonl, which names the samples that each rank trained on in each step."""
+    """Folder for rank-R.jsonl: the samples that each rank trained on in each step."""
 
 
 @dataclass(frozen=True)
@@ -61,69 +59,69 @@ class Model:
     """Architecture of both networks. dcgan: convolutions (Radford et al., arXiv 1511.06434). mlp: fully connected, the
     vanilla GAN (Goodfellow et al., arXiv 1406.2661)."""
     z_dim: int = 100
-    """Dimensions of a latent."""
+    """Length of a latent vector."""
     features_g: int = 64
-    """Width of the generator: its narrowest hidden layer has twice as many channels."""
+    """Width f of the generator. dcgan: 2f to 16f channels at 64x64. mlp: 16f units a layer."""
     features_d: int = 64
-    """Width of the discriminator: channels of its first layer."""
+    """Width f of the discriminator. dcgan: f to 8f channels at 64x64. mlp: 4f maxout units a layer."""
     bn_init_mean: float = 1.0
-    """Mean of BatchNorm's initial weights. The tutorial writes 0, which takes several hundred steps longer."""
+    """Mean of BatchNorm's initial weights. The tutorial uses 0, which trains several hundred steps longer."""
     sync_bn: Switch = True
-    """BatchNorm over the global batch on more than one rank, as one large device would compute it."""
+    """On several ranks, compute BatchNorm over the global batch."""
 
 
 @dataclass(frozen=True)
 class Optim:
-    """Adam, for both networks."""
+    """Adam for both networks."""
 
     lr_g: float = 2e-4
     """Learning rate of the generator."""
     lr_d: float = 2e-4
     """Learning rate of the discriminator."""
     beta1: float = 0.5
-    """Decay of the gradient's average."""
+    """Decay rate of the average gradient."""
     beta2: float = 0.999
-    """Decay of the squared gradient's average."""
+    """Decay rate of the average squared gradient."""
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where a run goes on after it was stopped or killed."""
+    """A run resumes from its newest checkpoint."""
 
     every: int = 500
-    """Steps between checkpoints; one is also written at the end and on leaving."""
+    """Steps between checkpoints. One is also written at the end, and when a run is asked to stop."""
     keep: int = 3
-    """Newest checkpoints to keep."""
+    """Number of newest checkpoints to keep."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The grid of images from fixed latents."""
+    """Sheets of generated images, always from the same latents."""
 
     every: int = 250
-    """Steps between grids; 0 for none but the first and the last."""
+    """Steps between sheets. 0: only at the start and the end."""
     count: int = 64
-    """Images in the grid."""
+    """Images on a sheet."""
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where people watch the run: Weights & Biases or TensorBoard. metrics.jsonl is always written."""
+    """Weights & Biases or TensorBoard. metrics.jsonl is always written."""
 
     board: Literal["wandb", "tensorboard"] = "wandb"
-    """tensorboard writes event files into the run folder and needs the extra of that name."""
+    """tensorboard writes event files into the run folder. It needs the extra `tensorboard`."""
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """Of W&B. auto: online when an API key is configured, else offline. It never asks. disabled: no board at all."""
+    """auto: W&B is online if an API key is configured, else offline; it never prompts. disabled: no board."""
     project: str = "shardgan"
-    """W&B project that the run belongs to."""
+    """W&B project of the run."""
     artifacts: bool = False
-    """Log to W&B, as artifacts, each checkpoint and, when the run is done, its exported generator. Their size again in
-    wandb's staging folder, and over the network."""
+    """Log each checkpoint, and at the end the exported generator, as W&B artifacts. wandb copies them to its staging
+    folder and uploads them."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Train a DCGAN on image shards. The same command again goes on where the run stopped."""
+    """Train a GAN on image shards. The same command again resumes the run."""
 
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
@@ -134,39 +132,38 @@ class Config:
     out: Path = Path("runs/faces")
     """Run folder: config, status, metrics, checkpoints, samples."""
     batch_size: int = 128
-    """Global batch; must divide by the number of ranks."""
+    """Global batch size, a multiple of the number of ranks."""
     steps: int | None = None
-    """Train for this many steps."""
+    """Number of steps to train."""
     epochs: float | None = None
-    """Train for this many passes over the data, rounded up to a whole step. Give this or --steps."""
+    """Number of passes over the data, rounded up to a whole step. Give this or --steps."""
     seed: int = 0
-    """Decides the weights at the start, the order of the data and the noise."""
+    """Determines the initial weights, the order of the data and the latents."""
     loss: Loss = "non-saturating"
-    """The generator's loss: -log D(G(z)), or log(1 - D(G(z)))."""
+    """Loss of the generator: -log D(G(z)), or log(1 - D(G(z)))."""
     d_steps: int = 1
-    """Discriminator steps per generator step, each on a batch of its own."""
+    """Discriminator steps per generator step, each with its own batch."""
     ema_images: int = 20_000
-    """Half-life, in images, of the average of the generator's weights; 0 for no averaging."""
+    """Half-life in images of the moving average of the generator's weights. 0: no average."""
     dtype: Literal["float32", "float64"] = "float32"
-    """Of weights and arithmetic; mixed precision is accelerate's: --mixed_precision before the script's name."""
+    """Type of the weights. For mixed precision, give accelerate launch --mixed_precision before the script."""
     threads: int = 0
-    """CPU threads per rank when training on the CPU; 0 shares the cores among the ranks of a machine."""
+    """CPU threads per rank when training on the CPU. 0: the ranks of a machine share its cores."""
     tf32: Switch = True
-    """On a GPU, round the factors of float32 products to TF32's 10 bits of mantissa, for several times the rate."""
+    """On a GPU, use TF32 for float32 products: 10 bits of mantissa, several times as fast."""
     cuda_graphs: bool = False
-    """On one GPU, record the iteration as a CUDA graph and replay it, which spares the host its launches and takes the
-    device's memory twice; steps that report (--log-every) run as usual. Off until somebody has measured it:
-    benchmarks/step.py does."""
+    """On one GPU, replay the training step as a CUDA graph. This saves kernel launches and doubles the memory in use.
+    Steps that report (--log-every) run as usual. Off by default: not measured yet (benchmarks/step.py does)."""
     log_every: int = 25
-    """Steps between lines of metrics. Each costs one wait for the device."""
+    """Steps between reports of metrics. Each report synchronises the device once."""
     dry_run: bool = False
-    """Print what would run (config, parameters, ranks, precision, steps, disk) and stop."""
+    """Print what would run (config, parameters, ranks, precision, steps, disk space) and exit."""
     default_steps: tyro.conf.Suppress[int] = 500
-    """The preset's length, where neither --steps nor --epochs is given."""
+    """Length of the preset, if neither --steps nor --epochs is given."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
-            raise InputError("--steps and --epochs both say how long to train: give one of the two.")
+            raise InputError("--steps and --epochs both set the length of the run. Give only one of them.")
         if self.tracking.artifacts and self.tracking.board != "wandb":
             raise InputError("--tracking.artifacts needs --tracking.board wandb: TensorBoard stores no files.")
         for flag, value, least in (
@@ -206,9 +203,7 @@ class Config:
             raise InputError(f"--seed is {self.seed}; it must be less than 2**63.")
 
     def remaining_steps(self, step: int, position: int, samples: int) -> int:
-        """Steps still to go on a data set of ``samples`` images; counted in images for --epochs, so that the batch may
-        change.
-        """
+        """Steps left on a data set of ``samples`` images. --epochs counts images, so the batch size may change."""
         if self.epochs is None:
             return max(0, (self.steps or self.default_steps) - step)
         return max(0, math.ceil((self.epochs * samples - position) / (self.batch_size * self.d_steps)))
@@ -217,31 +212,31 @@ class Config:
 FREE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "data.audit", "data.strict", "data.max_bad",
         "checkpoint.", "samples.", "tracking.", "out", "batch_size", "steps", "epochs", "threads", "log_every",
         "dry_run", "default_steps", "model.sync_bn", "tf32", "cuda_graphs")  # fmt: skip
-"""What may differ when a run goes on: where it runs and reports, how long, and how it is cut into batches, ranks and
-workers. The data are compared by their digest."""
+"""Fields, or prefixes of fields, that may change when a run resumes: where it runs and reports, its length, and its
+batches, ranks and workers. The data are compared by digest."""
 
 
 OF_A_NODE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "threads")
-"""What may differ between the ranks of one run: shards may be staged to a node's own disk."""
+"""Fields that may differ between the ranks of a run, because shards may be staged to a node's local disk."""
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every field under its dotted name, YAML-ready."""
+    """All fields by dotted name, ready for YAML."""
     flat: dict[str, Any] = {}
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
         if dataclasses.is_dataclass(value):
             flat |= flatten(value, f"{prefix}{entry.name}.")
         else:
-            # Redacted here: what is flat goes into files, onto terminals and to W&B.
+            # Redacted because flat configs are written to files, terminals and W&B.
             flat[prefix + entry.name] = redact(str(value)) if isinstance(value, str | Path) else value
     return flat
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Which fields of two flat configs make them different runs: ``name: old -> new``.
+    """Fields in which two flat configs describe different runs, as ``name: old -> new``.
 
-    A field that ``old`` lacks had its default: an earlier version did not know it.
+    A field that ``old`` lacks counts as its default, because an earlier version did not have it.
     """
     old = {**flatten(Config()), **old}
     return [
@@ -249,59 +244,3 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for name in sorted(old.keys() | new.keys())
         if not name.startswith(FREE) and old.get(name) != new.get(name)
     ]
-
-
-PRESETS: dict[str, tuple[str, Config]] = {
-    "faces": (
-        "The default: faces that shardgan draws itself on first use, in networks small enough for two CPU cores.\n\n"
-        "Example: accelerate launch trainer/run.py faces --seed 1 --out runs/other-faces",
-        Config(
-            model=Model(features_g=16, features_d=16),
-            optim=Optim(lr_g=1e-3, lr_d=4e-4),  # two rates (TTUR, arXiv 1706.08500): sharp faces in minutes, not hours
-            batch_size=32,
-            checkpoint=Checkpoints(every=200),
-            samples=Samples(every=100),
-            default_steps=480,
-        ),
-    ),
-    "mnist": (
-        "MNIST's digits, one channel, 5 epochs.\n\nExample: accelerate launch trainer/run.py mnist --epochs 1",
-        Config(data=Data(shards="data/mnist32"), out=Path("runs/mnist"), default_steps=2344),
-    ),
-    "celeba": (
-        "CelebA, 64x64, mirrored, 25 epochs.\n\n"
-        "Example: accelerate launch trainer/run.py celeba --data.shards data/flowers64 --out runs/flowers",
-        Config(data=Data(shards="data/celeba64", workers=4, flip=True), out=Path("runs/celeba"), default_steps=39_571),
-    ),
-    "lsun": (
-        "LSUN bedrooms, 64x64, one epoch of 3 million.\n\nExample: accelerate launch trainer/run.py lsun --epochs 1",
-        Config(data=Data(shards="data/lsun64", workers=4), out=Path("runs/lsun"), default_steps=23_696),
-    ),
-}
-
-
-def parse(arguments: Sequence[str] | None = None, *, quiet: bool = False) -> tuple[str, Config]:
-    """The command line as (preset, config); without a preset it is ``faces``.
-
-    Prints help or a usage error and raises ``SystemExit``, silently if ``quiet``. Raises ``InputError`` for values that
-    contradict each other.
-    """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
-        words.insert(0, "faces")
-    if words[0] not in PRESETS and not words[0].startswith("-"):
-        raise InputError(f"There is no preset {words[0]!r}. The first word is one of {', '.join(PRESETS)}, or a flag.")
-    union = tyro.extras.subcommand_type_from_defaults(
-        {name: config for name, (_, config) in PRESETS.items()},
-        {name: text for name, (text, _) in PRESETS.items()},
-    )
-    config = tyro.cli(
-        union,
-        prog="trainer/run.py",
-        args=words,
-        description="Train a DCGAN on image shards. `run.py PRESET --help` lists every flag; no preset means `faces`."
-        "\n\n"
-        "Example: accelerate launch --config_file accelerate_config.yaml trainer/run.py mnist --epochs 1",
-        console_outputs=not quiet,
-    )
-    return words[0], config

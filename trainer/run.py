@@ -1,4 +1,4 @@
-"""``accelerate launch trainer/run.py [faces|mnist|celeba|lsun] [flags]``: the command line, and how it fails."""
+"""The trainer's entry point: ``accelerate launch trainer/run.py [PRESET] [flags]``."""
 
 from __future__ import annotations
 
@@ -11,57 +11,58 @@ import warnings
 
 from shards.common.errors import InputError
 from shards.common.urls import redact
-from trainer.config import Config, parse
+from trainer.config import Config
 from trainer.errors import SharedInputError
+from trainer.presets import parse
 from trainer.ranks.launch import end_with_launcher, read_launch
 
 USAGE_ERROR = 2
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
-"""What can befall any write in the run folder; a person needs the file's name, not our traceback."""
-
+"""Errors of the run folder's disk, which are reported with the file's name instead of a traceback."""
 
 GRACE = 5.0
-"""Seconds that a rank with nothing to tell waits before it fails: the launcher takes the first one to end for the
-cause, and all others down with it, the one too that was about to say what is wrong.
+"""Seconds that a rank without a message of its own waits before it exits: the launcher kills all ranks when the first
+one exits, and the rank that reports the error needs time to print it.
 """
 
 
 def main() -> None:
-    """Run the trainer; what the user can put right is said in one line on standard error, with exit code 2."""
-    shown = os.environ.get("RANK", "0") == "0"
+    """Run the trainer. An error that the user can fix is one line on standard error, with exit code 2."""
+    main_rank = os.environ.get("RANK", "0") == "0"
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        preset, config = _parse(shown=shown)
+        preset, config = _parse(main_rank=main_rank)
         end_with_launcher()
         sys.argv = [redact(word) for word in sys.argv]  # W&B records the command line
-        mistake, shared = _train(preset, config)
-    except InputError as error:
-        mistake = error
-        shared = True
-    if mistake:
-        if shown:
-            print(f"error: {mistake}", file=sys.stderr)
-        elif shared:
-            time.sleep(GRACE)
-        else:
-            print(f"error (rank {os.environ['RANK']} on {platform.node()}): {mistake}", file=sys.stderr)
-        sys.exit(USAGE_ERROR)
+        error = _train(preset, config)
+        shared = isinstance(error, SharedInputError)
+    except InputError as wrong_input:  # of the command line, which is the same on all ranks
+        error, shared = wrong_input, True
+    if error is None:
+        return
+    if main_rank:
+        print(f"error: {error}", file=sys.stderr)
+    elif shared:
+        time.sleep(GRACE)
+    else:
+        print(f"error (rank {os.environ['RANK']} on {platform.node()}): {error}", file=sys.stderr)
+    sys.exit(USAGE_ERROR)
 
 
-def _parse(*, shown: bool) -> tuple[str, Config]:
+def _parse(*, main_rank: bool) -> tuple[str, Config]:
     try:
-        return parse(quiet=not shown)
+        return parse(quiet=not main_rank)
     except SystemExit:
-        if not shown:
+        if not main_rank:
             time.sleep(GRACE)
         raise
 
 
-def _train(preset: str, config: Config) -> tuple[Exception | None, bool]:
-    """Run ``config``; a mistake of the user's comes back as a value, because elastic would print its traceback, with
-    whether all ranks found the same.
+def _train(preset: str, config: Config) -> Exception | None:
+    """Train as ``config`` says. An error that the user can fix is returned, because the elastic launcher would print
+    the traceback of one that is raised.
     """
-    # Not at the top: torch takes seconds to import, and --help or a typo should not wait for it.
+    # Imported here because torch takes seconds, which --help and a typo should not cost.
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from trainer.ranks.failure import lost_rank
@@ -80,16 +81,14 @@ def _train(preset: str, config: Config) -> tuple[Exception | None, bool]:
             if not lost_rank(error):
                 raise
             if os.environ.get("LOCAL_RANK") == "0":  # once in each node's log
-                where = f"rank {os.environ['RANK']} on {platform.node()}"
-                print(f"error ({where}): another rank was lost: {str(error).splitlines()[0]}", file=sys.stderr)
+                rank = f"rank {os.environ['RANK']} on {platform.node()}"
+                print(f"error ({rank}): another rank was lost: {str(error).splitlines()[0]}", file=sys.stderr)
             time.sleep(GRACE)
             sys.exit(1)
         return None
 
-    # Under torch's elastic launcher a bug's traceback must reach the launcher, or it reports "exit code 1" and no more.
-    elastic = "TORCHELASTIC_ERROR_FILE" in os.environ
-    mistake = record(attempt)() if elastic else attempt()
-    return mistake, isinstance(mistake, SharedInputError)
+    # The elastic launcher reports the traceback of a bug only if it is recorded.
+    return record(attempt)() if "TORCHELASTIC_ERROR_FILE" in os.environ else attempt()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tests.support.checkout import FACES
 from tests.support.forks import LAUNCHER, Python
 from tests.support.launching import ROOT, SMALL, status
 from tests.support.pages import Command
-from trainer.config import parse
+from trainer.presets import parse
 
 KEY = "c0ffee" * 6 + "c0ff"
 """Of W&B; made up."""

@@ -1,7 +1,4 @@
-"""Logits to a scalar (Goodfellow et al., arXiv 1406.2661).
-
-Always in at least float32, whatever autocast does around.
-"""
+"""Losses on logits (Goodfellow et al., arXiv 1406.2661), in at least float32 under autocast too."""
 
 from __future__ import annotations
 
@@ -12,15 +9,15 @@ from trainer.config import Loss
 
 
 def discriminator_loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """-(log sigmoid(real) + log(1 - sigmoid(fake))) / 2, averaged over logits (n,): binary cross-entropy on both."""
+    """Binary cross-entropy of real and fake logits (n,): mean of -(log sigmoid(real) + log(1 - sigmoid(fake))) / 2."""
     return (softplus(-exact(real)).mean() + softplus(exact(fake)).mean()) / 2
 
 
 def generator_loss(fake: torch.Tensor, loss: Loss) -> torch.Tensor:
-    """``non-saturating``: -log sigmoid(fake). ``minimax``: log(1 - sigmoid(fake)). Averaged over logits (n,)."""
+    """Mean over logits (n,) of -log sigmoid(fake) for ``non-saturating``, log(1 - sigmoid(fake)) for ``minimax``."""
     return softplus(-exact(fake)).mean() if loss == "non-saturating" else -softplus(exact(fake)).mean()
 
 
 def exact(values: torch.Tensor) -> torch.Tensor:
-    """float64 as it is, anything else as float32."""
+    """Casts to float32, unless ``values`` are float64."""
     return values if values.dtype == torch.float64 else values.float()

@@ -1,4 +1,4 @@
-"""Latents as a pure function of (seed, position): equal on any rank, in any batch, after any resume."""
+"""Latents as a pure function of (seed, position): the same on any rank, in any batch and after any resume."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ and of the variations that ``trainer.explore`` draws."""
 
 
 def latents(seed: int, position: int, count: int, z_dim: int, purpose: int = LATENT) -> torch.Tensor:
-    """Standard normal latents, float64 (count, z_dim): row i belongs to ``position + i``.
+    """Standard normal latents, float64 (count, z_dim). Row i belongs to ``position + i``.
 
-    Philox words turned normal by Box and Muller, who use a fixed number of words per value, so that a row can be found
-    by arithmetic; NumPy's own normals use a varying number. About 25 ns a value. float64, so that every dtype a run may
-    train in starts from the same numbers.
+    The Box-Muller transform uses a fixed number of Philox words per value, so any row can be computed alone; NumPy's
+    own normals use a varying number. A value costs about 25 ns. float64 lets runs of every dtype start from the same
+    numbers.
     """
     counts_per_row = -(-z_dim // 4)  # Philox makes four words per count
     generator = np.random.Philox(

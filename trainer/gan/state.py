@@ -1,4 +1,4 @@
-"""What a run is: two networks, their optimizers, the generator's average, the loss scaler, and a position."""
+"""The state of a run: networks, optimizers, the averaged generator, the loss scaler, step and position."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from trainer.gan.optimizer import Adam, Tensors
 
 @dataclass
 class State:
-    """Everything that changes while a run trains. There is no random-generator state, because there is no generator."""
+    """Everything that changes during training. There is no random state: noise and order are functions of position."""
 
     generator: Generator
     discriminator: Discriminator
     average: Generator
-    """Moving average of ``generator``, buffers too (Karras et al., arXiv 1710.10196, section 6)."""
+    """Moving average of ``generator``, buffers included (Karras et al., arXiv 1710.10196, section 6)."""
     generator_optim: Adam
     discriminator_optim: Adam
     scaler: torch.amp.GradScaler
-    """Scales losses under fp16; passes everything through otherwise."""
+    """Scales losses under fp16, else does nothing."""
     step: int = 0
     """Generator steps taken."""
     position: int = 0
-    """Real images consumed; moves when the optimizers have stepped."""
+    """Real images consumed. It advances after the optimizers have stepped."""
 
     def tensors(self) -> dict[str, Tensors]:
-        """Every tensor by file and name: what a checkpoint stores. Nothing is copied."""
+        """All tensors that a checkpoint stores, by file and name, not copied."""
         return {
             "generator": dict(self.generator.state_dict()),
             "average": dict(self.average.state_dict()),
@@ -44,10 +44,10 @@ class State:
         }
 
     def load(self, tensors: Mapping[str, Tensors]) -> None:
-        """Take over the tensors of a checkpoint, onto whatever device this state is on.
+        """Copy the tensors of a checkpoint to the device of this state.
 
         Raises:
-            RuntimeError: names or shapes are those of other networks.
+            RuntimeError: names or shapes belong to other networks.
         """
         self.generator.load_state_dict(tensors["generator"])
         self.average.load_state_dict(tensors["average"])
@@ -57,11 +57,10 @@ class State:
 
     @torch.no_grad()
     def update_average(self, images: int, half_life: int) -> None:
-        """Move the average towards the generator after a step on ``images`` images.
+        """Update the moving average after a step on ``images`` images.
 
-        The half-life grows with the position up to ``half_life`` images, so that an early average is not one of noise
-        (EDM2's ramp-up, arXiv 2312.02696). The buffers are averaged with the weights: stale BatchNorm statistics would
-        spoil it.
+        The half-life is 5 % of the position, up to ``half_life`` images, so that an early average does not contain the
+        initial noise (EDM2's ramp-up, arXiv 2312.02696). BatchNorm's buffers are averaged like the weights.
         """
         reach = min(half_life, 0.05 * self.position)
         weight = 1 - 0.5 ** (images / reach) if reach else 1.0
@@ -70,7 +69,7 @@ class State:
 
     @cached_property
     def _averaged(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Looked up once: everything that loads or synchronises a network keeps its tensors."""
+        """Cached, because loading and synchronising a network keep its tensors."""
         return _floats(self.generator), _floats(self.average)
 
 

@@ -1,4 +1,4 @@
-"""One adversarial iteration: k steps of the discriminator, one of the generator."""
+"""The training step: k updates of the discriminator, then one of the generator."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from trainer.gan.optimizer import Adam
 from trainer.gan.state import State
 
 Metrics = dict[str, torch.Tensor]
-"""Scalars that are still on the device; reading one waits for it."""
+"""Scalars on the device. Reading one synchronises."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """The iteration as a function of real images and latents; works on ``state`` in place."""
+    """Updates ``state`` in place from real images and latents."""
 
     state: State
     generator: nn.Module
-    """The state's generator as accelerate prepared it: autocast, and DDP on more than one rank."""
+    """The generator of ``state``, wrapped for autocast, and for DDP on several ranks."""
     discriminator: nn.Module
     loss: Loss
 
     def __call__(self, reals: Sequence[torch.Tensor], latents: Sequence[torch.Tensor], *, report: bool) -> Metrics:
         """Train on k batches of real images (n, channels, size, size) and as many of latents (n, z_dim).
 
-        The last discriminator step's fakes serve the generator step too, as in the tutorial: it saves the generator a
-        forward, a fifth of the arithmetic at k = 1. With ``report`` the gradient norms are computed as well.
+        The generator step reuses the fake images of the last discriminator step, as in the tutorial. This saves a fifth
+        of the arithmetic at k = 1. With ``report``, the metrics include gradient norms.
         """
         metrics: Metrics = {}
         for number, (real, latent) in enumerate(zip(reals, latents, strict=True)):
@@ -40,13 +40,13 @@ class Step:
                 fake = self.generator(latent)
             metrics = self._discriminator_step(real, fake.detach(), report=report and last)
             if not last:
-                self.state.scaler.update()  # it takes one step of an optimizer between two updates
+                self.state.scaler.update()  # it allows one optimizer step between two updates
         metrics |= self._generator_step(fake, report=report)
         self.state.scaler.update()
         return metrics
 
     def _discriminator_step(self, real: torch.Tensor, fake: torch.Tensor, *, report: bool) -> Metrics:
-        # Apart, not as one batch: BatchNorm would see other statistics. One backward over both: one all-reduce.
+        # Two forwards, because BatchNorm's statistics of a joint batch differ. One backward, for one all-reduce.
         real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
         loss = discriminator_loss(real_logits, fake_logits)
         norm = self._update(loss, self.state.discriminator, self.state.discriminator_optim, report=report)
@@ -54,7 +54,7 @@ class Step:
         return {"loss/d": loss.detach(), **_means(scores), **({"gradient/d": norm} if norm is not None else {})}
 
     def _generator_step(self, fake: torch.Tensor, *, report: bool) -> Metrics:
-        # Frozen and unwrapped: its gradients would be computed, and averaged over the ranks, for nothing.
+        # Frozen and without DDP, or its gradients would be computed and all-reduced for nothing.
         self.state.discriminator.requires_grad_(False)
         logits = self.state.discriminator(fake)
         loss = generator_loss(logits, self.loss)

@@ -14,8 +14,9 @@ from shards.loading.dataset import ShardDataset
 from shards.sources.faces import Faces
 from shards.storage.cache import default_cache
 from shards.storage.place import Cache
-from trainer.config import PRESETS, Config
+from trainer.config import Config
 from trainer.gan.networks import SIZES
+from trainer.presets import PRESETS
 
 
 def wants_default(preset: str, config: Config) -> bool:

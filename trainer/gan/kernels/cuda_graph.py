@@ -1,6 +1,6 @@
-"""The iteration recorded once as a CUDA graph and replayed: the host launches one graph in place of a thousand kernels.
+"""The training step as a CUDA graph: the host launches one graph instead of a thousand kernels.
 
-(https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs)
+See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch
 from trainer.gan.step import Metrics, Step
 
 WARM_UP = 11
-"""Steps before the recording: libraries choose their kernels and take their workspaces, the scaler its tensors."""
+"""Steps before the capture, in which libraries choose kernels and allocate workspaces."""
 
 Work = Callable[[], Metrics]
 
 
 class Iteration(Protocol):
-    """What :class:`trainer.gan.step.Step` and :class:`Replay` do."""
+    """Interface of :class:`trainer.gan.step.Step` and :class:`Replay`."""
 
     def __call__(self, reals: Sequence[torch.Tensor], latents: Sequence[torch.Tensor], *, report: bool) -> Metrics:
         """See :meth:`trainer.gan.step.Step.__call__`."""
@@ -27,10 +27,10 @@ class Iteration(Protocol):
 
 
 class Replay:
-    """A :class:`trainer.gan.step.Step` that gives the same weights, from buffers that stay where they are.
+    """Runs a :class:`trainer.gan.step.Step` on static buffers and replays it after ``WARM_UP`` steps.
 
-    Reports, whose gradient norms are other work, and the first steps are not replayed. The metrics of a replayed step
-    are overwritten by the next. A batch must have the shape of the one before: in a run all have.
+    Steps with ``report`` are not replayed, because they compute gradient norms too. The next replay overwrites the
+    metrics of the last one. All batches must have the same shape.
     """
 
     def __init__(self, step: Step, record: Callable[[Work], Work]) -> None:
@@ -53,9 +53,9 @@ class Replay:
 
 
 def cuda_graph(work: Work) -> Work:
-    """``work`` as a graph. To record it is not to run it, so that no step is taken twice."""
+    """Captures ``work`` as a CUDA graph, without running it, and returns its replay."""
     graph = torch.cuda.CUDAGraph()
-    # Thread-local: another thread may be waiting for a checkpoint's copy meanwhile.
+    # Thread-local, because another thread may synchronise for a checkpoint during the capture.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         metrics = work()
 

@@ -1,7 +1,7 @@
-"""BatchNorm over the samples of all ranks, as one large device would compute it.
+"""BatchNorm over the samples of all ranks, on the CPU.
 
-PyTorch's own does this on CUDA only and raises on a CPU inside a process group; :class:`SyncBatchNorm` is for there.
-Both keep the parameters and buffers of plain BatchNorm, so that a checkpoint moves between any numbers of ranks.
+``torch.nn.SyncBatchNorm`` raises on the CPU. Both versions keep the parameters and buffers of plain BatchNorm, so a
+checkpoint works on any number of ranks.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from trainer.gan.losses import exact
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """In training, normalises (n, channels, height, width) by the mean and variance over all ranks' rows, n on each
-    (Ioffe and Szegedy, arXiv 1502.03167, over a larger batch).
+    """BatchNorm of (n, channels, height, width) with the statistics of all ranks, each of which has n samples
+    (Ioffe and Szegedy, arXiv 1502.03167).
     """
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -40,10 +40,10 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 @torch.no_grad()
 def _statistics(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and biased variance of every channel, over all ranks' rows, in one exchange.
+    """Mean and biased variance of every channel over all ranks, in one all-gather.
 
-    The ranks' own variances about their own means, combined as Chan, Golub and LeVeque do ("Updating formulae and a
-    pairwise algorithm for computing sample variances", 1979): E[x^2] - E[x]^2 would lose a channel that hardly varies.
+    The ranks' variances are combined as in Chan, Golub and LeVeque ("Updating formulae and a pairwise algorithm for
+    computing sample variances", 1979), because E[x^2] - E[x]^2 loses precision in channels with little variance.
     """
     mine = torch.stack(torch.ops.aten.batch_norm_update_stats(values, None, None, 0.0))
     every = mine.new_empty(dist.get_world_size() * len(mine), mine.shape[1])
@@ -54,7 +54,7 @@ def _statistics(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class _Normalise(torch.autograd.Function):
-    """``(values - mean) / sqrt(variance + eps) * weight + bias`` where ``mean`` and ``variance`` are of all ranks."""
+    """``(values - mean) / sqrt(variance + eps) * weight + bias`` with ``mean`` and ``variance`` of all ranks."""
 
     @staticmethod
     def forward(
@@ -72,13 +72,13 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         values, weight, mean, scale = ctx.saved_tensors
-        # The gradients of weight and bias, of this rank's rows: DDP averages them, as it does all others.
+        # Gradients of weight and bias from this rank only, because DDP averages them.
         _, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, values, weight, None, None, mean, scale, True, 0.0, [False, True, True]
         )
         if not ctx.needs_input_grad[0]:
             return None, to_weight, to_bias, None, None, None
-        # Every rank's rows moved the mean and the variance of all.
+        # The samples of every rank contribute to the mean and the variance.
         total = torch.stack([to_weight, to_bias])
         dist.all_reduce(total)
         along, level = (total * (weight * scale * values.shape[1] / values.numel() / dist.get_world_size())).unbind()
@@ -88,9 +88,7 @@ class _Normalise(torch.autograd.Function):
 
 
 def synchronise(network: nn.Module, device: torch.device) -> None:
-    """Replace every BatchNorm in ``network``, in place, by one over all ranks; parameters and buffers stay the same
-    tensors.
-    """
+    """Replaces every BatchNorm in ``network`` by one over all ranks, in place, keeping parameters and buffers."""
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm2d):
             kind = nn.SyncBatchNorm if device.type == "cuda" else SyncBatchNorm

@@ -1,8 +1,8 @@
-"""The generator's transposed convolutions; on the CPU all but the last are computed as matrix products.
+"""Transposed convolution as matrix products on the CPU.
 
-oneDNN spreads a convolution over the width of its images. From 4x4 to 8x8, with DCGAN's 1024 channels, that leaves it
-at half the rate of a plain product, and this one layer would take a quarter of the whole training step
-(``docs/log.md``). Forwards it catches up at 8x8, backwards at 32x32.
+oneDNN parallelises a convolution over the width of its images. From 4x4 to 8x8 pixels with DCGAN's 1024 channels it
+reaches half the rate of a matrix product, and this layer alone takes a quarter of the training step (``docs/log.md``).
+oneDNN is as fast from 8x8 in the forward pass and from 32x32 in the backward pass.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 FORWARDS, BACKWARDS = 4, 16
-"""Pixels up to which the product is the faster way."""
+"""Largest height and width for which the matrix product is faster."""
 
 
 class Doubling(nn.ConvTranspose2d):
-    """A 4x4 transposed convolution of stride 2: (n, wide, size, size) to (n, narrow, 2 size, 2 size)."""
+    """Transposed convolution with kernel 4 and stride 2: (n, wide, size, size) to (n, narrow, 2 size, 2 size)."""
 
     def __init__(self, wide: int, narrow: int, *, bias: bool) -> None:
         super().__init__(wide, narrow, 4, 2, 1, bias=bias)
@@ -34,17 +34,17 @@ class Doubling(nn.ConvTranspose2d):
 
 
 def as_product(images: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """What ``conv_transpose2d(images, weight, stride=2, padding=1)`` gives for a ``weight`` (wide, narrow, 4, 4); in
-    ``channels_last`` memory, as they should be.
+    """``conv_transpose2d(images, weight, stride=2, padding=1)`` for a ``weight`` (wide, narrow, 4, 4), best in
+    ``channels_last`` memory.
     """
     out: torch.Tensor = _Product.apply(images, weight)
     return out
 
 
 class _Product(torch.autograd.Function):
-    """Pixels (n h w, wide) times the weight (wide, 16 narrow) are patches of 4x4 that lie two pixels apart.
+    """Pixels (n h w, wide) times the weight (wide, 16 narrow) give 4x4 patches, which overlap two pixels apart.
 
-    Some images at a time: their patches should still be in the cache when they are added up.
+    Images are processed in parts, so that the patches are still in the cache when they are added up.
     """
 
     @staticmethod
@@ -60,7 +60,7 @@ class _Product(torch.autograd.Function):
         for part in parts:
             pixels = _rows(images[part])
             patches = torch.mm(pixels, kernel, out=room[: len(pixels)]).view(-1, height, width, 4, 4, weight.shape[1])
-            for inside, tap, outside in _meetings(height, width):
+            for inside, tap, outside in _overlaps(height, width):
                 out[part][outside] += patches[inside][:, :, :, *tap]
         return out.permute(0, 3, 1, 2)
 
@@ -73,10 +73,10 @@ class _Product(torch.autograd.Function):
         to_weight = torch.zeros_like(kernel)
         to_images = images.new_empty(count, height, width, len(weight)) if ctx.needs_input_grad[0] else None
         parts = _parts(count, height * width, kernel.shape[1])
-        room = images.new_zeros(len(images[parts[0]]), height, width, 4, 4, weight.shape[1])  # stays so at the edges
+        room = images.new_zeros(len(images[parts[0]]), height, width, 4, 4, weight.shape[1])  # zero at the edges
         for part in parts:
             patches = room[: len(images[part])]
-            for inside, tap, outside in _meetings(height, width):
+            for inside, tap, outside in _overlaps(height, width):
                 patches[inside][:, :, :, *tap] = gradient[part][outside]
             rows = patches.view(-1, kernel.shape[1])
             to_weight.addmm_(_rows(images[part]).T, rows)
@@ -89,12 +89,12 @@ class _Product(torch.autograd.Function):
 
 
 def _rows(images: torch.Tensor) -> torch.Tensor:
-    """(n, channels, height, width) as (n height width, channels); a view if they lie so."""
+    """Reshapes (n, channels, height, width) to (n height width, channels); a view in ``channels_last`` memory."""
     return images.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
 
 
 def _parts(count: int, pixels: int, columns: int) -> list[slice]:
-    """``count`` images in parts: rows enough for a product at full rate, patches that a cache may hold."""
+    """Parts of ``count`` images, with enough rows for a fast product and patches that fit a cache."""
     step = max(1, max(2048, 2**22 // columns) // pixels)
     return [slice(first, first + step) for first in range(0, count, step)]
 
@@ -102,14 +102,14 @@ def _parts(count: int, pixels: int, columns: int) -> list[slice]:
 Slices = tuple[slice, ...]
 
 
-def _meetings(height: int, width: int) -> Iterator[tuple[Slices, tuple[int, int], Slices]]:
-    """Each tap of the kernel: the pixels that it reaches from, the tap, and the output's pixels that it reaches."""
+def _overlaps(height: int, width: int) -> Iterator[tuple[Slices, tuple[int, int], Slices]]:
+    """For each tap of the kernel: slices of the input pixels it reads, the tap, and slices of the output it adds to."""
     for y, x in product(range(4), range(4)):
-        (rows, out_rows), (columns, out_columns) = _reach(y, height), _reach(x, width)
+        (rows, out_rows), (columns, out_columns) = _extent(y, height), _extent(x, width)
         yield (slice(None), rows, columns), (y, x), (slice(None), out_rows, out_columns)
 
 
-def _reach(tap: int, size: int) -> tuple[slice, slice]:
-    """Pixel i of ``size`` reaches 2 i + tap - 1 of 2 ``size``, if there is one."""
+def _extent(tap: int, size: int) -> tuple[slice, slice]:
+    """Input pixel i adds to output pixel 2 i + tap - 1, where that exists."""
     first, last = int(tap == 0), size - (tap == 3)
     return slice(first, last), slice(2 * first + tap - 1, max(0, 2 * last + tap - 2), 2)

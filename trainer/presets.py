@@ -1,0 +1,68 @@
+"""Named configs, and the command line of the trainer, which picks one and overrides its fields."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from shards.common.errors import InputError
+from trainer.config import Checkpoints, Config, Data, Model, Optim, Samples
+
+PRESETS: dict[str, tuple[str, Config]] = {
+    "faces": (
+        "The default: faces that shardgan draws on first use, with networks small enough for two CPU cores.\n\n"
+        "Example: accelerate launch trainer/run.py faces --seed 1 --out runs/other-faces",
+        Config(
+            model=Model(features_g=16, features_d=16),
+            optim=Optim(lr_g=1e-3, lr_d=4e-4),  # two rates (TTUR, arXiv 1706.08500): sharp faces in minutes, not hours
+            batch_size=32,
+            checkpoint=Checkpoints(every=200),
+            samples=Samples(every=100),
+            default_steps=480,
+        ),
+    ),
+    "mnist": (
+        "MNIST digits, one channel, 5 epochs.\n\nExample: accelerate launch trainer/run.py mnist --epochs 1",
+        Config(data=Data(shards="data/mnist32"), out=Path("runs/mnist"), default_steps=2344),
+    ),
+    "celeba": (
+        "CelebA, 64x64, mirrored, 25 epochs.\n\n"
+        "Example: accelerate launch trainer/run.py celeba --data.shards data/flowers64 --out runs/flowers",
+        Config(data=Data(shards="data/celeba64", workers=4, flip=True), out=Path("runs/celeba"), default_steps=39_571),
+    ),
+    "lsun": (
+        "LSUN bedrooms, 64x64, one epoch of 3 million.\n\nExample: accelerate launch trainer/run.py lsun --epochs 1",
+        Config(data=Data(shards="data/lsun64", workers=4), out=Path("runs/lsun"), default_steps=23_696),
+    ),
+}
+
+
+def parse(arguments: Sequence[str] | None = None, *, quiet: bool = False) -> tuple[str, Config]:
+    """Parses the command line into (preset, config). The default preset is ``faces``.
+
+    Raises:
+        SystemExit: after printing help or a usage error, or silently if ``quiet``.
+        InputError: the preset is unknown, or values are out of range or contradict each other.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        words.insert(0, "faces")
+    if words[0] not in PRESETS and not words[0].startswith("-"):
+        raise InputError(f"There is no preset {words[0]!r}. The first word is one of {', '.join(PRESETS)}, or a flag.")
+    union = tyro.extras.subcommand_type_from_defaults(
+        {name: config for name, (_, config) in PRESETS.items()},
+        {name: text for name, (text, _) in PRESETS.items()},
+    )
+    config = tyro.cli(
+        union,
+        prog="trainer/run.py",
+        args=words,
+        description="Train a GAN on image shards. `run.py PRESET --help` lists all flags; the default is `faces`."
+        "\n\n"
+        "Example: accelerate launch --config_file accelerate_config.yaml trainer/run.py mnist --epochs 1",
+        console_outputs=not quiet,
+    )
+    return words[0], config

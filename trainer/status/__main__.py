@@ -1,25 +1,44 @@
-"""``python -m trainer.status RUN [RUN ...]``: how runs stand."""
+"""``python -m trainer.status RUN [RUN ...]``: the state of runs, read from their folders without importing torch."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import tyro
+import yaml
 from tyro.conf import FlagCreatePairsOff, Positional, PositionalMetavarFromFieldName
 
 from shards.common.errors import InputError
-from trainer.status.standing import Standing, look
+from trainer.cli import conclude
+from trainer.config import Config
+from trainer.folder.run_folder import RunFolder, is_locked
+
+TAIL = 1 << 16
+"""Bytes at the end of ``metrics.jsonl`` that are searched for the newest row."""
+
+FIGURES = {
+    "loss/d": "D {:.3f}",
+    "loss/g": "G {:.3f}",
+    "score/real": "D(x) {:.2f}",
+    "score/fake_before": "D(G(z)) {:.2f}",
+    "score/fake_after": "then {:.2f}",
+    "speed/images_per_second": "{:.0f} images/s",
+    "data/wait": "wait {:.0%}",
+}
 
 
 @dataclass(frozen=True)
-class Status:
-    """Show how runs stand: state, newest figures, time left, last checkpoint, newest sheet of samples.
+class Arguments:
+    """Show the state of runs: newest figures, time left, last checkpoint, newest sheet of samples.
 
     Example: python -m trainer.status runs/faces runs/mnist
     """
@@ -27,77 +46,148 @@ class Status:
     runs: Positional[tuple[Path, ...]]
     """Folders of runs."""
     json: bool = False
-    """One JSON object a line, for programs."""
+    """Print one JSON object per run and line."""
 
     def __post_init__(self) -> None:
         if not self.runs:
             raise InputError("Name a run's folder: python -m trainer.status runs/faces")
 
 
-def describe(standing: Standing) -> str:
-    """For people: a few lines."""
-    row = standing.figures
-    whole = f"{standing.step:,}" + (f" of {standing.steps:,} steps" if standing.steps is not None else " steps")
-    held = " (a process is starting or ending)" if standing.alive and standing.state != "running" else ""
-    lines = [f"{standing.run}: {standing.state}{held}, {whole}"]
-    if standing.epoch is not None:
-        lines[0] += f", epoch {standing.epoch:.2f}"
-    if standing.eta_seconds is not None:
-        lines[0] += f", {_span(standing.eta_seconds)} left"
-    if told := _figures(row):
-        lines.append(f"  figures     {told}")
-    if standing.checkpoint and standing.checkpoint_age_seconds is not None:
-        lines.append(f"  checkpoint  {standing.checkpoint}, {_span(standing.checkpoint_age_seconds)} old")
-    if standing.samples:
-        lines.append(f"  samples     {standing.samples}")
-    if standing.state == "killed":
-        where = "goes on from the last checkpoint" if standing.checkpoint else "starts anew: it had no checkpoint yet"
-        lines.append(f"  its process is gone; the same command {where}")
-    if standing.error:
-        lines.append(f"  error       {standing.error}")
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class RunStatus:
+    """The state of one run; ``None`` where its folder does not say."""
+
+    run: str
+    state: str
+    """``running``, ``preempted``, ``done`` or ``failed`` as in ``status.json``; ``starting`` before it is written;
+    ``killed`` if it says ``running`` and the process is gone."""
+    alive: bool
+    """Whether a process holds the run's lock."""
+    step: int
+    steps: int | None
+    epoch: float | None
+    images_per_second: float | None
+    eta_seconds: float | None
+    """Only of a run that is training."""
+    figures: dict[str, float]
+    """The newest row of ``metrics.jsonl``."""
+    checkpoint: str | None
+    checkpoint_age_seconds: float | None
+    samples: str | None
+    """The newest sheet."""
+    error: str | None
+    """Why the run failed."""
 
 
-def _figures(row: dict[str, float]) -> str:
-    """Those that the row has: another version may have written it."""
-    shown = {
-        "loss/d": "D {:.3f}",
-        "loss/g": "G {:.3f}",
-        "score/real": "D(x) {:.2f}",
-        "score/fake_before": "D(G(z)) {:.2f}",
-        "score/fake_after": "then {:.2f}",
-        "speed/images_per_second": "{:.0f} images/s",
-        "data/wait": "wait {:.0%}",
+def read_status(run: Path) -> RunStatus:
+    """The state of the run in the folder ``run``.
+
+    Raises:
+        InputError: ``run`` is not a run folder, or its ``status.json`` is not valid.
+    """
+    folder = RunFolder(run)
+    if not run.is_dir():
+        raise InputError(f"There is no run at {run}: no such folder.")
+    alive = is_locked(run)
+    try:
+        status = json.loads(folder.status.read_text())
+        state, step, position = (status[name] for name in ("state", "step", "position"))
+    except FileNotFoundError:
+        if not alive:
+            raise InputError(f"{run} is not a run folder: it holds no status.json.") from None
+        status, state, step, position = {}, "starting", 0, 0
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise InputError(f"{folder.status} is not a run's status: {error}") from error
+    if state == "running" and not alive:
+        state = "killed"
+    row = _newest_row(folder.metrics)
+    speed = row.get("speed/images_per_second")
+    steps_left, images_left = _remaining(run, step, position, row)
+    checkpoint = max(folder.checkpoints.glob("step-*"), default=None)
+    return RunStatus(
+        run=str(run),
+        state=state,
+        alive=alive,
+        step=step,
+        steps=None if steps_left is None else step + steps_left,
+        epoch=row.get("epoch"),
+        images_per_second=speed,
+        eta_seconds=images_left / speed if state == "running" and images_left is not None and speed else None,
+        figures=row,
+        checkpoint=checkpoint.name if checkpoint else None,
+        checkpoint_age_seconds=time.time() - checkpoint.stat().st_mtime if checkpoint else None,
+        samples=str(max(folder.samples.glob("step-*.png"), default="")) or None,
+        error=status.get("error"),
+    )
+
+
+def _remaining(run: Path, step: int, position: int, row: dict[str, float]) -> tuple[int | None, int | None]:
+    """Steps and images left, by the trainer's own rule. ``epoch`` in ``row`` implies the size of the data set."""
+    try:
+        flat = yaml.safe_load((run / "config.yaml").read_text())
+        config = Config(**{name: flat[name] for name in ("steps", "epochs", "batch_size", "d_steps", "default_steps")})
+    except (OSError, KeyError, TypeError, yaml.YAMLError, InputError):
+        return None, None
+    if config.epochs is not None and not row.get("epoch"):
+        return None, None
+    samples = round(row["images"] / row["epoch"]) if row.get("epoch") else 1
+    steps = config.remaining_steps(step, position, samples)
+    return steps, steps * config.batch_size * config.d_steps
+
+
+def _newest_row(path: Path) -> dict[str, float]:
+    """The last complete line, or an empty dictionary."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            lines = file.read().rpartition(b"\n")[0]
+            row = json.loads(lines.rpartition(b"\n")[2])
+    except (OSError, ValueError):
+        return {}
+    return row if isinstance(row, dict) else {}
+
+
+def describe(status: RunStatus) -> str:
+    """A few lines of text for people."""
+    head = f"{status.run}: {status.state}"
+    head += " (a process is starting or ending)" if status.alive and status.state != "running" else ""
+    head += f", {status.step:,}" + (f" of {status.steps:,} steps" if status.steps is not None else " steps")
+    head += f", epoch {status.epoch:.2f}" if status.epoch is not None else ""
+    head += f", {_duration(status.eta_seconds)} left" if status.eta_seconds is not None else ""
+    # A run of another version may lack some figures.
+    figures = [text.format(status.figures[name]) for name, text in FIGURES.items() if name in status.figures]
+    age = f", {_duration(status.checkpoint_age_seconds)} old" if status.checkpoint_age_seconds is not None else ""
+    start = "the last checkpoint" if status.checkpoint else "the beginning, as it has no checkpoint yet"
+    rows = {
+        "figures": ", ".join(figures),
+        "checkpoint": f"{status.checkpoint}{age}" if status.checkpoint else None,
+        "samples": status.samples,
+        "process": f"gone; the same command resumes from {start}" if status.state == "killed" else None,
+        "error": status.error,
     }
-    return ", ".join(text.format(row[name]) for name, text in shown.items() if name in row)
+    return "\n".join([head, *(f"  {name:<11} {text}" for name, text in rows.items() if text)])
 
 
-def _span(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return str(timedelta(seconds=max(0, round(seconds))))
 
 
+def show(run: Path, *, as_json: bool) -> None:
+    """Print the state of one run."""
+    status = read_status(run)
+    print(json.dumps(dataclasses.asdict(status)) if as_json else describe(status), flush=True)
+
+
 def main(words: Sequence[str]) -> int:
-    """Parse, look, print; what the user can put right is one line on standard error for each run, and exit code 2."""
-    code = 0
-    try:
-        asked = tyro.cli(
-            Status,
-            prog="python -m trainer.status",
-            args=words,
-            config=(PositionalMetavarFromFieldName, FlagCreatePairsOff),
-        )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for run in asked.runs:
-        try:
-            standing = look(run)
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            code = 2
-        else:
-            print(json.dumps(dataclasses.asdict(standing)) if asked.json else describe(standing), flush=True)
-    return code
+    """Print the state of each run. Each error is one line on standard error and makes the exit code 2."""
+    codes = [0]
+
+    def run() -> None:
+        config = (PositionalMetavarFromFieldName, FlagCreatePairsOff)
+        arguments = tyro.cli(Arguments, prog="python -m trainer.status", args=words, config=config)
+        codes.extend(conclude(partial(show, run, as_json=arguments.json)) for run in arguments.runs)
+
+    return max(conclude(run), *codes)
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def train(session: Session, preemption: Preemption) -> RunState:
                     session.save(metrics)
     session.settle()
     if session.steps_left:
-        session.progress.say(f"Leaving at step {state.step} because of {reason}; the same command goes on from here.")
+        session.progress.write(f"Leaving at step {state.step} because of {reason}; the same command goes on from here.")
         return "preempted"
     sheet = session.folder.samples / f"step-{state.step:09d}.png"
-    session.progress.say(f"Done: {sheet}. Further: python -m trainer.explore {config.out} grid")
+    session.progress.write(f"Done: {sheet}. Further: python -m trainer.explore {config.out} grid")
     return "done"

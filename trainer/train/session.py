@@ -16,10 +16,12 @@ from shards.loading.dataset import Batch, ShardDataset
 from shards.loading.loader import normalise
 from trainer.config import Config
 from trainer.errors import SharedInputError
+from trainer.export.__main__ import write
 from trainer.folder import checkpoint
 from trainer.folder.background import Background, Snapshot
 from trainer.folder.bad_samples import BadSampleLog, check_bad_samples
 from trainer.folder.journal import Journal
+from trainer.folder.load_run import load_run
 from trainer.folder.run_folder import RunFolder
 from trainer.gan.factory import describe_networks
 from trainer.gan.kernels.cuda_graph import Iteration
@@ -30,9 +32,7 @@ from trainer.gan.step import Metrics
 from trainer.ranks.collectives import StopVote, check_equal
 from trainer.samples import caption, fixed_latents, generate, to_pixels
 from trainer.watch.board import AXIS
-from trainer.watch.feed import Feed
-from trainer.watch.memory import memory
-from trainer.watch.meter import Meter
+from trainer.watch.meter import DataAdvisor, Meter, memory
 from trainer.watch.progress import Progress
 from trainer.watch.tracker import Tracker
 
@@ -58,7 +58,7 @@ class Session:
     painter: Background
     """Of sheets: a tracker that hangs over one must not hold up a checkpoint."""
     snapshot: Snapshot
-    feed: Feed
+    feed: DataAdvisor
     began: int
     """Position that this process started from."""
     unsaved: Metrics | None = None
@@ -111,7 +111,7 @@ class Session:
             row["amp/skipped_g"] = state.generator_optim.skipped.item()
         self.progress.report(row, images_left / speed["speed/images_per_second"])
         if told := self.feed.advise(speed["data/wait"]):
-            self.progress.say(told)
+            self.progress.write(told)
         if self.tracker:
             self.tracker.log(row)
             self.folder.write_status("running", state.step, state.position)
@@ -181,7 +181,8 @@ class Session:
     def offer(self) -> None:
         """Log the generator of a run that is done, where that was asked for."""
         if self.tracker and self.config.tracking.artifacts:
-            self.tracker.log_generator(self.folder.path)
+            run = self.folder.path
+            self.tracker.log_generator(f"{run.name}-generator", lambda folder: write(load_run(run), folder))
 
     def settle(self) -> None:
         """Wait until the main rank has published the last checkpoint.

@@ -30,7 +30,7 @@ from trainer.train import plan
 from trainer.train.examine import Found, dry_run, examine
 from trainer.train.loop import train
 from trainer.train.session import Session
-from trainer.watch.feed import Feed
+from trainer.watch.meter import DataAdvisor
 from trainer.watch.progress import Progress
 from trainer.watch.tracker import Tracker
 
@@ -119,7 +119,7 @@ def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, f
         Background(),
         Background(),
         Snapshot(),
-        Feed(config.data.workers, dataset.manifest.format, is_remote(config.data.shards), cores),
+        DataAdvisor(config.data.workers, dataset.manifest.format, is_remote(config.data.shards), cores),
         state.position,
     )
 

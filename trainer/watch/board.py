@@ -1,41 +1,145 @@
-"""What a board must do: a place outside the run folder's own files where people watch a run."""
+"""Boards, where people watch a run, and the thread that calls them.
+
+wandb can block, so a background thread calls it; training only enqueues rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from queue import Full, Queue
 from typing import Any, Protocol
 
+from shards.common.urls import redact
+
 AXIS = "images"
-"""The one x axis: real images consumed. Comparable between batch sizes and ranks."""
+"""The x axis of all charts: real images consumed, which is comparable between batch sizes and numbers of ranks."""
+
+QUEUE_SIZE = 1000
+"""Maximum number of queued rows and sheets: hours of reports, about a megabyte."""
+
+CLOSE_TIMEOUT = 60.0
+"""Maximum seconds that the end of a run waits for its board."""
 
 
-class NotDone(Exception):
-    """What a job raises that failed before it came to the board, which is as well as it was."""
+class JobSkipped(Exception):
+    """Raised by a job that failed without affecting the board, which remains usable."""
 
 
 class Board(Protocol):
-    """Called by one thread (:class:`trainer.watch.board_thread.Courier`); may block, and may raise anything, or
-    :class:`NotDone` where it is none the worse for it.
+    """Interface of a board. One thread calls it; every method may block, and may raise any exception or
+    :class:`JobSkipped`.
     """
 
-    note: str | None
-    """What a person should know of how it was opened."""
+    startup_warning: str | None
+    """A problem at startup that the user should know about."""
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Scalars under their names, one of them :data:`AXIS`."""
+        """Log scalars by name, including :data:`AXIS`."""
 
-    def show(self, name: str, path: Path, caption: str, images: int) -> None:
-        """The PNG at ``path`` as ``samples/name``, at ``images`` on the x axis."""
+    def log_sheet(self, name: str, path: Path, caption: str, images: int) -> None:
+        """Log the PNG at ``path`` as ``samples/name``, at ``images`` on the x axis."""
 
-    def keep(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        """Store the checkpoint in ``folder``, which may be gone by now."""
+    def log_checkpoint(self, folder: Path, metadata: Mapping[str, Any]) -> None:
+        """Store the checkpoint in ``folder``, which may have been removed by now."""
 
-    def offer(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        """Store the exported generator in ``folder``, which is gone when this returns."""
+    def log_generator(self, folder: Path, metadata: Mapping[str, Any]) -> None:
+        """Store the exported generator in ``folder``, which is removed when this returns."""
 
     def finish(self, *, failed: bool) -> None:
-        """Send what is left; nothing is called after it."""
+        """Send what is left and close the board."""
 
-    def abandon(self) -> None:
-        """Let go of a board that failed, so that nothing of it is heard when the process ends."""
+    def abort(self) -> None:
+        """Release a board that raised an error, so that it cannot delay the end of the process."""
+
+
+Job = Callable[[Board], object]
+
+
+class BoardThread:
+    """Opens a board and runs jobs with it, in order, in a daemon thread.
+
+    The first exception other than :class:`JobSkipped` turns the board off. Warnings are issued by ``emit_warnings`` and
+    ``close`` rather than by the thread, where a warning that is turned into an error would be lost.
+
+    Args:
+        name: Name of the board in warnings.
+        remedy: What the user can do when the board did not accept everything in time.
+        open_board: Creates the board, in the thread.
+        on_timeout: Called when ``close`` gives up on the thread; must end whatever would delay the end of the process.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        remedy: str,
+        open_board: Callable[[], Board],
+        on_timeout: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._name, self._remedy, self._open_board, self._on_timeout = name, remedy, open_board, on_timeout
+        self._jobs: Queue[Job | None] = Queue(QUEUE_SIZE)
+        self._warnings: list[str] = []
+        self._off = False
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._run, name="board", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Enqueue ``job`` without waiting. It is dropped if the board is off or the queue is full."""
+        if self._off:
+            return
+        try:
+            self._jobs.put_nowait(job)
+        except Full:
+            if not self._dropped:
+                self._warnings.append("is too slow: rows are dropped. metrics.jsonl has all of them.")
+            self._dropped += 1
+
+    def emit_warnings(self) -> None:
+        """Issue each pending warning once."""
+        while self._warnings:
+            warnings.warn(f"{self._name} {self._warnings.pop(0)}", stacklevel=3)
+
+    def close(self, *, failed: bool) -> bool:
+        """Run the remaining jobs and finish the board, within :data:`CLOSE_TIMEOUT` seconds. Returns whether the board
+        has accepted everything.
+        """
+        deadline = time.monotonic() + CLOSE_TIMEOUT
+        try:
+            for job in (lambda board: board.finish(failed=failed), None):
+                self._jobs.put(job, timeout=0 if self._off else max(0.0, deadline - time.monotonic()))
+        except Full:
+            pass  # the thread is still alive, which is reported below
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._dropped:
+            self._warnings.append(f"was too slow: {self._dropped} rows or sheets were dropped.")
+        if timed_out := self._thread.is_alive():
+            self._off = True
+            self._warnings.append(f"did not accept everything within {CLOSE_TIMEOUT:.0f} s. {self._remedy}")
+        self.emit_warnings()
+        if timed_out:
+            self._on_timeout()  # last, because it makes the thread fail, which is not worth a warning
+        return not self._off and not self._dropped
+
+    def _run(self) -> None:
+        board: Board | None = None
+        try:
+            board = self._open_board()
+            if board.startup_warning:
+                self._warnings.append(board.startup_warning)
+            while job := self._jobs.get():
+                try:
+                    job(board)
+                except JobSkipped as error:
+                    self._warnings.append(str(error))
+        except Exception as error:  # any failure of a board, its process or the network: training goes on
+            reason = redact(" ".join(str(error).split())) or type(error).__name__
+            self._warnings.append(f"is off for the rest of this run: {reason}")
+            self._off = True
+            if board:
+                with suppress(Exception):
+                    board.abort()

@@ -1,38 +1,99 @@
-"""How fast a run is, and how much of its time goes into waiting for data and for checkpoints."""
+"""What a report measures: speed, shares of time spent waiting, memory, and what to do when data arrive too slowly."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+WORKER_MODULE = "shards.loading.worker"
+"""Appears in the command line of a loader worker, and not in that of wandb's process."""
+
+MAX_WAIT = 0.05
+"""Share of time spent waiting for data above which :class:`DataAdvisor` gives advice."""
 
 
 class Meter:
-    """A stopwatch over positions, read at every report."""
+    """Measures speed and waiting times between two reports."""
 
     def __init__(self, position: int) -> None:
         self._position, self._since, self._waited, self._saved = position, time.perf_counter(), 0.0, 0.0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time inside as waiting for data."""
-        began = time.perf_counter()
+        """Count the time inside the block as waiting for data."""
+        start = time.perf_counter()
         yield
-        self._waited += time.perf_counter() - began
+        self._waited += time.perf_counter() - start
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Count the time inside as held up by a checkpoint."""
-        began = time.perf_counter()
+        """Count the time inside the block as spent on a checkpoint."""
+        start = time.perf_counter()
         yield
-        self._saved += time.perf_counter() - began
+        self._saved += time.perf_counter() - start
 
     def read(self, position: int) -> dict[str, float]:
-        """Images per second, and the shares of time spent on waiting for data and on checkpoints, since the last
-        reading; starts anew.
-        """
+        """Images per second and the shares of time spent on waiting for data and on checkpoints since the last call."""
         now = time.perf_counter()
         images, seconds = position - self._position, now - self._since
         waited, saved = self._waited / seconds, self._saved / seconds
         self._position, self._since, self._waited, self._saved = position, now, 0.0, 0.0
         return {"speed/images_per_second": images / seconds, "data/wait": waited, "speed/checkpoints": saved}
+
+
+@dataclass
+class DataAdvisor:
+    """Gives advice, at most once per run, when training spends too much time waiting for data."""
+
+    workers: int
+    """Loader processes of this rank."""
+    format: str
+    """Image format of the shards: jpg, png, npy."""
+    remote: bool
+    cores: int
+    """CPU cores available to this rank."""
+    reports: int = 0
+    advised: bool = False
+
+    def advise(self, wait: float) -> str | None:
+        """One line of advice if ``wait``, a share of the time since the last report, is too high. The first report is
+        skipped because the loader has just started.
+        """
+        self.reports += 1
+        if self.advised or self.reports == 1 or wait <= MAX_WAIT:
+            return None
+        self.advised = True
+        remedies, more = [], self.workers + 1
+        if more < self.cores or self.remote:  # remote reads are bound by latency, so workers may outnumber cores
+            remedies.append(f"--data.workers {more} or more")
+        elif more == self.cores:
+            remedies.append(f"--data.workers {more}")
+        else:
+            remedies.append(f"more cores than {self.cores} for --data.workers {self.workers}")
+        if self.format != "npy":
+            remedies.append("shards built with --format npy, which need no decoding")
+        if self.remote:
+            remedies.append("a copy of the shards on a local disk")
+        return f"{wait:.0%} of the time is spent waiting for data. Possible remedies: {'; '.join(remedies)}."
+
+
+def memory(device: torch.device) -> dict[str, float]:
+    """Memory in GiB: ``memory/host_gb`` is resident in this process and its loader workers (shared pages count in
+    each), ``memory/device_gb`` is the peak of CUDA tensors. Inspects every process of the machine.
+    """
+    process = psutil.Process()
+    resident = process.memory_info().rss
+    for child in process.children():
+        try:
+            resident += child.memory_info().rss if WORKER_MODULE in child.cmdline() else 0
+        except psutil.Error:  # the process has ended
+            continue
+    figures = {"memory/host_gb": resident / 2**30}
+    if device.type == "cuda":
+        figures["memory/device_gb"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return figures

@@ -1,7 +1,8 @@
-"""What a board may lack of a run that was killed, sent once more: of what was under way nobody knows how far it came.
+"""On resume, sends rows and sheets that were logged since the last clean finish again.
 
-A kill takes the queue, and wandb's process with what it had not written. Only a board that was finished is known to
-have everything; how far that was stands in the run folder's file ``board-has``, in real images consumed.
+Without this module W&B's charts and sheets would have a gap before every kill: a kill destroys the queue, and wandb's
+process with the rows that it has not written. The file ``board-has`` in the run folder holds the position, in real
+images consumed, up to which W&B is known to have everything.
 """
 
 from __future__ import annotations
@@ -17,47 +18,49 @@ from shards.common.files import atomic_write
 from trainer.folder.run_folder import RunFolder
 from trainer.watch.board import AXIS, Board
 
-NAME = "board-has"
+FILE_NAME = "board-has"
 
 
-def note(run: Path, images: int) -> None:
-    """Write down that the board has everything up to ``images``."""
-    with atomic_write(run / NAME) as file:
-        file.write(f"{images}\n".encode())
+def record_sent(run: Path, position: int) -> None:
+    """Record that the board has everything up to ``position``."""
+    with atomic_write(run / FILE_NAME) as file:
+        file.write(f"{position}\n".encode())
 
 
-def what_is_missing(folder: RunFolder, position: int) -> Callable[[Board], None]:
-    """The job that sends rows and sheets of the run up to ``position``, where it goes on, in their order. A row may
-    come twice, with the same figures at the same place.
+def create_resend_job(folder: RunFolder, position: int) -> Callable[[Board], None]:
+    """A job that sends the rows and sheets of the run up to ``position``, where it resumes, in order. A row may be sent
+    twice, with the same figures at the same position.
 
-    What there is to send is looked up now, before the run writes on; it is read when the job is done.
+    The files are listed now, before the run adds to them, and read by the job.
     """
     try:
-        has = int((folder.path / NAME).read_text())
+        sent = int((folder.path / FILE_NAME).read_text())
     except (OSError, ValueError):
-        has = -1
-    if has > position:
-        note(folder.path, position)  # from here on it comes again, perhaps in batches of another size
-    written = folder.metrics.stat().st_size if folder.metrics.exists() else 0
+        sent = -1
+    if sent > position:
+        record_sent(folder.path, position)  # later rows are computed again, perhaps with another batch size
+    size = folder.metrics.stat().st_size if folder.metrics.exists() else 0
     sheets = sorted(folder.samples.glob("*.png"))
 
-    def send(board: Board) -> None:
-        jobs: list[tuple[int, Callable[[], None]]] = []
-        if written:
+    def resend(board: Board) -> None:
+        calls: list[tuple[int, Callable[[], None]]] = []
+        if size:
             with folder.metrics.open("rb") as file:
-                rows = [json.loads(line) for line in file.read(written).splitlines()]
-            jobs += [(row[AXIS], partial(board.log, row)) for row in rows]
+                rows = [json.loads(line) for line in file.read(size).splitlines()]
+            calls += [(row[AXIS], partial(board.log, row)) for row in rows]
         for path in sheets:
-            if (told := _told(path)) is not None:
-                jobs.append((told[0], partial(board.show, told[1], path, told[2], told[0])))
-        for _, job in sorted((job for job in jobs if has < job[0] <= position), key=lambda job: job[0]):
-            job()
+            if (metadata := _read_sheet_metadata(path)) is not None:
+                images, name, caption = metadata
+                calls.append((images, partial(board.log_sheet, name, path, caption, images)))
+        for images, call in sorted(calls, key=lambda entry: entry[0]):
+            if sent < images <= position:
+                call()
 
-    return send
+    return resend
 
 
-def _told(path: Path) -> tuple[int, str, str] | None:
-    """Position, name and caption, as the trainer wrote them into the sheet; None where they are not there."""
+def _read_sheet_metadata(path: Path) -> tuple[int, str, str] | None:
+    """Position, name and caption that the trainer stores in the PNG, or None if it has none."""
     try:
         with Image.open(path) as sheet:
             return int(sheet.info[AXIS]), sheet.info["name"], sheet.info["caption"]

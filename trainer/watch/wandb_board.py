@@ -2,44 +2,158 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import threading
+import urllib.error
+import urllib.request
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from accelerate import Accelerator
 
 from shards.common.files import atomic_write
-from shards.common.urls import redact
+from shards.common.urls import bare, redact
 from trainer.folder.checkpoint import CHECKSUMS
-from trainer.watch.board import AXIS, NotDone
-from trainer.watch.wandb_process import answers, let_go
+from trainer.watch.board import AXIS, JobSkipped
 
-START, END = 25.0, 40.0
-"""Seconds that a server has to begin a run, and to take the rest in the end."""
+REACH_TIMEOUT = 10.0
+"""Seconds that a server has to answer anything before a run is started online."""
+
+INIT_TIMEOUT, FINISH_TIMEOUT = 25.0, 40.0
+"""Seconds that a server has to start a run, and to accept the rest at its end."""
+
+STOP_TIMEOUT = 5.0
+"""Seconds that wandb's process has to end after a failure."""
 
 
-def remedy(run: Path) -> str:
-    """How to send what a server did not take from the run folder ``run``."""
+class WandbBoard:
+    """A :class:`trainer.watch.board.Board`.
+
+    wandb is imported in the methods: that takes half a second, which the board's thread can afford.
+    """
+
+    startup_warning: str | None = None
+
+    def __init__(
+        self, accelerator: Accelerator, run: Path, project: str, mode: str, metadata: Mapping[str, Any]
+    ) -> None:
+        import wandb
+
+        os.environ.setdefault("WANDB_SILENT", "true")
+        self._folder = run
+        settings = wandb.Settings(
+            init_timeout=INIT_TIMEOUT,
+            finish_timeout=FINISH_TIMEOUT,
+            finish_timeout_raises=True,
+            console="off",  # every printed line would wait for wandb
+            disable_git=True,  # the remote may hold a token, the patch any secret; the config has the commit
+        )
+        options = {
+            "id": load_run_id(run),
+            "resume": "allow",
+            "dir": str(run),
+            "name": run.name,
+            "config": dict(metadata),
+            "settings": settings,
+            **slurm_options(os.environ),
+        }
+
+        def init(mode: str) -> Any:
+            try:
+                accelerator.init_trackers(project, init_kwargs={"wandb": {**options, "mode": mode}})
+                return accelerator.get_tracker("wandb", unwrap=True)
+            finally:
+                accelerator.trackers.clear()  # accelerate would finish the run a second time, which raises
+
+        try:
+            self._run = self._init_online(init) if mode == "online" else init(mode)
+            self._run.define_metric("*", step_metric=AXIS)
+        except BaseException:
+            stop_service()
+            raise
+
+    def _init_online(self, init: Callable[[str], Any]) -> Any:
+        """Start online, or offline with a warning if the server does not answer or rejects the run: wandb keeps nothing
+        on disk of an online run that failed to start.
+        """
+        import wandb
+
+        server = wandb.setup().settings.base_url  # from the environment and wandb's settings files
+        problem = "does not answer"
+        if is_reachable(server):
+            try:
+                return init("online")
+            except Exception as error:
+                problem = f"does not accept the run ({redact(' '.join(str(error).split()))})"
+                stop_service()
+        self.startup_warning = (
+            f"is offline: {redact(server)} {problem}. The run is kept on disk. {sync_hint(self._folder)}"
+        )
+        return init("offline")
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        self._run.log(dict(row))
+
+    def log_sheet(self, name: str, path: Path, caption: str, images: int) -> None:
+        import wandb
+
+        with _skip_if_removed(path):
+            self._run.log({f"samples/{name}": wandb.Image(str(path), caption=caption), AXIS: images})
+
+    def log_checkpoint(self, folder: Path, metadata: Mapping[str, Any]) -> None:
+        with _skip_if_removed(folder):
+            names = {CHECKSUMS, *json.loads((folder / CHECKSUMS).read_text())}
+            artifact = self._create_artifact("checkpoint", "checkpoint", folder, metadata)
+            if not names <= artifact.manifest.entries.keys():
+                raise FileNotFoundError(folder)
+        self._run.log_artifact(artifact, aliases=["latest", folder.name])
+
+    def log_generator(self, folder: Path, metadata: Mapping[str, Any]) -> None:
+        self._run.log_artifact(self._create_artifact("generator", "model", folder, metadata), aliases=["latest"])
+
+    def _create_artifact(self, name: str, type: str, folder: Path, metadata: Mapping[str, Any]) -> Any:
+        import wandb
+
+        artifact = wandb.Artifact(f"{name}-{self._run.id}", type=type, metadata=dict(metadata))
+        artifact.add_dir(str(folder))  # copies: the folder may be removed before it is sent
+        return artifact
+
+    def abort(self) -> None:
+        stop_service()
+
+    def finish(self, *, failed: bool) -> None:
+        try:
+            self._run.finish(exit_code=int(failed))
+        except TimeoutError:
+            raise TimeoutError(
+                f"the server did not accept everything within {FINISH_TIMEOUT:.0f} s. {sync_hint(self._folder)}"
+            ) from None
+
+
+def sync_hint(run: Path) -> str:
+    """How to send what the server did not accept of the run in the folder ``run``."""
     return f"Send it later: wandb sync {run / 'wandb' / 'latest-run'}"
 
 
-def from_slurm(environment: Mapping[str, str]) -> dict[str, Any]:
-    """``group`` (a job array's tasks are one) and ``tags`` of a SLURM job, unless W&B's own variables say otherwise."""
-    found: dict[str, Any] = {}
+def slurm_options(environment: Mapping[str, str]) -> dict[str, Any]:
+    """``group`` (one per job or job array) and ``tags`` of a SLURM job, unless W&B's own variables set them."""
+    options: dict[str, Any] = {}
     job = environment.get("SLURM_ARRAY_JOB_ID") or environment.get("SLURM_JOB_ID")
     if job and "WANDB_RUN_GROUP" not in environment:
-        found["group"] = f"slurm-{job}"
+        options["group"] = f"slurm-{job}"
     if job and "WANDB_TAGS" not in environment:
-        found["tags"] = ["slurm", *filter(None, [environment.get("SLURM_JOB_PARTITION")])]
-    return found
+        options["tags"] = ["slurm", *filter(None, [environment.get("SLURM_JOB_PARTITION")])]
+    return options
 
 
-def identity(run: Path) -> str:
-    """The id of the run in the folder ``run``, made up once and kept there: it is always resumed, offline too."""
+def load_run_id(run: Path) -> str:
+    """The W&B id kept in the run folder, created on first use; every start resumes it, offline too."""
     path = run / "wandb-id"
     if not path.exists():
         with atomic_write(path) as file:
@@ -48,111 +162,40 @@ def identity(run: Path) -> str:
 
 
 @contextmanager
-def _gone(path: Path) -> Iterator[None]:
-    """What fails in the block because ``path`` is gone, or is just going, costs no more than that."""
+def _skip_if_removed(path: Path) -> Iterator[None]:
+    """Raise :class:`JobSkipped` if the block fails because ``path`` was removed before or while it was read."""
     try:
         yield
-    except (FileNotFoundError, ValueError) as error:  # ValueError: wandb's, of no folder
-        raise NotDone(f"did not get {path.name}: it was removed before its turn came.") from error
+    except (FileNotFoundError, ValueError) as error:  # ValueError: raised by wandb for a missing folder
+        raise JobSkipped(f"did not get {path.name}: it was removed before it could be sent.") from error
 
 
-class WandbBoard:
-    """A :class:`trainer.watch.board.Board`."""
+def is_reachable(url: str) -> bool:
+    """Whether a server at ``url`` answers anything, be it an error, within :data:`REACH_TIMEOUT` seconds."""
+    try:
+        urllib.request.urlopen(bare(url), timeout=REACH_TIMEOUT).close()  # urlopen reads a password as a port
+    except urllib.error.HTTPError:
+        pass
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    return True
 
-    note: str | None = None
 
-    def __init__(self, accelerator: Accelerator, run: Path, project: str, mode: str, facts: Mapping[str, Any]) -> None:
-        # Not at the top: it takes a second to import, and this thread has it.
-        import wandb
+def stop_service(timeout: float | None = None) -> None:
+    """Ask wandb's process to end and kill it after ``timeout`` seconds (default :data:`STOP_TIMEOUT`). wandb itself
+    waits without a limit for its process, also at interpreter exit, and the process waits for the server.
+    """
+    import wandb
 
-        os.environ.setdefault("WANDB_SILENT", "true")
-        self._folder = run
-        settings = wandb.Settings(
-            init_timeout=START,
-            finish_timeout=END,
-            finish_timeout_raises=True,
-            console="off",  # each line that is printed would wait for wandb
-            disable_git=True,  # its remote may hold a token, and the patch anything; the config has the commit
-        )
-        options = {
-            "id": identity(run),
-            "resume": "allow",
-            "dir": str(run),
-            "name": run.name,
-            "config": dict(facts),
-            "settings": settings,
-            **from_slurm(os.environ),
-        }
+    services = [child for child in psutil.Process().children() if child.name() == "wandb-core"]
 
-        def begin(mode: str) -> Any:
-            try:
-                accelerator.init_trackers(project, init_kwargs={"wandb": {**options, "mode": mode}})
-                return accelerator.get_tracker("wandb", unwrap=True)
-            finally:
-                accelerator.trackers.clear()  # finish() ends the run; accelerate would once more, and raise
+    def kill() -> None:
+        for service in services:
+            with suppress(psutil.NoSuchProcess):
+                service.kill()
 
-        try:
-            self._run = self._begin_online(begin) if mode == "online" else begin(mode)
-            self._run.define_metric("*", step_metric=AXIS)
-        except BaseException:
-            let_go()
-            raise
-
-    def _begin_online(self, begin: Callable[[str], Any]) -> Any:
-        """Offline, with a note, where the server does not take the run: nothing would be kept otherwise."""
-        import wandb
-
-        server = wandb.setup().settings.base_url  # as its variables and files say
-        why = "does not answer"
-        if answers(server):
-            try:
-                return begin("online")
-            except Exception as error:
-                why = f"does not take the run ({redact(' '.join(str(error).split()))})"
-                let_go()
-        self.note = f"is out of reach: {redact(server)} {why}. This run is kept on disk. {remedy(self._folder)}"
-        return begin("offline")
-
-    def log(self, row: Mapping[str, Any]) -> None:
-        self._run.log(dict(row))
-
-    def show(self, name: str, path: Path, caption: str, images: int) -> None:
-        import wandb
-
-        with _gone(path):
-            self._run.log({f"samples/{name}": wandb.Image(str(path), caption=caption), AXIS: images})
-
-    def keep(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        with _gone(folder):
-            names = {CHECKSUMS, *json.loads((folder / CHECKSUMS).read_text())}
-            self._store("checkpoint", "checkpoint", folder, facts, ["latest", folder.name], names)
-
-    def offer(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        self._store("generator", "model", folder, facts, ["latest"])
-
-    def _store(
-        self,
-        what: str,
-        type: str,
-        folder: Path,
-        facts: Mapping[str, Any],
-        aliases: list[str],
-        names: Collection[str] = (),
-    ) -> None:
-        """Raises ``FileNotFoundError`` where one of ``names`` was not there to be stored."""
-        import wandb
-
-        artifact = wandb.Artifact(f"{what}-{self._run.id}", type=type, metadata=dict(facts))
-        artifact.add_dir(str(folder))  # copies: the folder may be gone before it is sent
-        if not set(names) <= artifact.manifest.entries.keys():
-            raise FileNotFoundError(folder)
-        self._run.log_artifact(artifact, aliases=aliases)
-
-    def abandon(self) -> None:
-        let_go()
-
-    def finish(self, *, failed: bool) -> None:
-        try:
-            self._run.finish(exit_code=int(failed))
-        except TimeoutError:
-            raise TimeoutError(f"not everything was taken in {END:.0f} s. {remedy(self._folder)}") from None
+    timer = threading.Timer(STOP_TIMEOUT if timeout is None else timeout, kill)
+    timer.start()
+    with suppress(Exception, SystemExit):  # the process may be gone already; its exit code is passed on
+        wandb.teardown(exit_code=1)  # also removes the exit hook that would wait
+    timer.cancel()

@@ -16,8 +16,7 @@ import yaml
 from tests.support.launching import ROOT, SMALL, start, wait_for_step
 from trainer.config import Config, flatten
 from trainer.folder.run_folder import RunFolder
-from trainer.status.__main__ import main
-from trainer.status.standing import look
+from trainer.status.__main__ import main, read_status
 
 ROW = {
     "step": 40, "images": 5120, "epoch": 0.5, "loss/d": 0.7, "loss/g": 1.2, "score/real": 0.6, "score/fake_before": 0.4,
@@ -66,14 +65,18 @@ def test_epochs_are_turned_into_steps_and_an_error_is_told(tmp_path: Path, capsy
 def test_running_without_a_process_is_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(make(tmp_path / "run", "running"))]) == 0
     said = capsys.readouterr().out
-    assert "killed, 40 of 100 steps" in said and "the same command goes on" in said and " left" not in said
+    assert (
+        "killed, 40 of 100 steps" in said
+        and "the same command resumes from the last checkpoint" in said
+        and " left" not in said
+    )
 
 
 def test_the_time_left_is_that_of_the_batch_size_of_now(tmp_path: Path) -> None:
     run = make(tmp_path / "run", "running")  # 40 steps of 128 images; what is left takes twice as long
     (run / "config.yaml").write_text(yaml.safe_dump(flatten(Config(out=run, steps=100, batch_size=256))))
     with alive(run):
-        assert look(run).eta_seconds == 60 * 256 / 128
+        assert read_status(run).eta_seconds == 60 * 256 / 128
 
 
 def test_a_row_may_lack_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,8 +103,8 @@ def test_a_live_run_is_seen_left_alone_and_then_killed(
     live: tuple[Path, subprocess.Popen[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, process = live
-    words = [sys.executable, "-X", "importtime", "-m", "trainer.status", str(run), "--json"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-X", "importtime", "-m", "trainer.status", str(run), "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert (found["state"], found["alive"], found["steps"]) == ("running", True, 1_000_000)
     assert found["eta_seconds"] > 0 and process.poll() is None
@@ -119,8 +122,8 @@ def alive(run: Path) -> Iterator[None]:
         "import sys; from pathlib import Path; from trainer.folder.run_folder import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).lock(True): print(flush=True); sys.stdin.read()"
     )
-    words = [sys.executable, "-c", code, str(run)]
-    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    command = [sys.executable, "-c", code, str(run)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout and other.stdout.readline()
         yield
         other.communicate()

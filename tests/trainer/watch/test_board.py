@@ -1,167 +1,124 @@
-"""From outside: what Weights & Biases gets of a run that is killed, and what a run suffers from a W&B in trouble."""
-
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from tests.support.fake_wandb import KEY, serve
-from tests.support.faulty import FaultyServer
-from tests.support.launching import SMALL, rows, run, start, status, wait_for_step
-
-pytestmark = pytest.mark.timeout(600)
-SECRETS = {"WANDB_API_KEY": KEY, "HF_TOKEN": "hf_" + "5ecre7" * 6, "AWS_SECRET_ACCESS_KEY": "a5ecre7" * 6}
-"""Made up."""
-PASSWORD = "hunter2hunter2"
+from trainer.watch import board as board_module
+from trainer.watch.board import Board, BoardThread, JobSkipped
 
 
-def flags(shards: Path, out: Path, steps: int, *more: str) -> list[str]:
-    small = [*SMALL, "--samples.every", "20", "--checkpoint.every", "20"]
-    return ["--data.shards", str(shards), "--out", str(out), "--steps", str(steps), *small, *more]
+class Fake:
+    """A board that blocks at each row until ``gate`` is set."""
 
+    def __init__(self, startup_warning: str | None = None) -> None:
+        self.startup_warning = startup_warning
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        self.rows: list[Any] = []
+        self.finished: bool | None = None
 
-@pytest.fixture(autouse=True)
-def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No settings and no key of whoever runs this."""
-    for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_", "NETRC"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
+    def log(self, row: Mapping[str, Any]) -> None:
+        self.entered.set()
+        self.gate.wait(20)
+        self.rows.append(row)
 
+    def log_sheet(self, name: str, path: Path, caption: str, images: int) -> None: ...
 
-def read(segment: Path) -> dict[str, list[Any]]:
-    """The records of an offline segment by their type, up to where it was torn."""
-    words = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(segment)]
-    found: dict[str, list[Any]] = {"run": [], "history": [], "artifact": []}
-    for line in subprocess.run(words, capture_output=True, text=True, check=False).stdout.splitlines():
-        record = json.loads(line)
-        found.setdefault(record["type"], []).append(record.get(record["type"]))
-    return found
+    def log_checkpoint(self, folder: Path, metadata: Mapping[str, Any]) -> None: ...
 
+    def log_generator(self, folder: Path, metadata: Mapping[str, Any]) -> None: ...
 
-def kill_all(process: subprocess.Popen[str]) -> None:
-    """As the kernel does with a whole job: wandb's process too, which is in a group of its own, and that one first."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    for child in sorted(family, key=lambda child: child.name() != "wandb-core"):
-        child.kill()
-    process.kill()
-    process.communicate(timeout=60)
+    def finish(self, *, failed: bool) -> None:
+        self.finished = failed
 
-
-def holding(secret: str, folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
-
-
-def test_a_killed_and_resumed_run_is_one_without_a_gap(faces32: Path, tmp_path: Path) -> None:
-    wanted = flags(faces32, tmp_path / "run", 200, "--tracking.mode", "offline", "--tracking.artifacts")
-    process = start(*wanted, env=SECRETS)
-    wait_for_step(tmp_path / "run", 90, process)
-    kill_all(process)
-    time.sleep(1.1)  # a segment's name holds the second
-    wanted += ["--data.cache", str(tmp_path / "cache"), "--tracking.project", "shardgan"]
-    with FaultyServer(faces32, login=f"me:{PASSWORD}") as server:
-        wanted[1] = server.url.replace("://", f"://me:{PASSWORD}@")
-        again = run(*wanted, env={**SECRETS, "SLURM_JOB_ID": "77", "SLURM_JOB_PARTITION": "gpu"})
-    assert again.returncode == 0, again.stderr
-    assert [name for name in (*SECRETS.values(), PASSWORD) if holding(name, tmp_path / "run")] == []
-
-    parts = [read(path) for path in sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))]
-    assert len(parts) == 2  # of the first, what its process had written
-    found = [record for part in parts for record in part["run"]]
-    assert {record["run_id"] for record in found} == {(tmp_path / "run" / "wandb-id").read_text()}
-    assert (found[-1]["run_group"], found[-1]["tags"]) == ("slurm-77", ["slurm", "gpu"])
-    config = parts[1]["run"][0]["config"]["update"]
-    assert {"data.digest", "code.commit", "code.dirty", "torch", "python", "devices", "hosts", "ranks"} <= set(config)
-    assert [(m["glob_name"], m["step_metric"]) for m in parts[1]["metric"]] == [("*", "images")]
-
-    items = [entry["item"] for part in parts for entry in part["history"]]
-    sent = [entry["item"] for entry in parts[1]["history"]]
-    assert [item["images"] for item in sent] == sorted(item["images"] for item in sent)
-    reports = {item["images"]: item for item in items if "loss/d" in item}
-    assert sorted(reports) == list(range(16, 1601, 16))
-    journal = rows(tmp_path / "run" / "metrics.jsonl")
-    assert [row["images"] for row in journal] == sorted(reports)
-    assert all(set(row) <= set(reports[row["images"]]) for row in journal)
-    groups = {"loss", "score", "gradient", "speed", "data", "memory"}
-    assert {name.partition("/")[0] for name in journal[0]} == groups | {"step", "images", "epoch"}
-    sheets = {item["images"]: item["samples/fake.caption"] for item in items if "samples/fake.caption" in item}
-    assert sorted(sheets) == list(range(0, 1601, 160))
-    assert sheets[1600].startswith("Step 200: fixed latents 0 to 3 of seed 0, averaged weights")
-    assert [item["images"] for item in sent if "samples/real.caption" in item] == [0]
-    kept = [(record["type"], record["name"]) for part in parts for record in part["artifact"]]
-    name = (tmp_path / "run" / "wandb-id").read_text()
-    assert set(kept[:-1]) == {("checkpoint", f"checkpoint-{name}")} and kept[-1] == ("model", f"generator-{name}")
-    made = {entry["path"]: entry for entry in parts[1]["artifact"][-1]["manifest"]["contents"]}
-    assert set(made) == {"README.md", "config.json", "model.safetensors"}
-
-
-def test_a_killed_core_costs_the_run_nothing(faces32: Path, tmp_path: Path) -> None:
-    process = start(*flags(faces32, tmp_path / "run", 200, "--tracking.mode", "offline"))
-    wait_for_step(tmp_path / "run", 60, process)
-    family = psutil.Process(process.pid).children(recursive=True)
-    (core,) = [child for child in family if child.name() == "wandb-core"]
-    core.kill()
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, said
-    assert said.count("Weights & Biases is off for the rest of this run") == 1 and "Traceback" not in said
-    assert status(tmp_path / "run")["state"] == "done"
-    assert [row["step"] for row in rows(tmp_path / "run" / "metrics.jsonl")] == list(range(2, 201, 2))
+    def abort(self) -> None: ...
 
 
 @pytest.fixture
-def silent() -> Iterator[str]:
-    """The URL of a server that accepts and never answers."""
-    held = []
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
-
-        def accept() -> None:
-            while True:
-                try:
-                    held.append(server.accept()[0])
-                except OSError:
-                    return
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        server.shutdown(socket.SHUT_RDWR)
-    for link in held:
-        link.close()
+def fake() -> Iterator[Fake]:
+    board = Fake()
+    yield board
+    board.gate.set()
 
 
-def test_a_server_that_never_answers_neither_stops_nor_slows_a_run(faces32: Path, tmp_path: Path, silent: str) -> None:
-    wanted = flags(faces32, tmp_path / "run", 200, "--tracking.mode", "online")
-    process = start(*wanted, env={"WANDB_BASE_URL": silent, "WANDB_API_KEY": KEY})
-    wait_for_step(tmp_path / "run", 200, process)
+def log(thread: BoardThread, step: int) -> None:
+    thread.submit(lambda board: board.log({"step": step}))
+
+
+def test_close_runs_all_jobs_in_order(fake: Fake) -> None:
+    thread = BoardThread("A board", "", lambda: fake)
+    fake.gate.set()
+    for step in range(100):
+        log(thread, step)
+    assert thread.close(failed=True)
+    assert fake.rows == [{"step": step} for step in range(100)] and fake.finished is True
+
+
+def test_a_startup_warning_is_issued() -> None:
+    thread = BoardThread("A board", "", lambda: Fake("is in a bad mood"))
+    with pytest.warns(UserWarning, match="A board is in a bad mood"):
+        thread.close(failed=False)
+
+
+def test_a_full_queue_drops_warns_once_and_counts(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board_module, "QUEUE_SIZE", 5)
+    thread = BoardThread("A board", "", lambda: fake)
+    log(thread, 0)
+    assert fake.entered.wait(10)
+    for step in range(1, 9):
+        log(thread, step)
+    with pytest.warns(UserWarning, match="too slow: rows are dropped"):
+        thread.emit_warnings()
+    thread.emit_warnings()
+    fake.gate.set()
+    with pytest.warns(UserWarning, match="A board was too slow: 3 rows"):
+        assert not thread.close(failed=False)
+    assert [row["step"] for row in fake.rows] == [0, 1, 2, 3, 4, 5] and fake.finished is False
+
+
+@pytest.mark.parametrize("queue_size", [2, 100])
+def test_close_gives_up_after_a_timeout_and_names_the_remedy(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, queue_size: int
+) -> None:
+    monkeypatch.setattr(board_module, "QUEUE_SIZE", queue_size)
+    monkeypatch.setattr(board_module, "CLOSE_TIMEOUT", 0.3)
+    timeouts: list[bool] = []
+    thread = BoardThread("A board", "Do this.", lambda: fake, on_timeout=lambda: timeouts.append(True))
+    log(thread, 0)
+    assert fake.entered.wait(10)
+    log(thread, 1)
+    log(thread, 2)
     began = time.monotonic()
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, said
-    assert time.monotonic() - began < 90  # it waits for the board, a minute at most
-    journal = rows(tmp_path / "run" / "metrics.jsonl")
-    assert [row["step"] for row in journal] == list(range(2, 201, 2))
-    assert f"{silent} does not answer. This run is kept on disk. Send it later: wandb sync " in said
-
-    (segment,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
-    reports = [entry["item"]["images"] for entry in read(segment)["history"] if "loss/d" in entry["item"]]
-    assert reports == [row["images"] for row in journal]  # what happened while it waited is there too
-    assert not holding(KEY, tmp_path / "run")
+    with pytest.warns(UserWarning, match="did not accept everything within 0 s. Do this."):
+        assert not thread.close(failed=False)
+    assert 0.2 < time.monotonic() - began < 5 and timeouts == [True]
 
 
-def test_a_run_online_ends_when_its_server_has_everything(faces32: Path, tmp_path: Path) -> None:
-    wanted = flags(faces32, tmp_path / "run", 40, "--tracking.mode", "online")
-    with serve("takes") as server:
-        done = run(*wanted, env={"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY})
-    assert done.returncode == 0 and "Weights & Biases" not in done.stderr, done.stderr
-    journal = rows(tmp_path / "run" / "metrics.jsonl")
-    assert [item["images"] for item in server.rows if "loss/d" in item] == [row["images"] for row in journal]
-    assert len([item for item in server.rows if "samples/fake" in item]) == 3
-    assert not holding(KEY, tmp_path / "run")
+def test_a_skipped_job_leaves_the_board_on(fake: Fake) -> None:
+    def fails(_: Board) -> None:
+        raise JobSkipped("has no picture of it")
+
+    thread = BoardThread("A board", "", lambda: fake)
+    fake.gate.set()
+    thread.submit(fails)
+    log(thread, 1)
+    with pytest.warns(UserWarning, match="A board has no picture of it"):
+        thread.close(failed=False)
+    assert fake.rows == [{"step": 1}] and fake.finished is False
+
+
+def test_an_error_turns_the_board_off_with_one_warning() -> None:
+    def fails() -> Fake:
+        raise OSError("no such\nplace")
+
+    thread = BoardThread("A board", "", fails)
+    log(thread, 0)
+    with pytest.warns(UserWarning, match="A board is off for the rest of this run: no such place"):
+        thread.close(failed=False)
+    log(thread, 1)
+    thread.emit_warnings()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import re
 import subprocess
 import sys
 import time
@@ -19,9 +19,7 @@ from PIL import Image
 from shards.common.errors import InputError
 from trainer.config import Config, Tracking
 from trainer.folder.run_folder import RunFolder
-from trainer.watch.tracker import Tracker, check
-from trainer.watch.wandb_board import from_slurm
-from trainer.watch.wandb_process import answers
+from trainer.watch.tracker import Tracker, check, code_version
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +53,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def open_tracker(accelerator: Accelerator, folder: RunFolder, **tracking: Any) -> Tracker:
     config = Config(out=folder.path, tracking=Tracking(project="a-project", **tracking))
-    return Tracker(accelerator, folder, config, {"data.digest": "abc"})
+    return Tracker(accelerator, folder, config, {"data.digest": "abc"}, 0)
 
 
 def row(step: int) -> dict[str, float]:
@@ -140,11 +138,13 @@ def test_a_wandb_that_does_not_start_is_a_warning(accelerator: Accelerator, fold
 
 def test_a_generator_that_cannot_be_exported_leaves_the_board_on(accelerator: Accelerator, folder: RunFolder) -> None:
     tracker = open_tracker(accelerator, folder, mode="offline", artifacts=True)
-    tracker.log_generator(folder.path)
+
+    def fail(_: Path) -> NoReturn:
+        raise InputError("no weights")
+
+    tracker.log_generator("a-run-generator", fail)
     tracker.log(row(1))
-    with pytest.warns(
-        UserWarning, match="has no generator of this run: its export failed .*holds no config.yaml"
-    ) as told:
+    with pytest.warns(UserWarning, match="has no generator of this run: its export failed .no weights") as told:
         tracker.close(failed=False)
     assert len(told) == 1
     (records,) = inspect([*(folder.path / "wandb").glob("offline-run-*")])
@@ -183,31 +183,6 @@ def test_disabled_leaves_the_journal_alone(accelerator: Accelerator, folder: Run
     assert [path.name for path in folder.path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_wandb_that_is_not_a_server_is_found_out() -> None:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-    assert not answers(f"http://127.0.0.1:{port}")
-    assert not answers("nonsense")
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, {}),
-        ({"SLURM_JOB_ID": "7"}, {"group": "slurm-7", "tags": ["slurm"]}),
-        (
-            {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "5", "SLURM_JOB_PARTITION": "gpu"},
-            {"group": "slurm-5", "tags": ["slurm", "gpu"]},
-        ),
-        ({"SLURM_JOB_ID": "7", "WANDB_RUN_GROUP": "mine"}, {"tags": ["slurm"]}),
-        ({"SLURM_JOB_ID": "7", "WANDB_TAGS": "a,b"}, {"group": "slurm-7"}),
-    ],
-)
-def test_group_and_tags_come_from_slurm(environment: dict[str, str], expected: dict[str, Any]) -> None:
-    assert from_slurm(environment) == expected
-
-
 def test_tensorboard_keeps_each_row_once_over_a_restart(folder: RunFolder) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -233,7 +208,7 @@ def test_tensorboard_keeps_each_row_once_over_a_restart(folder: RunFolder) -> No
 def test_a_board_that_is_not_installed_is_an_error() -> None:
     with patch("trainer.watch.tensorboard_board.find_spec", lambda _: None):
         check(Tracking(board="tensorboard", mode="disabled"))
-        with pytest.raises(InputError, match="extra of that name"):
+        with pytest.raises(InputError, match="needs the extra `tensorboard`"):
             check(Tracking(board="tensorboard"))
 
 
@@ -246,3 +221,10 @@ def test_tensorboard_takes_no_artifacts() -> None:
 def test_a_project_that_wandb_would_refuse_is_refused_before_the_start(project: str) -> None:
     with pytest.raises(InputError, match=r"--tracking\.project"):
         check(Tracking(project=project, mode="offline"))
+
+
+def test_the_code_version_is_a_commit_in_a_checkout_and_a_version_elsewhere(tmp_path: Path) -> None:
+    assert re.fullmatch("[0-9a-f]{40}", str(code_version()["code.commit"]))
+    assert list(code_version(tmp_path)) == ["code.version"]
+    (tmp_path / ".git").touch()
+    assert list(code_version(tmp_path)) == ["code.version"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 import warnings
 from collections.abc import Iterator
@@ -18,10 +19,9 @@ from accelerate.state import AcceleratorState
 from tests.support.fake_wandb import KEY, serve
 from tests.trainer.watch.test_tracker import inspect, open_tracker, row
 from trainer.folder.run_folder import RunFolder
-from trainer.watch import board_thread as courier
-from trainer.watch import wandb_board as board_wandb
-from trainer.watch import wandb_process as wandb_service
+from trainer.watch import board, wandb_board
 from trainer.watch.tracker import Tracker
+from trainer.watch.wandb_board import is_reachable, slurm_options
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -81,7 +81,7 @@ def test_what_a_server_refuses_is_kept_offline(accelerator: Accelerator, folder:
         tracker = open_tracker(accelerator, folder, mode="online")
         tracker.log(row(1))
         said = close(tracker)
-    assert f"{server.url} does not take the run (" in said and "wandb sync" in said
+    assert f"{server.url} does not accept the run (" in said and "wandb sync" in said
     assert [entry["item"]["images"] for entry in segment(folder)["history"]] == [128]
     assert (folder.path / "board-has").read_text() == "128\n"
 
@@ -89,16 +89,16 @@ def test_what_a_server_refuses_is_kept_offline(accelerator: Accelerator, folder:
 def test_a_server_that_takes_a_run_and_then_stalls_holds_nothing_up(
     accelerator: Accelerator, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(board_wandb, "END", 3.0)
-    monkeypatch.setattr(wandb_service, "GRACE", 2.0)
-    monkeypatch.setattr(courier, "PATIENCE", 20.0)
+    monkeypatch.setattr(wandb_board, "FINISH_TIMEOUT", 3.0)
+    monkeypatch.setattr(wandb_board, "STOP_TIMEOUT", 2.0)
+    monkeypatch.setattr(board, "CLOSE_TIMEOUT", 20.0)
     with serve("stalls") as server, patch.dict(os.environ, {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}):
         tracker = open_tracker(accelerator, folder, mode="online")
         tracker.log(row(1))
         began = time.monotonic()
         said = close(tracker)
         assert time.monotonic() - began < 12
-    assert "not everything was taken in 3 s" in said and left() == []
+    assert "did not accept everything within 3 s" in said and left() == []
     assert [entry["item"]["images"] for entry in segment(folder, "run-*")["history"]] == [
         128
     ]  # to be sent by `wandb sync`
@@ -116,7 +116,7 @@ def test_a_password_in_the_servers_address_is_not_shown(accelerator: Accelerator
         address = server.url.replace("//", "//me:secret@")
         with patch.dict(os.environ, {"WANDB_BASE_URL": address, "WANDB_API_KEY": KEY}):
             said = close(open_tracker(accelerator, folder, mode="online"))
-    assert "***@127.0.0.1" in said and "secret" not in said and "does not take the run" in said
+    assert "***@127.0.0.1" in said and "secret" not in said and "does not accept the run" in said
 
 
 def test_what_is_gone_before_its_turn_costs_no_more_than_itself(accelerator: Accelerator, folder: RunFolder) -> None:
@@ -138,3 +138,28 @@ def test_what_is_gone_before_its_turn_costs_no_more_than_itself(accelerator: Acc
     assert [entry["item"]["images"] for entry in records["history"]] == [128]
     (artifact,) = records["artifact"]
     assert [entry["path"] for entry in artifact["manifest"]["contents"]] == ["a", "b", "checksums.json"]
+
+
+def test_an_address_without_a_server_is_not_reachable() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    assert not is_reachable(f"http://127.0.0.1:{port}")
+    assert not is_reachable("nonsense")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, {}),
+        ({"SLURM_JOB_ID": "7"}, {"group": "slurm-7", "tags": ["slurm"]}),
+        (
+            {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "5", "SLURM_JOB_PARTITION": "gpu"},
+            {"group": "slurm-5", "tags": ["slurm", "gpu"]},
+        ),
+        ({"SLURM_JOB_ID": "7", "WANDB_RUN_GROUP": "mine"}, {"tags": ["slurm"]}),
+        ({"SLURM_JOB_ID": "7", "WANDB_TAGS": "a,b"}, {"group": "slurm-7"}),
+    ],
+)
+def test_group_and_tags_come_slurm_options(environment: dict[str, str], expected: dict[str, Any]) -> None:
+    assert slurm_options(environment) == expected

@@ -9,12 +9,12 @@ from unittest.mock import patch
 import pytest
 
 from shards.common.errors import InputError
-from trainer.watch.wandb_mode import WORDS, resolve_mode
+from trainer.watch.wandb_mode import MODES, resolve_mode
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty home, an empty working directory beside it, and no word about W&B."""
+    """An empty home, an empty working directory beside it, and no W&B settings."""
     folder = tmp_path / "home"
     folder.mkdir()
     (tmp_path / "here").mkdir()
@@ -79,7 +79,7 @@ def test_the_words_are_those_of_wandb() -> None:
         warnings.simplefilter("ignore")
         from wandb.sdk.wandb_settings import Settings
 
-    for word, meaning in WORDS.items():
+    for word, meaning in MODES.items():
         settings = Settings(mode=word)
         assert (settings._offline, settings._noop) == (meaning == "offline", meaning == "disabled")
         with patch.dict(os.environ, {"WANDB_API_KEY": "x", "WANDB_MODE": word}):

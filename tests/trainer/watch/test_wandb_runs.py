@@ -1,0 +1,167 @@
+"""From outside: what Weights & Biases gets of a run that is killed, and what a run suffers from a W&B in trouble."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support.fake_wandb import KEY, serve
+from tests.support.faulty import FaultyServer
+from tests.support.launching import SMALL, rows, run, start, status, wait_for_step
+
+pytestmark = pytest.mark.timeout(600)
+SECRETS = {"WANDB_API_KEY": KEY, "HF_TOKEN": "hf_" + "5ecre7" * 6, "AWS_SECRET_ACCESS_KEY": "a5ecre7" * 6}
+"""Made up."""
+PASSWORD = "hunter2hunter2"
+
+
+def flags(shards: Path, out: Path, steps: int, *more: str) -> list[str]:
+    small = [*SMALL, "--samples.every", "20", "--checkpoint.every", "20"]
+    return ["--data.shards", str(shards), "--out", str(out), "--steps", str(steps), *small, *more]
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings and no key of whoever runs this."""
+    for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_", "NETRC"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def read(segment: Path) -> dict[str, list[Any]]:
+    """The records of an offline segment by their type, up to where it was torn."""
+    words = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(segment)]
+    found: dict[str, list[Any]] = {"run": [], "history": [], "artifact": []}
+    for line in subprocess.run(words, capture_output=True, text=True, check=False).stdout.splitlines():
+        record = json.loads(line)
+        found.setdefault(record["type"], []).append(record.get(record["type"]))
+    return found
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """As the kernel does with a whole job: wandb's process too, which is in a group of its own, and that one first."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    for child in sorted(family, key=lambda child: child.name() != "wandb-core"):
+        child.kill()
+    process.kill()
+    process.communicate(timeout=60)
+
+
+def holding(secret: str, folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+
+
+def test_a_killed_and_resumed_run_is_one_without_a_gap(faces32: Path, tmp_path: Path) -> None:
+    wanted = flags(faces32, tmp_path / "run", 200, "--tracking.mode", "offline", "--tracking.artifacts")
+    process = start(*wanted, env=SECRETS)
+    wait_for_step(tmp_path / "run", 90, process)
+    kill_all(process)
+    time.sleep(1.1)  # a segment's name holds the second
+    wanted += ["--data.cache", str(tmp_path / "cache"), "--tracking.project", "shardgan"]
+    with FaultyServer(faces32, login=f"me:{PASSWORD}") as server:
+        wanted[1] = server.url.replace("://", f"://me:{PASSWORD}@")
+        again = run(*wanted, env={**SECRETS, "SLURM_JOB_ID": "77", "SLURM_JOB_PARTITION": "gpu"})
+    assert again.returncode == 0, again.stderr
+    assert [name for name in (*SECRETS.values(), PASSWORD) if holding(name, tmp_path / "run")] == []
+
+    parts = [read(path) for path in sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))]
+    assert len(parts) == 2  # of the first, what its process had written
+    found = [record for part in parts for record in part["run"]]
+    assert {record["run_id"] for record in found} == {(tmp_path / "run" / "wandb-id").read_text()}
+    assert (found[-1]["run_group"], found[-1]["tags"]) == ("slurm-77", ["slurm", "gpu"])
+    config = parts[1]["run"][0]["config"]["update"]
+    assert {"data.digest", "code.commit", "code.dirty", "torch", "python", "devices", "hosts", "ranks"} <= set(config)
+    assert [(m["glob_name"], m["step_metric"]) for m in parts[1]["metric"]] == [("*", "images")]
+
+    items = [entry["item"] for part in parts for entry in part["history"]]
+    sent = [entry["item"] for entry in parts[1]["history"]]
+    assert [item["images"] for item in sent] == sorted(item["images"] for item in sent)
+    reports = {item["images"]: item for item in items if "loss/d" in item}
+    assert sorted(reports) == list(range(16, 1601, 16))
+    journal = rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["images"] for row in journal] == sorted(reports)
+    assert all(set(row) <= set(reports[row["images"]]) for row in journal)
+    groups = {"loss", "score", "gradient", "speed", "data", "memory"}
+    assert {name.partition("/")[0] for name in journal[0]} == groups | {"step", "images", "epoch"}
+    sheets = {item["images"]: item["samples/fake.caption"] for item in items if "samples/fake.caption" in item}
+    assert sorted(sheets) == list(range(0, 1601, 160))
+    assert sheets[1600].startswith("Step 200: fixed latents 0 to 3 of seed 0, averaged weights")
+    assert [item["images"] for item in sent if "samples/real.caption" in item] == [0]
+    kept = [(record["type"], record["name"]) for part in parts for record in part["artifact"]]
+    name = (tmp_path / "run" / "wandb-id").read_text()
+    assert set(kept[:-1]) == {("checkpoint", f"checkpoint-{name}")} and kept[-1] == ("model", f"generator-{name}")
+    made = {entry["path"]: entry for entry in parts[1]["artifact"][-1]["manifest"]["contents"]}
+    assert set(made) == {"README.md", "config.json", "model.safetensors"}
+
+
+def test_a_killed_core_costs_the_run_nothing(faces32: Path, tmp_path: Path) -> None:
+    process = start(*flags(faces32, tmp_path / "run", 200, "--tracking.mode", "offline"))
+    wait_for_step(tmp_path / "run", 60, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    (core,) = [child for child in family if child.name() == "wandb-core"]
+    core.kill()
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert said.count("Weights & Biases is off for the rest of this run") == 1 and "Traceback" not in said
+    assert status(tmp_path / "run")["state"] == "done"
+    assert [row["step"] for row in rows(tmp_path / "run" / "metrics.jsonl")] == list(range(2, 201, 2))
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The URL of a server that accepts and never answers."""
+    held = []
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+
+        def accept() -> None:
+            while True:
+                try:
+                    held.append(server.accept()[0])
+                except OSError:
+                    return
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+    for link in held:
+        link.close()
+
+
+def test_a_server_that_never_answers_neither_stops_nor_slows_a_run(faces32: Path, tmp_path: Path, silent: str) -> None:
+    wanted = flags(faces32, tmp_path / "run", 200, "--tracking.mode", "online")
+    process = start(*wanted, env={"WANDB_BASE_URL": silent, "WANDB_API_KEY": KEY})
+    wait_for_step(tmp_path / "run", 200, process)
+    began = time.monotonic()
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert time.monotonic() - began < 90  # it waits for the board, a minute at most
+    journal = rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in journal] == list(range(2, 201, 2))
+    assert f"{silent} does not answer. The run is kept on disk. Send it later: wandb sync " in said
+
+    (segment,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    reports = [entry["item"]["images"] for entry in read(segment)["history"] if "loss/d" in entry["item"]]
+    assert reports == [row["images"] for row in journal]  # what happened while it waited is there too
+    assert not holding(KEY, tmp_path / "run")
+
+
+def test_a_run_online_ends_when_its_server_has_everything(faces32: Path, tmp_path: Path) -> None:
+    wanted = flags(faces32, tmp_path / "run", 40, "--tracking.mode", "online")
+    with serve("takes") as server:
+        done = run(*wanted, env={"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY})
+    assert done.returncode == 0 and "Weights & Biases" not in done.stderr, done.stderr
+    journal = rows(tmp_path / "run" / "metrics.jsonl")
+    assert [item["images"] for item in server.rows if "loss/d" in item] == [row["images"] for row in journal]
+    assert len([item for item in server.rows if "samples/fake" in item]) == 3
+    assert not holding(KEY, tmp_path / "run")

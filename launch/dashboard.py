@@ -1,4 +1,4 @@
-"""Make a W&B project's dashboard, one for all runs: ``python launch/dashboard.py --project shardgan --entity me``."""
+"""Creates a W&B dashboard for all runs of a project: ``python launch/dashboard.py --project shardgan --entity me``."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "Memory": {"host, GiB": ("memory/host_gb",), "device, GiB": ("memory/device_gb",)},
     "fp16": {"scale": ("amp/scale",), "steps left out": ("amp/skipped_d", "amp/skipped_g")},
 }
-"""Section, panel, the metrics drawn in it: what a run logs. W&B adds sections itself for keys it does not know."""
+"""Metrics by section and panel. W&B adds sections for other metrics by itself."""
 
 SHEETS = ("samples/fake", "samples/real")
 
 
 @dataclass(frozen=True)
 class Dashboard:
-    """Save the project's workspace on W&B, or write it to a file. Needs the extra `dashboard`.
+    """Save a project's workspace on W&B, or write it to a file. Needs the extra `dashboard`.
 
     Example: python launch/dashboard.py --entity me --project shardgan
     """
 
     entity: str = ""
-    """User or team that the project belongs to; unless given, the API key's default."""
+    """User or team that owns the project; by default that of the API key."""
     project: str = "shardgan"
-    """As in --tracking.project."""
+    """Name of the project, as in --tracking.project."""
     name: str = "shardgan"
     """Name of the saved view."""
     json: Path | None = None
-    """Write the workspace here, as JSON, and ask no server."""
+    """Write the workspace to this file as JSON instead of saving it on W&B."""
     force: bool = False
-    """Overwrite that file."""
+    """Overwrite the file if it exists."""
 
 
 def build(entity: str, project: str, name: str) -> Any:
-    """The ``wandb_workspaces`` workspace: samples first, then figures over real images consumed."""
+    """Build the ``wandb_workspaces`` workspace: samples first, then charts over real images consumed."""
     import wandb_workspaces.reports.v2.interface as reports
     import wandb_workspaces.workspaces as workspaces
 
@@ -74,41 +74,41 @@ def build(entity: str, project: str, name: str) -> Any:
 
 
 def main(words: Sequence[str]) -> int:
-    """Build it and save it; what the user can put right is one line on standard error and exit code 2."""
-    asked = tyro.cli(Dashboard, prog="python launch/dashboard.py", args=words)
+    """Build and save the workspace. Errors of the user are one line on standard error and exit code 2."""
+    arguments = tyro.cli(Dashboard, prog="python launch/dashboard.py", args=words)
     try:
-        if asked.json and asked.json.exists() and not asked.force:
-            return _fail(f"{asked.json} is there already. Give another name, or --force to overwrite it.")
-        if asked.json:
+        if arguments.json and arguments.json.exists() and not arguments.force:
+            return _fail(f"{arguments.json} exists already. Give another name, or --force to overwrite it.")
+        if arguments.json:
             spec = (
-                build(asked.entity, asked.project, asked.name)
+                build(arguments.entity, arguments.project, arguments.name)
                 ._to_model()
                 .model_dump(mode="json", by_alias=True, exclude_none=True)
             )
-            asked.json.write_text(json.dumps(spec, indent=1) + "\n")
-            print(asked.json)
+            arguments.json.write_text(json.dumps(spec, indent=1) + "\n")
+            print(arguments.json)
         else:
-            print(_save(asked))
+            print(_save(arguments))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "wandb_workspaces":
             raise
         return _fail("This needs the extra `dashboard`: uv sync --extra dashboard.")
     except OSError as error:
-        return _fail(f"{asked.json} cannot be written: {error.strerror}." if asked.json else str(error))
+        return _fail(f"{arguments.json} cannot be written: {error.strerror}." if arguments.json else str(error))
     return 0
 
 
-def _save(asked: Dashboard) -> str:
-    """Returns its URL."""
+def _save(arguments: Dashboard) -> str:
+    """Save the workspace on W&B; returns its URL."""
     import wandb
 
     try:
-        api = wandb.Api(timeout=30)  # asks for a key, or fails, before the workspace's own client would prompt
-        workspace = build(asked.entity or api.default_entity or "", asked.project, asked.name)
+        api = wandb.Api(timeout=30)  # fails without a key, where the client of wandb_workspaces would prompt
+        workspace = build(arguments.entity or api.default_entity or "", arguments.project, arguments.name)
         workspace.save()
     except (wandb.errors.Error, ValueError) as error:
         raise OSError(
-            f"W&B took no dashboard ({' '.join(str(error).split())}). `wandb login`, or --json FILE."
+            f"W&B did not accept the dashboard ({' '.join(str(error).split())}). `wandb login`, or --json FILE."
         ) from error
     return str(workspace.url)
 

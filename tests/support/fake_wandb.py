@@ -1,4 +1,4 @@
-"""As much of a W&B server as a run needs, on the loopback; it can refuse runs, or take one and then say no more."""
+"""A minimal W&B server on the loopback interface. It can reject runs, or accept a run and then stop answering."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 KEY = "c0ffee" * 6 + "c0ff"
-"""Made up; as long as theirs."""
+"""Not a real key; only its length is valid."""
 
 
 class FakeWandb(ThreadingHTTPServer):
-    """``rows``: what it was sent of the history."""
+    """Keeps the history rows that it receives in ``rows``."""
 
     daemon_threads = True
 
-    def __init__(self, mood: Literal["takes", "refuses", "stalls"]) -> None:
+    def __init__(self, behaviour: Literal["accepts", "rejects", "stalls"]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.mood = mood
-        self.over = threading.Event()
+        self.behaviour = behaviour
+        self.closing = threading.Event()
         self.rows: list[dict[str, Any]] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *_: object) -> None:
-        """A client that was killed is none."""
+        """Ignore errors of clients that were killed."""
 
 
 @contextmanager
-def serve(mood: Literal["takes", "refuses", "stalls"]) -> Iterator[FakeWandb]:
-    with FakeWandb(mood) as server:
+def serve(behaviour: Literal["accepts", "rejects", "stalls"]) -> Iterator[FakeWandb]:
+    with FakeWandb(behaviour) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
-        server.over.set()
+        server.closing.set()
         server.shutdown()
 
 
@@ -53,28 +53,30 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self._body()
-        if self.server.mood == "refuses":
+        if self.server.behaviour == "rejects":
             self._send({"errors": [{"message": "no such key"}]}, 401)
         elif self.path.startswith("/graphql"):
             self._send({"data": self._answer(json.loads(body))})
-        elif self.server.mood == "stalls":
-            self.server.over.wait()
+        elif self.server.behaviour == "stalls":
+            self.server.closing.wait()
         else:
             if "file_stream" in self.path:
                 lines = json.loads(body).get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
                 self.server.rows += map(json.loads, lines)
             self._send({"exitcode": None, "limits": {}})
 
-    def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        found = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])
-        told = asked.get("variables") or {}
-        if found and found[1] == "UpsertBucket":
-            project = {"id": "p", "name": told.get("project"), "entity": {"id": "e", "name": "me"}}
-            names = {"name": told.get("name"), "displayName": told.get("displayName"), "description": None}
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        operation = re.search(r"(?:query|mutation)\s+(\w+)", request["query"])
+        variables = request.get("variables") or {}
+        if operation and operation[1] == "UpsertBucket":
+            project = {"id": "p", "name": variables.get("project"), "entity": {"id": "e", "name": "me"}}
+            names = {"name": variables.get("name"), "displayName": variables.get("displayName"), "description": None}
             bucket = {"id": "b", **names, "config": None, "sweepName": None, "historyLineCount": 0, "project": project}
             return {"upsertBucket": {"bucket": bucket, "inserted": True}}
-        if found and found[1] == "CreateRunFiles":
-            files = [{"name": name, "uploadUrl": f"{self.server.url}/put/{name}"} for name in told.get("files") or []]
+        if operation and operation[1] == "CreateRunFiles":
+            files = [
+                {"name": name, "uploadUrl": f"{self.server.url}/put/{name}"} for name in variables.get("files") or []
+            ]
             return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": files}}
         return {"model": None}
 

@@ -44,7 +44,7 @@ ELSEWHERE: dict[str, tuple[str, Rule | None]] = {
     r"accelerate launch --multi_gpu --num_processes 2 ": ("launch/smoke.sh is this command; planned here", Shell.plan),
     r"accelerate launch --multi_gpu --num_processes 8 ": ("needs eight GPUs; planned here", Shell.plan),
     r"accelerate launch trainer/run.py .* online": (
-        "needs W&B, as tests/trainer/watch/test_board.py has it; planned",
+        "needs W&B, as tests/trainer/watch/test_wandb_runs.py has it; planned",
         Shell.plan,
     ),
     r"wandb login$": ("needs an account", Shell.other),

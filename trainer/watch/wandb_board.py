@@ -95,6 +95,7 @@ class WandbBoard:
         self.startup_warning = (
             f"is offline: {redact(server)} {problem}. The run is kept on disk. {sync_hint(self._folder)}"
         )
+        wandb.setup(wandb.Settings(mode="offline"))  # or wandb's telemetry waits 10 s for the server at exit
         return init("offline")
 
     def log(self, row: Mapping[str, Any]) -> None:

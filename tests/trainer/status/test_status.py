@@ -25,7 +25,7 @@ ROW = {
 
 
 def make(folder: Path, state: str, **more: Any) -> Path:
-    """A run folder as the trainer leaves it."""
+    """A run folder as the trainer writes it."""
     for name in (
         "checkpoints/step-000000020",
         "checkpoints/step-000000040",
@@ -44,36 +44,36 @@ def make(folder: Path, state: str, **more: Any) -> Path:
 def test_a_run_in_lines_and_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make(tmp_path / "run", "preempted")
     assert main([str(run)]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith(f"{run}: preempted, 40 of 100 steps, epoch 0.50\n")
-    assert "D 0.700, G 1.200, D(x) 0.60, D(G(z)) 0.40, then 0.30, 128 images/s, wait 5%" in said
-    assert "step-000000040, 0:00:0" in said and str(run / "samples" / "step-000000040.png") in said
+    output = capsys.readouterr().out
+    assert output.startswith(f"{run}: preempted, 40 of 100 steps, epoch 0.50\n")
+    assert "D 0.700, G 1.200, D(x) 0.60, D(G(z)) 0.40, then 0.30, 128 images/s, wait 5%" in output
+    assert "step-000000040, 0:00:0" in output and str(run / "samples" / "step-000000040.png") in output
     assert main([str(run), str(run), "--json"]) == 0
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(found) == 2
-    assert (found[0]["state"], found[0]["alive"], found[0]["figures"]) == ("preempted", False, ROW)
+    statuses = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(statuses) == 2
+    assert (statuses[0]["state"], statuses[0]["alive"], statuses[0]["figures"]) == ("preempted", False, ROW)
 
 
-def test_epochs_are_turned_into_steps_and_an_error_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_epochs_are_turned_into_steps_and_an_error_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make(tmp_path / "run", "failed", error="The disk is full.")
     (run / "config.yaml").write_text(yaml.safe_dump(flatten(Config(out=run, epochs=2))))
     assert main([str(run)]) == 0
-    said = capsys.readouterr().out
-    assert "failed, 40 of 160 steps" in said and "error       The disk is full." in said
+    output = capsys.readouterr().out
+    assert "failed, 40 of 160 steps" in output and "error       The disk is full." in output
 
 
 def test_running_without_a_process_is_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(make(tmp_path / "run", "running"))]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        "killed, 40 of 100 steps" in said
-        and "the same command resumes from the last checkpoint" in said
-        and " left" not in said
+        "killed, 40 of 100 steps" in output
+        and "the same command resumes from the last checkpoint" in output
+        and " left" not in output
     )
 
 
-def test_the_time_left_is_that_of_the_batch_size_of_now(tmp_path: Path) -> None:
-    run = make(tmp_path / "run", "running")  # 40 steps of 128 images; what is left takes twice as long
+def test_the_time_left_depends_on_the_present_batch_size(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", "running")  # 40 steps of 128 images; the other steps have 256
     (run / "config.yaml").write_text(yaml.safe_dump(flatten(Config(out=run, steps=100, batch_size=256))))
     with alive(run):
         assert read_status(run).eta_seconds == 60 * 256 / 128
@@ -99,15 +99,15 @@ def live(faces32: Path, tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen
         process.communicate(timeout=60)
 
 
-def test_a_live_run_is_seen_left_alone_and_then_killed(
+def test_a_live_run_is_not_disturbed_and_then_seen_killed(
     live: tuple[Path, subprocess.Popen[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, process = live
     command = [sys.executable, "-X", "importtime", "-m", "trainer.status", str(run), "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    assert (found["state"], found["alive"], found["steps"]) == ("running", True, 1_000_000)
-    assert found["eta_seconds"] > 0 and process.poll() is None
+    status = json.loads(done.stdout)
+    assert (status["state"], status["alive"], status["steps"]) == ("running", True, 1_000_000)
+    assert status["eta_seconds"] > 0 and process.poll() is None
     assert " torch" not in done.stderr
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=60)
@@ -117,7 +117,7 @@ def test_a_live_run_is_seen_left_alone_and_then_killed(
 
 @contextmanager
 def alive(run: Path) -> Iterator[None]:
-    """While another process holds the lock of ``run``."""
+    """Let another process hold the lock of ``run``."""
     code = (
         "import sys; from pathlib import Path; from trainer.folder.run_folder import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).lock(True): print(flush=True); sys.stdin.read()"
@@ -156,7 +156,7 @@ def test_bad_input_is_one_line(
     assert out == "" and err.startswith("error: ") and expected in err and err.count("\n") == 1
 
 
-def test_one_that_is_no_run_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_one_run_does_not_hide_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make(tmp_path / "run", "done")
     assert main([str(tmp_path / "nowhere"), str(run)]) == 2
     out, err = capsys.readouterr()

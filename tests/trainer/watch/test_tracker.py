@@ -24,7 +24,7 @@ from trainer.watch.tracker import Tracker, check, code_version
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path) -> Iterator[Path]:
-    """An empty home, no word about W&B, and every variable as before in the end."""
+    """An empty home without W&B settings; the environment is restored afterwards."""
     folder = tmp_path / "home"
     folder.mkdir()
     with patch.dict(os.environ, {"HOME": str(folder)}):
@@ -65,17 +65,17 @@ def journal(folder: RunFolder) -> list[dict[str, float]]:
 
 
 def inspect(segments: list[Path]) -> list[dict[str, list[Any]]]:
-    """The records of W&B's offline segments by their type; a second at a time each, so side by side."""
-    words = [sys.executable, "-m", "wandb", "leet", "inspect", "--json"]
-    readers = [subprocess.Popen([*words, str(path)], stdout=subprocess.PIPE) for path in segments]
-    found = []
+    """The records of offline segments by type. Each takes a second to read, so all are read at once."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json"]
+    readers = [subprocess.Popen([*command, str(path)], stdout=subprocess.PIPE) for path in segments]
+    results = []
     for reader in readers:
         records: dict[str, list[Any]] = {}
         for line in reader.communicate()[0].splitlines():
             record = json.loads(line)
             records.setdefault(record["type"], []).append(record.get(record["type"]))
-        found.append(records)
-    return found
+        results.append(records)
+    return results
 
 
 @pytest.mark.usefixtures("accelerator")
@@ -97,7 +97,7 @@ def test_two_sessions_are_one_run(folder: RunFolder) -> None:
         identities.append((folder.path / "wandb-id").read_text())
         (segment,) = (folder.path / "wandb").glob("offline-run-*")
         assert segment.name.endswith(identities[0])
-        segments.append(segment.rename(folder.path / f"segment-{session}"))  # their names differ by the second only
+        segments.append(segment.rename(folder.path / f"segment-{session}"))  # their names contain only seconds
     assert identities[0] == identities[1]
     assert journal(folder) == [row(step) for step in range(4)]
 
@@ -121,7 +121,7 @@ OFF = "Weights & Biases is off for the rest of this run"
 
 
 def use(tracker: Tracker, folder: RunFolder) -> None:
-    """Everything that a run asks of a tracker."""
+    """Call what a run calls of a tracker."""
     tracker.log(row(1))
     tracker.log_sheet("fake", folder.path / "none.png", 128)
     tracker.log(row(2))
@@ -131,9 +131,9 @@ def use(tracker: Tracker, folder: RunFolder) -> None:
 
 def test_a_wandb_that_does_not_start_is_a_warning(accelerator: Accelerator, folder: RunFolder) -> None:
     (folder.path / "wandb").touch()
-    with pytest.warns(UserWarning, match=OFF) as told:
+    with pytest.warns(UserWarning, match=OFF) as caught:
         use(open_tracker(accelerator, folder, mode="offline"), folder)
-    assert len(told) == 1
+    assert len(caught) == 1
 
 
 def test_a_generator_that_cannot_be_exported_leaves_the_board_on(accelerator: Accelerator, folder: RunFolder) -> None:
@@ -144,15 +144,15 @@ def test_a_generator_that_cannot_be_exported_leaves_the_board_on(accelerator: Ac
 
     tracker.log_generator("a-run-generator", fail)
     tracker.log(row(1))
-    with pytest.warns(UserWarning, match="has no generator of this run: its export failed .no weights") as told:
+    with pytest.warns(UserWarning, match="has no generator of this run: its export failed .no weights") as caught:
         tracker.close(failed=False)
-    assert len(told) == 1
+    assert len(caught) == 1
     (records,) = inspect([*(folder.path / "wandb").glob("offline-run-*")])
     assert [entry["item"]["images"] for entry in records["history"]] == [128] and "artifact" not in records
 
 
 class Broken:
-    """A run whose core is killed after the start."""
+    """A run whose wandb-core process is killed after the start."""
 
     def define_metric(self, *_: object, **__: object) -> None:
         pass
@@ -164,9 +164,9 @@ class Broken:
 
 
 def test_a_wandb_that_breaks_is_one_warning(accelerator: Accelerator, folder: RunFolder) -> None:
-    with patch("wandb.init", lambda **_: Broken()), pytest.warns(UserWarning, match=f"{OFF}: reset") as told:
+    with patch("wandb.init", lambda **_: Broken()), pytest.warns(UserWarning, match=f"{OFF}: reset") as caught:
         use(open_tracker(accelerator, folder, mode="offline"), folder)
-    assert len(told) == 1
+    assert len(caught) == 1
 
 
 def test_a_wandb_that_breaks_at_the_end_is_a_warning(accelerator: Accelerator, folder: RunFolder) -> None:
@@ -197,12 +197,12 @@ def test_tensorboard_keeps_each_row_once_over_a_restart(folder: RunFolder) -> No
             tracker.log(row(step))
         tracker.log_sheet("fake", sheet, 128 * (first + 1), "a caption")
         tracker.close(failed=False)
-        time.sleep(1.1)  # the names of its files differ by the second
-    found = EventAccumulator(str(folder.path / "tensorboard"))
-    found.Reload()
-    assert [(event.step, event.value) for event in found.Scalars("loss/d")] == [(128, 0.25), (256, 0.5), (384, 0.75)]
-    assert found.Images("samples/fake")[-1].step == 384
-    assert "data.digest: abc" in found.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+        time.sleep(1.1)  # file names contain only seconds
+    events = EventAccumulator(str(folder.path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss/d")] == [(128, 0.25), (256, 0.5), (384, 0.75)]
+    assert events.Images("samples/fake")[-1].step == 384
+    assert "data.digest: abc" in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
 
 
 def test_a_board_that_is_not_installed_is_an_error() -> None:

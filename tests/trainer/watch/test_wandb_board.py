@@ -1,4 +1,4 @@
-"""What Weights & Biases' own process and server may do to a tracker; in this process, with patience cut short."""
+"""How a tracker handles failures of wandb's process and server; runs in this process, with short timeouts."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ with warnings.catch_warnings():
 
 @pytest.fixture(autouse=True)
 def nobody(tmp_path: Path) -> Iterator[None]:
-    """No settings and no key of whoever runs this; every variable as before in the end."""
+    """Hide the user's W&B settings and key; restore the environment afterwards."""
     with patch.dict(os.environ, {"HOME": str(tmp_path)}):
         for name in [name for name in os.environ if name.startswith(("WANDB_", "NETRC"))]:
             del os.environ[name]
-        wandb.teardown()  # another module's, which has read its settings
+        wandb.teardown()  # left by another module, with its settings
         yield
         wandb.teardown()
 
@@ -55,18 +55,18 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def close(tracker: Tracker) -> str:
-    """What is warned of until the end."""
-    with warnings.catch_warnings(record=True) as told:
+    """Close the tracker; returns all warnings."""
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         tracker.close(failed=False)
-    return "\n".join(str(warning.message) for warning in told if warning.category is UserWarning)
+    return "\n".join(str(warning.message) for warning in caught if warning.category is UserWarning)
 
 
-def left() -> list[object]:
-    """What of wandb's would hold up the end of this one: its process, and the connection that its hook closes."""
-    known = wandb_setup._singleton
+def wandb_leftovers() -> list[object]:
+    """What would delay the end of this process: wandb's process, and the connection that its exit hook closes."""
+    singleton = wandb_setup._singleton
     cores: list[object] = [child for child in psutil.Process().children() if child.name() == "wandb-core"]
-    return cores + ([known._connection] if known and known._connection else [])
+    return cores + ([singleton._connection] if singleton and singleton._connection else [])
 
 
 def segment(folder: RunFolder, names: str = "offline-run-*") -> dict[str, list[Any]]:
@@ -76,8 +76,8 @@ def segment(folder: RunFolder, names: str = "offline-run-*") -> dict[str, list[A
     return records
 
 
-def test_what_a_server_refuses_is_kept_offline(accelerator: Accelerator, folder: RunFolder) -> None:
-    with serve("refuses") as server, patch.dict(os.environ, {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}):
+def test_a_rejected_run_is_kept_offline(accelerator: Accelerator, folder: RunFolder) -> None:
+    with serve("rejects") as server, patch.dict(os.environ, {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}):
         tracker = open_tracker(accelerator, folder, mode="online")
         tracker.log(row(1))
         said = close(tracker)
@@ -86,7 +86,7 @@ def test_what_a_server_refuses_is_kept_offline(accelerator: Accelerator, folder:
     assert (folder.path / "board-has").read_text() == "128\n"
 
 
-def test_a_server_that_takes_a_run_and_then_stalls_holds_nothing_up(
+def test_a_server_that_accepts_a_run_and_then_stalls_delays_nothing(
     accelerator: Accelerator, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wandb_board, "FINISH_TIMEOUT", 3.0)
@@ -98,7 +98,7 @@ def test_a_server_that_takes_a_run_and_then_stalls_holds_nothing_up(
         began = time.monotonic()
         said = close(tracker)
         assert time.monotonic() - began < 12
-    assert "did not accept everything within 3 s" in said and left() == []
+    assert "did not accept everything within 3 s" in said and wandb_leftovers() == []
     assert [entry["item"]["images"] for entry in segment(folder, "run-*")["history"]] == [
         128
     ]  # to be sent by `wandb sync`
@@ -108,18 +108,18 @@ def test_a_server_that_takes_a_run_and_then_stalls_holds_nothing_up(
 def test_a_start_that_fails_leaves_nothing_of_wandb(accelerator: Accelerator, folder: RunFolder) -> None:
     with patch.object(wandb.Run, "define_metric", side_effect=ConnectionResetError("http://me:secret@host/x is gone")):
         said = close(open_tracker(accelerator, folder, mode="offline"))
-    assert "is off for the rest of this run: http://***@host/x is gone" in said and left() == []
+    assert "is off for the rest of this run: http://***@host/x is gone" in said and wandb_leftovers() == []
 
 
 def test_a_password_in_the_servers_address_is_not_shown(accelerator: Accelerator, folder: RunFolder) -> None:
-    with serve("refuses") as server:
+    with serve("rejects") as server:
         address = server.url.replace("//", "//me:secret@")
         with patch.dict(os.environ, {"WANDB_BASE_URL": address, "WANDB_API_KEY": KEY}):
             said = close(open_tracker(accelerator, folder, mode="online"))
     assert "***@127.0.0.1" in said and "secret" not in said and "does not accept the run" in said
 
 
-def test_what_is_gone_before_its_turn_costs_no_more_than_itself(accelerator: Accelerator, folder: RunFolder) -> None:
+def test_a_removed_file_is_skipped_with_a_warning(accelerator: Accelerator, folder: RunFolder) -> None:
     whole, pruned, absent = (folder.checkpoints / f"step-{step:09d}" for step in range(3))
     for path in (whole, pruned):
         path.mkdir(parents=True)

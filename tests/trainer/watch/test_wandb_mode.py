@@ -26,7 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
-def test_a_mode_that_is_given_is_taken(mode: str) -> None:
+def test_an_explicit_mode_wins(mode: str) -> None:
     with patch.dict(os.environ, {"WANDB_MODE": "offline", "WANDB_API_KEY": "x"}):
         assert resolve_mode(mode) == mode
 
@@ -45,7 +45,7 @@ def test_auto_is_offline_without_a_key_and_online_with_one() -> None:
 
 
 @pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
-def test_auto_listens_to_wandbs_own_variable(mode: str) -> None:
+def test_auto_follows_wandb_mode(mode: str) -> None:
     with patch.dict(os.environ, {"WANDB_API_KEY": "x", "WANDB_MODE": mode}):
         assert resolve_mode("auto") == mode
 
@@ -74,7 +74,7 @@ def test_auto_reads_the_netrc(home: Path, text: str, server: str | None, expecte
         path.unlink()
 
 
-def test_the_words_are_those_of_wandb() -> None:
+def test_modes_mean_the_same_as_in_wandb() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from wandb.sdk.wandb_settings import Settings
@@ -88,12 +88,12 @@ def test_the_words_are_those_of_wandb() -> None:
 
 @pytest.mark.parametrize("word", ["", "ofline", "shared", "ONLINE"])
 @pytest.mark.parametrize("mode", ["auto", "offline"])
-def test_another_word_is_an_error_that_lists_them(word: str, mode: str) -> None:
+def test_an_unknown_mode_is_an_error_that_lists_the_known_ones(word: str, mode: str) -> None:
     with patch.dict(os.environ, {"WANDB_MODE": word}), pytest.raises(InputError, match=f"{word!r}.*online, run, off"):
         resolve_mode(mode)
 
 
-def test_auto_listens_to_the_variable_of_old() -> None:
+def test_auto_follows_wandb_disabled() -> None:
     with patch.dict(os.environ, {"WANDB_DISABLED": "true", "WANDB_API_KEY": "x"}):
         assert (resolve_mode("auto"), resolve_mode("online")) == ("disabled", "online")
         with patch.dict(os.environ, {"WANDB_MODE": "offline"}):

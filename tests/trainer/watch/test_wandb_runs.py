@@ -1,4 +1,4 @@
-"""From outside: what Weights & Biases gets of a run that is killed, and what a run suffers from a W&B in trouble."""
+"""Tests of whole training processes: what W&B gets of a killed run, and how a run handles a failing W&B."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from typing import Any
 import psutil
 import pytest
 
+from launch.dashboard import SECTIONS
 from tests.support.fake_wandb import KEY, serve
 from tests.support.faulty import FaultyServer
 from tests.support.launching import SMALL, rows, run, start, status, wait_for_step
+from trainer.watch.board import AXIS
 
 pytestmark = pytest.mark.timeout(600)
 SECRETS = {"WANDB_API_KEY": KEY, "HF_TOKEN": "hf_" + "5ecre7" * 6, "AWS_SECRET_ACCESS_KEY": "a5ecre7" * 6}
-"""Made up."""
+"""Not real."""
 PASSWORD = "hunter2hunter2"
 
 
@@ -32,25 +34,25 @@ def flags(shards: Path, out: Path, steps: int, *more: str) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No settings and no key of whoever runs this."""
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hide the user's W&B settings and key."""
     for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_", "NETRC"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
 def read(segment: Path) -> dict[str, list[Any]]:
-    """The records of an offline segment by their type, up to where it was torn."""
-    words = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(segment)]
-    found: dict[str, list[Any]] = {"run": [], "history": [], "artifact": []}
-    for line in subprocess.run(words, capture_output=True, text=True, check=False).stdout.splitlines():
+    """The records of an offline segment by type, up to where it is torn."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(segment)]
+    records: dict[str, list[Any]] = {"run": [], "history": [], "artifact": []}
+    for line in subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines():
         record = json.loads(line)
-        found.setdefault(record["type"], []).append(record.get(record["type"]))
-    return found
+        records.setdefault(record["type"], []).append(record.get(record["type"]))
+    return records
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
-    """As the kernel does with a whole job: wandb's process too, which is in a group of its own, and that one first."""
+    """Kill a whole job as the kernel does, wandb's process first, which has a process group of its own."""
     family = psutil.Process(process.pid).children(recursive=True)
     for child in sorted(family, key=lambda child: child.name() != "wandb-core"):
         child.kill()
@@ -58,28 +60,28 @@ def kill_all(process: subprocess.Popen[str]) -> None:
     process.communicate(timeout=60)
 
 
-def holding(secret: str, folder: Path) -> list[Path]:
+def files_with(secret: str, folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
 
 
 def test_a_killed_and_resumed_run_is_one_without_a_gap(faces32: Path, tmp_path: Path) -> None:
-    wanted = flags(faces32, tmp_path / "run", 200, "--tracking.mode", "offline", "--tracking.artifacts")
-    process = start(*wanted, env=SECRETS)
+    arguments = flags(faces32, tmp_path / "run", 200, "--tracking.mode", "offline", "--tracking.artifacts")
+    process = start(*arguments, env=SECRETS)
     wait_for_step(tmp_path / "run", 90, process)
     kill_all(process)
     time.sleep(1.1)  # a segment's name holds the second
-    wanted += ["--data.cache", str(tmp_path / "cache"), "--tracking.project", "shardgan"]
+    arguments += ["--data.cache", str(tmp_path / "cache"), "--tracking.project", "shardgan"]
     with FaultyServer(faces32, login=f"me:{PASSWORD}") as server:
-        wanted[1] = server.url.replace("://", f"://me:{PASSWORD}@")
-        again = run(*wanted, env={**SECRETS, "SLURM_JOB_ID": "77", "SLURM_JOB_PARTITION": "gpu"})
+        arguments[1] = server.url.replace("://", f"://me:{PASSWORD}@")
+        again = run(*arguments, env={**SECRETS, "SLURM_JOB_ID": "77", "SLURM_JOB_PARTITION": "gpu"})
     assert again.returncode == 0, again.stderr
-    assert [name for name in (*SECRETS.values(), PASSWORD) if holding(name, tmp_path / "run")] == []
+    assert [name for name in (*SECRETS.values(), PASSWORD) if files_with(name, tmp_path / "run")] == []
 
     parts = [read(path) for path in sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))]
     assert len(parts) == 2  # of the first, what its process had written
-    found = [record for part in parts for record in part["run"]]
-    assert {record["run_id"] for record in found} == {(tmp_path / "run" / "wandb-id").read_text()}
-    assert (found[-1]["run_group"], found[-1]["tags"]) == ("slurm-77", ["slurm", "gpu"])
+    runs = [record for part in parts for record in part["run"]]
+    assert {record["run_id"] for record in runs} == {(tmp_path / "run" / "wandb-id").read_text()}
+    assert (runs[-1]["run_group"], runs[-1]["tags"]) == ("slurm-77", ["slurm", "gpu"])
     config = parts[1]["run"][0]["config"]["update"]
     assert {"data.digest", "code.commit", "code.dirty", "torch", "python", "devices", "hosts", "ranks"} <= set(config)
     assert [(m["glob_name"], m["step_metric"]) for m in parts[1]["metric"]] == [("*", "images")]
@@ -105,7 +107,7 @@ def test_a_killed_and_resumed_run_is_one_without_a_gap(faces32: Path, tmp_path: 
     assert set(made) == {"README.md", "config.json", "model.safetensors"}
 
 
-def test_a_killed_core_costs_the_run_nothing(faces32: Path, tmp_path: Path) -> None:
+def test_a_run_survives_a_kill_of_wandbs_process(faces32: Path, tmp_path: Path) -> None:
     process = start(*flags(faces32, tmp_path / "run", 200, "--tracking.mode", "offline"))
     wait_for_step(tmp_path / "run", 60, process)
     family = psutil.Process(process.pid).children(recursive=True)
@@ -120,7 +122,7 @@ def test_a_killed_core_costs_the_run_nothing(faces32: Path, tmp_path: Path) -> N
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """The URL of a server that accepts and never answers."""
+    """The URL of a server that accepts connections and never answers."""
     held = []
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
 
@@ -138,30 +140,33 @@ def silent() -> Iterator[str]:
         link.close()
 
 
-def test_a_server_that_never_answers_neither_stops_nor_slows_a_run(faces32: Path, tmp_path: Path, silent: str) -> None:
-    wanted = flags(faces32, tmp_path / "run", 200, "--tracking.mode", "online")
-    process = start(*wanted, env={"WANDB_BASE_URL": silent, "WANDB_API_KEY": KEY})
+def test_a_silent_server_neither_stops_nor_slows_a_run(faces32: Path, tmp_path: Path, silent: str) -> None:
+    arguments = flags(faces32, tmp_path / "run", 200, "--tracking.mode", "online")
+    process = start(*arguments, env={"WANDB_BASE_URL": silent, "WANDB_API_KEY": KEY})
     wait_for_step(tmp_path / "run", 200, process)
     began = time.monotonic()
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
-    assert time.monotonic() - began < 90  # it waits for the board, a minute at most
+    assert time.monotonic() - began < 90  # the end waits for the board for a minute at most
     journal = rows(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in journal] == list(range(2, 201, 2))
     assert f"{silent} does not answer. The run is kept on disk. Send it later: wandb sync " in said
 
     (segment,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     reports = [entry["item"]["images"] for entry in read(segment)["history"] if "loss/d" in entry["item"]]
-    assert reports == [row["images"] for row in journal]  # what happened while it waited is there too
-    assert not holding(KEY, tmp_path / "run")
+    assert reports == [row["images"] for row in journal]  # including rows logged while it waited for the server
+    assert not files_with(KEY, tmp_path / "run")
 
 
-def test_a_run_online_ends_when_its_server_has_everything(faces32: Path, tmp_path: Path) -> None:
-    wanted = flags(faces32, tmp_path / "run", 40, "--tracking.mode", "online")
-    with serve("takes") as server:
-        done = run(*wanted, env={"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY})
+def test_an_online_run_sends_everything_including_what_the_dashboard_shows(faces32: Path, tmp_path: Path) -> None:
+    arguments = flags(faces32, tmp_path / "run", 40, "--tracking.mode", "online")
+    with serve("accepts") as server:
+        done = run(*arguments, env={"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY})
     assert done.returncode == 0 and "Weights & Biases" not in done.stderr, done.stderr
     journal = rows(tmp_path / "run" / "metrics.jsonl")
     assert [item["images"] for item in server.rows if "loss/d" in item] == [row["images"] for row in journal]
     assert len([item for item in server.rows if "samples/fake" in item]) == 3
-    assert not holding(KEY, tmp_path / "run")
+    of_fp16, of_a_gpu = {"amp/scale", "amp/skipped_d", "amp/skipped_g"}, {"memory/device_gb"}
+    charted = [name for panels in SECTIONS.values() for metrics in panels.values() for name in metrics]
+    assert sorted(charted) == sorted((journal[0].keys() | of_fp16 | of_a_gpu) - {"step", "epoch", AXIS})
+    assert not files_with(KEY, tmp_path / "run")

@@ -31,7 +31,7 @@ from shards.format.manifest import INDEX, read_manifest
 from shards.loading.dataset import ShardDataset
 from shards.loading.loader import batches
 from shards.loading.reader import default_block
-from shards.storage.place import Cache
+from shards.storage.locate import CacheOptions
 from tests.support.faulty import FaultyServer
 
 BATCH, LATENCY, PER_SHARD = 128, 0.05, 2000
@@ -89,7 +89,7 @@ def _serve(folder: Path, link: Connection) -> None:
 
 def epoch(where: str | Path, workers: int, cache: Path, rank: int = 0, ranks: int = 1) -> float:
     """Images per second of this rank over one epoch, from the first batch on."""
-    dataset = ShardDataset(where, lanes=BATCH, cache=Cache(cache))
+    dataset = ShardDataset(where, lanes=BATCH, cache=CacheOptions(cache))
     stream = batches(dataset, position=0, batch_size=BATCH, rank=rank, ranks=ranks, workers=workers)
     count = len(dataset) // BATCH
     with closing(stream):

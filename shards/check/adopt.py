@@ -21,8 +21,8 @@ from shards.common.progress import Progress
 from shards.common.urls import bare, is_remote, redact
 from shards.format.index import ENTRY, Member, walk_tar
 from shards.format.manifest import INDEX, MANIFEST, Manifest, Shard, read_manifest, write_manifest
-from shards.storage.origin import Origin
-from shards.storage.tars import Found, find_tars
+from shards.storage.client import StorageClient
+from shards.storage.tars import TarList, list_tars
 
 SOURCE = "tars"
 PROBING = 15.0
@@ -54,7 +54,7 @@ def index_tars(where: str, out: Path | None = None, size: int | None = None, cha
         InputError: nothing there, a tar that is broken, a folder that holds the index of other tars, or a server that
             ignores ranges.
     """
-    found = find_tars(where)
+    found = list_tars(where)
     if out is None and is_remote(where):
         raise InputError("Give --out FOLDER for the index of tars that lie behind a URL.")
     target = out or Path(found.base)
@@ -100,7 +100,7 @@ def index_tars(where: str, out: Path | None = None, size: int | None = None, cha
     return manifest
 
 
-def _probe(target: Path, found: Found) -> None:
+def _probe(target: Path, found: TarList) -> None:
     """Before hours of reading: can the index be written, and can the tars be read in parts?"""
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -109,11 +109,9 @@ def _probe(target: Path, found: Found) -> None:
     except OSError as error:
         raise _unwritable(target, error) from error
     if is_remote(found.base):
-        origin = Origin(found.path(found.names[0]), PROBING)
-        try:
-            origin.size(found.path(found.names[0]))
-        finally:
-            origin.close()
+        first = found.path(found.names[0])
+        with StorageClient(first, PROBING) as client:
+            client.size(first)
 
 
 def _unwritable(target: Path, error: OSError) -> InputError:
@@ -121,7 +119,9 @@ def _unwritable(target: Path, error: OSError) -> InputError:
     return InputError(f"{target} {what}. Give --out FOLDER for the index.")
 
 
-def _index_one(found: Found, name: str, looks: Counter[Look | None], others: Counter[str]) -> tuple[Shard, np.ndarray]:
+def _index_one(
+    found: TarList, name: str, looks: Counter[Look | None], others: Counter[str]
+) -> tuple[Shard, np.ndarray]:
     with found.open(name) as file:
         entries = []
         for member in walk_tar(file, redact(found.path(name)), others):
@@ -153,7 +153,7 @@ def look_at(member: Member) -> Look | None:
         return None
 
 
-def _refuse_others(target: Path, found: Found) -> None:
+def _refuse_others(target: Path, found: TarList) -> None:
     if not (target / MANIFEST).exists():
         return
     old = read_manifest(target)

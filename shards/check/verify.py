@@ -17,8 +17,8 @@ from shards.common.progress import Progress
 from shards.format.codec import decoder
 from shards.format.index import member_key
 from shards.format.manifest import INDEX, Manifest, Shard
-from shards.storage.place import find
-from shards.storage.tars import Found
+from shards.storage.locate import locate
+from shards.storage.tars import TarList
 
 CHUNK = 8 << 20
 
@@ -44,12 +44,12 @@ def verify(where: str | Path) -> Iterator[Problem]:
     Raises:
         InputError: there is no manifest or no index to hold the shards against.
     """
-    place = find(where)
+    place = locate(where)
     manifest, index = place.manifest, place.open_index()
     with place.index.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != manifest.index_sha256:
             yield Problem(INDEX, "is not the index that the manifest was written with")
-    found = Found(place.tars, tuple(shard.name for shard in manifest.shards))
+    found = TarList(place.tars, tuple(shard.name for shard in manifest.shards))
     first = 0
     with Progress(manifest.samples, 0) as progress:
         for shard in manifest.shards:

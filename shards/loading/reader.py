@@ -17,7 +17,7 @@ from shards.format.index import member_key
 from shards.format.manifest import Manifest
 from shards.order.order import Order, flips
 from shards.storage.local import LocalStorage
-from shards.storage.place import Cache, Place, find
+from shards.storage.locate import CacheOptions, Location, locate
 
 BLOCK_BYTES = 2 << 20
 
@@ -79,7 +79,7 @@ class Options(TypedDict, total=False):
     """Look up each sample's key too; costs one small read and a tar header's parsing a sample."""
     strict: bool
     """A sample that does not decode is an error; otherwise its neighbour in the order stands in."""
-    cache: Cache | None
+    cache: CacheOptions | None
     """For what comes from afar."""
 
 
@@ -96,8 +96,8 @@ class Reader:
 
     def __init__(self, where: str | Path, **options: Unpack[Options]) -> None:
         asked: Options = {**DEFAULTS, **options}
-        cache, block = asked["cache"] or Cache(), asked["block"]
-        self.place = find(where, cache)
+        cache, block = asked["cache"] or CacheOptions(), asked["block"]
+        self.place = locate(where, cache)
         self.manifest = self.place.manifest
         self.seed, self.flip = asked["seed"], asked["flip"]
         self.keys, self.strict = asked["keys"], asked["strict"]
@@ -105,7 +105,7 @@ class Reader:
         self.order = Order(self.manifest.counts, self.seed, asked["lanes"], block)
         self._index = self.place.open_index()
         _check_index(self.place)
-        self._storage = self.place.storage(self._index, self.order, cache)
+        self._storage = self.place.open_storage(self._index, self.order.lanes, block, cache)
         self._storage.check()
         self._first = np.concatenate([[0], np.cumsum(self.manifest.counts)])
         self._decode = decoder(self.manifest.format)
@@ -125,7 +125,7 @@ class Reader:
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._index = self.place.open_index()  # by value it would be 24 bytes a sample in each worker
-        self._storage = self.place.storage(self._index, self.order, self._cache)
+        self._storage = self.place.open_storage(self._index, self.order.lanes, self.order.block, self._cache)
         self._begin()
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ class Reader:
                 offset.
         """
         shards, rows = self._look_up(start, len(out))
-        self._storage.need(shards, rows)
+        self._storage.fetch(shards, rows)
         entries = self._index[self._first[shards] + rows]
         numbers = shards.tolist()
         broken: list[tuple[int, str]] = []
@@ -191,7 +191,7 @@ class Reader:
         if not self._started:
             later = np.concatenate([np.arange(starts[0], later[0], self.order.lanes), later])
         self._started = True
-        self._storage.expect(*self.order.blocks(np.add.outer(later, np.arange(count))))
+        self._storage.prefetch(*self.order.blocks(np.add.outer(later, np.arange(count))))
 
     def _replace(self, position: int, out: np.ndarray) -> tuple[int, int]:
         """Put the nearest later sample that decodes in the place of the one at ``position``; returns shard and row."""
@@ -243,7 +243,7 @@ def default_block(manifest: Manifest) -> int:
     return max(1, BLOCK_BYTES * manifest.samples // sum(shard.bytes for shard in manifest.shards))
 
 
-def _check_index(place: Place) -> None:
+def _check_index(place: Location) -> None:
     if place.index.stat().st_size > CHECKED_BYTES:
         return
     with place.index.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Bytes of a data set's tars, by shard and offset."""
+"""Reads a data set's tars from a local folder, by shard and offset."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import resource
 from collections import OrderedDict
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -14,11 +13,11 @@ from shards.common.errors import InputError
 from shards.format.manifest import Manifest
 
 OPEN_FILES = 128
-"""Tars kept open at once unless more is asked for; reopening one costs about 10 us, or a message to a file server."""
+"""Default number of tars that stay open. Reopening one costs about 10 us, or a message to a file server."""
 
 
-def descriptors(wanted: int) -> int:
-    """How many of ``wanted`` files may be kept open: half of what this process may have, whose soft limit is raised."""
+def open_file_limit(wanted: int) -> int:
+    """At most ``wanted`` files, and at most half of what this process may open. Raises the soft limit as needed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = 2 * wanted + OPEN_FILES if hard == resource.RLIM_INFINITY else min(2 * wanted + OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < enough:
@@ -27,42 +26,16 @@ def descriptors(wanted: int) -> int:
     return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft // 2))
 
 
-class Storage(Protocol):
-    """Where a data set's tars are read from. Picklable; belongs to one process at a time."""
-
-    def check(self) -> None:
-        """Raises ``InputError`` when a tar is missing or is not the one that the manifest lists."""
-
-    def read(self, shard: int, row: int, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset`` of tar number ``shard``; they belong to the sample in ``row``.
-
-        Raises:
-            InputError: the tar is gone, fails, or is not the one that was indexed.
-        """
-
-    def need(self, shards: np.ndarray, rows: np.ndarray) -> None:
-        """Have the blocks of these samples at hand before they are read one by one."""
-
-    def expect(self, shards: np.ndarray, rows: np.ndarray) -> None:
-        """The blocks of these samples will be needed soon."""
-
-    def name(self, shard: int) -> str:
-        """The tar's path or address, for messages."""
-
-    def close(self) -> None:
-        """Close every file and connection."""
-
-
 class LocalStorage:
-    """Reads from tars in a local folder. Belongs to one process: a pickled copy has no open tars."""
+    """Reads from the tars in ``folder``; at most ``max_open`` of them stay open."""
 
-    def __init__(self, folder: Path, manifest: Manifest, most_open: int = OPEN_FILES) -> None:
-        self._folder, self._most_open = folder, most_open
+    def __init__(self, folder: Path, manifest: Manifest, max_open: int = OPEN_FILES) -> None:
+        self._folder, self._max_open = folder, max_open
         self._shards = manifest.shards
         self._open: OrderedDict[int, int] = OrderedDict()
 
     def check(self) -> None:
-        """Compare every tar's presence and size with the manifest: one ``stat`` each, no reading.
+        """Compare the size of every tar with the manifest: one ``stat`` each, no reading.
 
         Raises:
             InputError: names the first tar that is missing or has another size.
@@ -70,29 +43,35 @@ class LocalStorage:
         for shard in self._shards:
             path = self._folder / shard.name
             try:
-                found = path.stat().st_size
+                size = path.stat().st_size
             except OSError as error:
                 raise InputError(f"{path} cannot be read ({error.strerror}), but the manifest lists it.") from error
-            _check_size(path, found, shard.bytes)
+            _check_size(path, size, shard.bytes)
 
-    def read(self, shard: int, row: int, offset: int, size: int) -> bytes:  # noqa: ARG002  the protocol's
-        """One ``pread``: 1 to 3 us from the page cache."""
+    def read(self, shard: int, row: int, offset: int, size: int) -> bytes:  # noqa: ARG002  as RemoteStorage.read
+        """``size`` bytes from ``offset`` of tar number ``shard``, where they belong to the sample in ``row``.
+
+        One ``pread``: 1 to 3 us from the page cache.
+
+        Raises:
+            InputError: the tar is missing, cannot be read, or is not the one that was indexed.
+        """
         descriptor = self._open.get(shard)
         if descriptor is None:
-            descriptor = self._descriptor(shard)
+            descriptor = self._open_tar(shard)
         try:
             data = os.pread(descriptor, size, offset)
         except OSError as error:
             raise InputError(f"{self.name(shard)} cannot be read at byte {offset} ({error.strerror}).") from error
         if len(data) != size:
-            raise InputError(f"{self.name(shard)} ends before byte {offset + size}; it was cut since it was indexed.")
+            raise InputError(f"{self.name(shard)} ends before byte {offset + size}: it was cut since it was indexed.")
         return data
 
-    def need(self, shards: np.ndarray, rows: np.ndarray) -> None:
-        """Local files are at hand."""
+    def fetch(self, shards: np.ndarray, rows: np.ndarray) -> None:
+        """Does nothing: local files need no fetching."""
 
-    def expect(self, shards: np.ndarray, rows: np.ndarray) -> None:
-        """The page cache reads ahead by itself."""
+    def prefetch(self, shards: np.ndarray, rows: np.ndarray) -> None:
+        """Does nothing: the page cache reads ahead by itself."""
 
     def name(self, shard: int) -> str:
         """The tar's path, for messages."""
@@ -103,10 +82,7 @@ class LocalStorage:
         while self._open:
             os.close(self._open.popitem()[1])
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_open": OrderedDict()}
-
-    def _descriptor(self, shard: int) -> int:
+    def _open_tar(self, shard: int) -> int:
         path = self._folder / self._shards[shard].name
         try:
             descriptor = os.open(path, os.O_RDONLY)
@@ -118,13 +94,13 @@ class LocalStorage:
             os.close(descriptor)
             raise
         self._open[shard] = descriptor
-        if len(self._open) > self._most_open:
+        if len(self._open) > self._max_open:
             os.close(self._open.popitem(last=False)[1])
         return descriptor
 
 
-def _check_size(path: Path, found: int, expected: int) -> None:
-    if found != expected:
+def _check_size(path: Path, size: int, expected: int) -> None:
+    if size != expected:
         raise InputError(
-            f"{path} has {found} bytes, the manifest says {expected}: it was cut or replaced. Fetch or build it again."
+            f"{path} has {size} bytes, the manifest says {expected}: it was cut or replaced. Fetch or build it again."
         )

@@ -1,4 +1,4 @@
-"""A data set behind a URL, read in whole blocks through the node's cache."""
+"""Reads a data set behind a URL in whole blocks, through the node's cache."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import os
 import random
 from collections import OrderedDict
 from collections.abc import Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import xxhash
@@ -16,42 +14,38 @@ import xxhash
 from shards.common.errors import InputError
 from shards.common.urls import join, redact
 from shards.format.manifest import Manifest
-from shards.storage.cache import Block, BlockCache, Data, MemoryBlock
-from shards.storage.origin import PATIENCE, STALL, Origin
-from shards.storage.thread_pool import Pool
-
-THREADS = 16
-"""Fetches at a time in one process: 2 MiB each at 50 ms of latency make 640 MiB/s."""
+from shards.storage.cache import Block, BlockCache, Data
+from shards.storage.client import PATIENCE, STALL, StorageClient
+from shards.storage.download_pool import DownloadPool, Key
 
 OPEN_BLOCKS = 256
-"""Blocks kept open at once, of the 1,024 descriptors that a process usually has; reopening one costs about 20 us."""
+"""Default number of blocks that stay open, of the 1,024 descriptors that a process usually has. Reopening one costs
+about 20 us."""
 
-EXPECTED = 4096
-"""Blocks that were asked for ahead and need no second look: a ``stat`` for each of them in every batch would cost as
-much as reading. One that is evicted before it is opened is fetched when it is needed."""
-
-Key = tuple[int, int]
+REMEMBERED = 4096
+"""Prefetched blocks that are not checked again: a ``stat`` for each of them in every batch would cost as much as
+reading. A block that is evicted before it is opened is fetched when it is needed."""
 
 
-@dataclass
-class _Here:
-    """What belongs to one process."""
+@dataclass(frozen=True)
+class _Connections:
+    """The client and the threads of one process."""
 
-    origin: Origin
+    client: StorageClient
+    pool: DownloadPool = field(default_factory=DownloadPool)
     pid: int = field(default_factory=os.getpid)
-    pool: Pool = field(default_factory=lambda: Pool(THREADS))
-    coming: dict[Key, Future[MemoryBlock | None]] = field(default_factory=dict)
 
 
-INHERITED: list[_Here] = []
-"""What a forked process got from its parent and must neither use nor drop: dropped, a connection would be closed
-through the parent's own event loop, and the closing would wait for a thread that is not there."""
+INHERITED: list[_Connections] = []
+"""Connections of the parent of a forked process. They are kept: their finalizer would close them through the parent's
+event loop and wait for a thread that does not exist in the child."""
 
 
 class RemoteStorage:
-    """Reads from tars at ``url``, each block once per node and epoch. For one thread of a process.
+    """Reads from the tars at ``url`` and fetches each block once per node while it stays cached.
 
-    A pickled copy, and a forked one, makes its own connections and threads. See :class:`Origin` for options.
+    For one thread of a process. A forked copy makes its own connections and threads. See :class:`StorageClient` for
+    options of the file systems.
     """
 
     def __init__(
@@ -62,72 +56,59 @@ class RemoteStorage:
         block: int,
         cache: BlockCache,
         *,
-        most_open: int = OPEN_BLOCKS,
+        max_open: int = OPEN_BLOCKS,
         patience: float = PATIENCE,
         stall: float = STALL,
     ) -> None:
-        """``block`` is the order's, in samples. A memory-mapped ``index`` is mapped again by a pickled copy."""
+        """``block`` is the order's block size in samples; ``patience`` and ``stall`` are the client's, in seconds."""
         self._url, self._manifest, self._index, self._block, self._cache = url, manifest, index, block, cache
-        self._most_open, self._patience, self._stall = most_open, patience, stall
+        self._max_open, self._patience, self._stall = max_open, patience, stall
         self._first = np.concatenate([[0], np.cumsum(manifest.counts)])
         self._prefix = f"{manifest.digest[:32]}-{block}"
-        self._open: OrderedDict[Key, tuple[int, Block]] = OrderedDict()
-        self._expected: dict[Key, None] = {}
-        self._here: _Here | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        index = self._index.filename if isinstance(self._index, np.memmap) else self._index
-        return _copy, (self._url, self._manifest, index, self._block, self._cache, self._patience, self._stall)
+        self._open: OrderedDict[Key, tuple[int, Block]] = OrderedDict()  # first byte in the tar, and the block
+        self._prefetched: dict[Key, None] = {}
+        self._connections: _Connections | None = None
 
     def check(self) -> None:
-        """Fetch the first block: the address, the credentials, the server and the first tar are right.
+        """Fetch the first block, which tests the address, the credentials, the server and the first tar.
 
-        Each later block is checked when it is fetched; asking for the size of 100,000 tars would take minutes.
+        Every other block is checked when it is fetched; asking for the sizes of 100,000 tars would take minutes.
         """
-        self.need(np.array([0]), np.array([0]))
+        self._fetch([(0, 0)])
 
     def read(self, shard: int, row: int, offset: int, size: int) -> bytes:
-        """One ``pread`` of the cached block, fetched if it is missing: see :class:`shards.storage.local.Storage`."""
+        """As :meth:`LocalStorage.read`: one ``pread`` of the cached block, which is fetched if it is missing."""
         key = (shard, row // self._block)
         for _ in range(2):
-            base, block = self._open.get(key) or self._enter(key)
-            if offset < base:
+            start, block = self._open.get(key) or self._open_block(key)
+            if offset < start:
                 break
             try:
-                data = block.read(offset - base, size)
+                data = block.read(offset - start, size)
             except OSError:
                 data = b""
             if len(data) == size:
                 return data
-            self._open.pop(key)[1].close()  # the disk lost some
-            self._cache.drop(self._name(key))
-        raise InputError(f"Bytes {offset} to {offset + size} of {self.name(shard)} are not those of its sample {row}.")
+            self._open.pop(key)[1].close()  # the disk lost some bytes
+            self._cache.remove(self._name(key))
+        raise InputError(f"Bytes {offset} to {offset + size} of {self.name(shard)} do not belong to its sample {row}.")
 
-    def expect(self, shards: np.ndarray, rows: np.ndarray) -> None:
-        """Have the blocks of these samples fetched in the background, in this order, after what is needed."""
-        keys = dict.fromkeys(zip(shards.tolist(), (rows // self._block).tolist(), strict=True))
-        new = [key for key in keys if key not in self._expected]
-        self._expected.update(dict.fromkeys(new))
-        while len(self._expected) > EXPECTED:
-            del self._expected[next(iter(self._expected))]
-        for key in self._absent(new):
-            self._ask(key, urgent=False)
-        coming = self._here.coming if self._here is not None else {}
-        for key in [key for key, future in coming.items() if _is_cached(future)]:
-            del coming[key]
+    def prefetch(self, shards: np.ndarray, rows: np.ndarray) -> None:
+        """Fetch the blocks of these samples in the background, in this order, after those that :meth:`fetch` needs."""
+        new = [key for key in self._keys(shards, rows) if key not in self._prefetched]
+        self._prefetched.update(dict.fromkeys(new))
+        while len(self._prefetched) > REMEMBERED:
+            del self._prefetched[next(iter(self._prefetched))]
+        for key in self._missing(new):
+            self._submit(key, urgent=False)
 
-    def need(self, shards: np.ndarray, rows: np.ndarray) -> None:
-        """Fetch the missing blocks of these samples, side by side.
+    def fetch(self, shards: np.ndarray, rows: np.ndarray) -> None:
+        """Fetch the missing blocks of these samples in parallel.
 
         Raises:
-            InputError: one cannot be fetched, or is not what was indexed; also if that came of an ``expect``.
+            InputError: a block cannot be fetched or is not what was indexed.
         """
-        missing = self._missing(shards, rows)
-        random.shuffle(missing)  # workers that need the same blocks begin with different ones
-        for key in missing:
-            self._ask(key, urgent=True)
-        for key in missing:
-            self._arrive(key)
+        self._fetch(self._keys(shards, rows))
 
     def name(self, shard: int) -> str:
         """The tar's address, without credentials."""
@@ -135,75 +116,79 @@ class RemoteStorage:
 
     def close(self) -> None:
         """Close all files and connections, and end the threads."""
-        if self._here is not None:
-            here, self._here = self._now(), None
-            here.origin.stop()
-            here.pool.close()
-            here.origin.close()
+        if self._connections is not None:
+            connections, self._connections = self._connect(), None
+            connections.client.stop()
+            connections.pool.close()
+            connections.client.close()
         while self._open:
             self._open.popitem()[1][1].close()
 
-    def _ask(self, key: Key, *, urgent: bool) -> None:
-        here = self._now()
-        known = here.coming.get(key)
-        # What failed while it was only expected is tried again: the server may be back.
-        if known is None or (urgent and (known.cancel() or _failed(known))):
-            here.coming[key] = here.pool.submit(urgent, lambda: self._fill(key, here.origin))
+    def _connect(self) -> _Connections:
+        if self._connections is not None and self._connections.pid != os.getpid():
+            INHERITED.append(self._connections)
+            self._connections = None
+        if self._connections is None:
+            self._connections = _Connections(StorageClient(self._url, self._patience, self._stall))
+        return self._connections
 
-    def _arrive(self, key: Key) -> None:
-        block = self._now().coming.pop(key).result()
-        if block is not None:
-            self._hold(key, block)
+    def _keys(self, shards: np.ndarray, rows: np.ndarray) -> Iterable[Key]:
+        return dict.fromkeys(zip(shards.tolist(), (rows // self._block).tolist(), strict=True))
 
-    def _fill(self, key: Key, origin: Origin) -> MemoryBlock | None:
-        """In a thread of the pool: have the block in the cache, or return it if the disk has no room."""
-        block = self._cache.get(self._name(key), lambda: self._fetch(key, origin))
-        if isinstance(block, MemoryBlock):
+    def _missing(self, keys: Iterable[Key]) -> list[Key]:
+        """Those of ``keys`` whose blocks are neither open nor in the cache."""
+        closed = [key for key in keys if key not in self._open]
+        if not closed:
+            return []
+        pool = self._connect().pool
+        return [key for key in closed if key in pool or not self._cache.has(self._name(key))]
+
+    def _fetch(self, keys: Iterable[Key]) -> None:
+        missing = self._missing(keys)
+        random.shuffle(missing)  # workers that need the same blocks begin with different ones
+        for key in missing:
+            self._submit(key, urgent=True)
+        for key in missing:
+            block = self._connect().pool.result(key)
+            if block is not None:
+                self._keep_open(key, block)
+
+    def _submit(self, key: Key, *, urgent: bool) -> None:
+        connections = self._connect()
+        connections.pool.submit(key, lambda: self._fill_cache(key, connections.client), urgent=urgent)
+
+    def _fill_cache(self, key: Key, client: StorageClient) -> Block | None:
+        block = self._cache.get(self._name(key), lambda: self._download(key, client))
+        if block.in_memory:
             return block
         block.close()
         return None
 
-    def _enter(self, key: Key) -> tuple[int, Block]:
-        if self._here is not None and key in self._now().coming:
-            self._arrive(key)
-        if key not in self._open:
-            self._hold(key, self._cache.get(self._name(key), lambda: self._fetch(key, self._now().origin)))
-        return self._open[key]
-
-    def _hold(self, key: Key, block: Block) -> None:
-        self._open[key] = (self._span(key)[0], block)
-        if len(self._open) > self._most_open:
-            old, (_, closed) = self._open.popitem(last=False)
-            closed.close()
-            self._expected.pop(old, None)
-
-    def _missing(self, shards: np.ndarray, rows: np.ndarray) -> list[Key]:
-        return self._absent(dict.fromkeys(zip(shards.tolist(), (rows // self._block).tolist(), strict=True)))
-
-    def _absent(self, keys: Iterable[Key]) -> list[Key]:
-        closed = [key for key in keys if key not in self._open]
-        coming = self._now().coming if closed else {}
-        return [key for key in closed if key in coming or not self._cache.has(self._name(key))]
-
-    def _now(self) -> _Here:
-        if self._here is not None and self._here.pid != os.getpid():
-            INHERITED.append(self._here)
-            self._here = None
-        if self._here is None:
-            self._here = _Here(Origin(self._url, self._patience, self._stall))
-        return self._here
-
-    def _fetch(self, key: Key, origin: Origin) -> Data:
+    def _download(self, key: Key, client: StorageClient) -> Data:
         start, end = self._span(key)
-        url, whole = self._address(key[0]), self._manifest.shards[key[0]].bytes
+        url = self._address(key[0])
         for _ in range(2):
-            data = origin.read(url, start, end, whole=whole)
-            if _sound(data, start, self._entries(key)):
+            data = client.read(url, start, end, file_size=self._manifest.shards[key[0]].bytes)
+            if _matches_digests(data, start, self._entries(key)):
                 return data
         raise InputError(
             f"{redact(url)}, bytes {start} to {end}, is not what was indexed: the shard changed since it was indexed. "
             "Fetch or build it again, and index it."
         )
+
+    def _open_block(self, key: Key) -> tuple[int, Block]:
+        self._fetch([key])
+        if key not in self._open:
+            client = self._connect().client
+            self._keep_open(key, self._cache.get(self._name(key), lambda: self._download(key, client)))
+        return self._open[key]
+
+    def _keep_open(self, key: Key, block: Block) -> None:
+        self._open[key] = (self._span(key)[0], block)
+        if len(self._open) > self._max_open:
+            oldest, (_, closed) = self._open.popitem(last=False)
+            closed.close()
+            self._prefetched.pop(oldest, None)
 
     def _entries(self, key: Key) -> np.ndarray:
         shard, number = key
@@ -225,24 +210,10 @@ class RemoteStorage:
         return join(self._url, self._manifest.shards[shard].name)
 
 
-def _failed(future: Future[MemoryBlock | None]) -> bool:
-    return future.done() and not future.cancelled() and future.exception() is not None
-
-
-def _is_cached(future: Future[MemoryBlock | None]) -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None and future.result() is None
-
-
-def _sound(data: Data, start: int, entries: np.ndarray) -> bool:
+def _matches_digests(data: Data, start: int, entries: np.ndarray) -> bool:
     view = memoryview(data)
     columns = (entries[name].tolist() for name in ("offset", "size", "digest"))
     return all(
         xxhash.xxh3_64_intdigest(view[offset - start : offset - start + size]) == digest
         for offset, size, digest in zip(*columns, strict=True)
     )
-
-
-def _copy(url: str, manifest: Manifest, index: Any, block: int, cache: BlockCache, *times: float) -> RemoteStorage:
-    if not isinstance(index, np.ndarray):
-        index = np.load(index, mmap_mode="r", allow_pickle=False)
-    return RemoteStorage(url, manifest, index, block, cache, patience=times[0], stall=times[1])

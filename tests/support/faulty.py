@@ -23,7 +23,7 @@ FAULTS = ("latency", "500", "503", "reset", "truncated", "short", "stall")
 than was asked for, and saying so; silence in mid-body."""
 
 
-def seeded(seed: int, rate: float, faults: Iterable[str] = FAULTS) -> Iterator[str | None]:
+def random_faults(seed: int, rate: float, faults: Iterable[str] = FAULTS) -> Iterator[str | None]:
     """An endless schedule: each request meets one of ``faults`` with probability ``rate``."""
     generator, kinds = random.Random(seed), tuple(faults)
     while True:

@@ -12,8 +12,7 @@ from shards.common.urls import redact
 from shards.format.manifest import MANIFEST, Manifest, Shard
 from shards.loading.dataset import ShardDataset
 from shards.sources.faces import Faces
-from shards.storage.cache import default_cache
-from shards.storage.place import Cache
+from shards.storage.locate import CacheOptions, default_cache_folder
 from trainer.config import Config
 from trainer.gan.networks import SIZES
 from trainer.presets import PRESETS
@@ -55,7 +54,7 @@ def open_data(config: Config, facts: dict[str, Any]) -> ShardDataset:
         flip=config.data.flip,
         keys=config.data.audit is not None,
         strict=config.data.strict,
-        cache=Cache(config.data.cache or default_cache(), int(config.data.cache_gb * 2**30)),
+        cache=CacheOptions(config.data.cache or default_cache_folder(), int(config.data.cache_gb * 2**30)),
     )
     manifest, shown = dataset.manifest, redact(config.data.shards)
     if manifest.size not in SIZES:

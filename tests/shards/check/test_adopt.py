@@ -18,7 +18,7 @@ from shards.format.codec import encode
 from shards.format.manifest import read_manifest
 from shards.format.resize import fit
 from shards.loading.dataset import ShardDataset
-from shards.storage.place import Cache
+from shards.storage.locate import CacheOptions
 from tests.support.faulty import FaultyServer
 from tests.support.make import key, make_shards, numbers, picture
 
@@ -164,7 +164,7 @@ def test_tars_behind_a_url_are_indexed_and_read(tmp_path: Path) -> None:
         assert "secret" not in (tmp_path / "index" / "manifest.json").read_text()
     with FaultyServer(tmp_path / "tars") as server:  # no login: as if fsspec's configuration had it
         index_tars(f"{server.url}/shard-{{00000..00002}}.tar", out=tmp_path / "index")
-        dataset = ShardDataset(tmp_path / "index", cache=Cache(tmp_path / "cache"))
+        dataset = ShardDataset(tmp_path / "index", cache=CacheOptions(tmp_path / "cache"))
         assert sorted(numbers(dataset.__getitems__(range(30)).images)) == list(range(30))
         dataset.reader.close()
     with pytest.raises(InputError, match=r"cannot be (read|listed)") as caught:

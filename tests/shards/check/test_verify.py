@@ -14,7 +14,7 @@ from shards.check.verify import verify
 from shards.common.errors import InputError
 from shards.loading.dataset import ShardDataset
 from shards.loading.reader import Reader
-from shards.storage.place import Cache
+from shards.storage.locate import CacheOptions
 from tests.support.faulty import FaultyServer
 from tests.support.make import key, make_shards, numbers
 
@@ -104,7 +104,7 @@ def test_wrong_counts_are_an_error(tmp_path: Path) -> None:
 def test_a_url_is_verified_past_the_cache_and_an_outage_is_no_damage(tmp_path: Path) -> None:
     make_shards(tmp_path / "data", samples=SAMPLES)
     with FaultyServer(tmp_path / "data") as server:
-        with closing(Reader(server.url, lanes=1, cache=Cache(tmp_path / "cache"))) as reader:
+        with closing(Reader(server.url, lanes=1, cache=CacheOptions(tmp_path / "cache"))) as reader:
             reader.read(0, np.empty((SAMPLES, *reader.manifest.shape), np.uint8))
         assert not list(verify(server.url))
         flip_a_bit_of_an_image(tmp_path / "data")

@@ -11,7 +11,7 @@ import pytest
 
 from shards.loading import reader as module
 from shards.loading.reader import Reader
-from shards.storage.place import Cache
+from shards.storage.locate import CacheOptions
 from tests.support.faulty import FaultyServer
 from tests.support.make import make_shards
 
@@ -33,11 +33,11 @@ class Recorder:
         self.announced: dict[tuple[int, int], int] = {}
         self.needed: list[set[tuple[int, int]]] = []
 
-    def expect(self, shards: np.ndarray, rows: np.ndarray) -> None:
+    def prefetch(self, shards: np.ndarray, rows: np.ndarray) -> None:
         for key in zip(shards.tolist(), (rows // BLOCK).tolist(), strict=True):
             self.announced.setdefault(key, len(self.needed))
 
-    def need(self, shards: np.ndarray, rows: np.ndarray) -> None:
+    def fetch(self, shards: np.ndarray, rows: np.ndarray) -> None:
         self.needed.append({*zip(shards.tolist(), (rows // BLOCK).tolist(), strict=True)})
 
     def read(self, shard: int, row: int, offset: int, size: int) -> bytes:
@@ -123,16 +123,17 @@ def test_a_small_cache_is_filled_ahead_in_every_epoch(folder: Path, tmp_path: Pa
     """It holds a quarter of the data, so that every epoch fetches anew: in the background, not on demand."""
     size = sum(path.stat().st_size for path in folder.glob("*.tar"))
     with FaultyServer(folder) as server:
-        options = {"lanes": LANES, "block": BLOCK, "cache": Cache(tmp_path, size // 4)}
+        options = {"lanes": LANES, "block": BLOCK, "cache": CacheOptions(tmp_path, size // 4)}
         with closing(Reader(server.url, **options)) as reader:  # type: ignore[arg-type]
             storage, asked = reader._storage, {True: 0, False: 0}
-            submit = storage._now().pool.submit  # type: ignore[attr-defined]
+            pool = storage._connect().pool  # type: ignore[union-attr]
+            submit = pool.submit
 
-            def count(urgent: bool, job: object) -> object:
+            def count(key: object, job: object, *, urgent: bool) -> None:
                 asked[urgent] += 1
-                return submit(urgent, job)
+                submit(key, job, urgent=urgent)
 
-            storage._now().pool.submit = count  # type: ignore[attr-defined]
+            pool.submit = count
             out = np.empty((LANES, *reader.manifest.shape), np.uint8)
             for epoch in range(3):
                 before = dict(asked)

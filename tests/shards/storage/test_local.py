@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import resource
 from pathlib import Path
 
@@ -9,8 +8,7 @@ import pytest
 
 from shards.common.errors import InputError
 from shards.format.manifest import Manifest
-from shards.storage import local as storage
-from shards.storage.local import LocalStorage
+from shards.storage.local import LocalStorage, open_file_limit
 from tests.support.make import make_shards
 
 
@@ -24,7 +22,7 @@ def local(tmp_path: Path, manifest: Manifest) -> LocalStorage:
     return LocalStorage(tmp_path, manifest)
 
 
-def descriptors() -> set[str]:
+def open_descriptors() -> set[str]:
     return {entry.name for entry in Path("/proc/self/fd").iterdir() if entry.exists()}
 
 
@@ -38,13 +36,13 @@ def test_any_bytes_of_any_tar(local: LocalStorage, manifest: Manifest, tmp_path:
 
 
 def test_few_tars_are_open_at_once_and_none_after_closing(tmp_path: Path, manifest: Manifest) -> None:
-    local = LocalStorage(tmp_path, manifest, most_open=2)
-    before = descriptors()
+    local = LocalStorage(tmp_path, manifest, max_open=2)
+    before = open_descriptors()
     for number in [*range(len(manifest.shards))] * 3:
         local.read(number, 0, 0, 1)
-        assert len(descriptors() - before) <= 2
+        assert len(open_descriptors() - before) <= 2
     local.close()
-    assert descriptors() == before
+    assert open_descriptors() == before
     assert local.read(0, 0, 0, 1)
     local.close()
 
@@ -61,11 +59,11 @@ def test_a_missing_tar_is_named(local: LocalStorage, manifest: Manifest, tmp_pat
 def test_a_tar_of_another_size_is_named(local: LocalStorage, manifest: Manifest, tmp_path: Path, change: int) -> None:
     shard = manifest.shards[1]
     os.truncate(tmp_path / shard.name, shard.bytes + change)
-    before = descriptors()
+    before = open_descriptors()
     for action in (local.check, lambda: local.read(1, 0, 0, 1)):
         with pytest.raises(InputError, match=f"{shard.name} has {shard.bytes + change} bytes.*says {shard.bytes}"):
             action()
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 def test_a_tar_cut_while_it_is_open_is_named(local: LocalStorage, manifest: Manifest, tmp_path: Path) -> None:
@@ -77,26 +75,14 @@ def test_a_tar_cut_while_it_is_open_is_named(local: LocalStorage, manifest: Mani
     local.close()
 
 
-def test_a_copy_shares_no_descriptors(local: LocalStorage, tmp_path: Path, manifest: Manifest) -> None:
-    """A descriptor's number means another file, or none, in another process."""
-    expected = local.read(0, 0, 0, 600)
-    copy: LocalStorage = pickle.loads(pickle.dumps(local))
-    local.close()
-    with (tmp_path / "other").open("wb+") as other:
-        other.write(bytes(manifest.shards[0].bytes))
-        other.flush()
-        assert copy.read(0, 0, 0, 600) == expected
-    copy.close()
-
-
 def test_as_many_files_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-        assert storage.descriptors(300) == 300
+        assert open_file_limit(300) == 300
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 728
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 256))
-    assert storage.descriptors(300) == 128
-    assert storage.descriptors(3) == 3
+    assert open_file_limit(300) == 128
+    assert open_file_limit(3) == 3

@@ -17,12 +17,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from shards.common.errors import InputError
 from shards.format.manifest import INDEX, MANIFEST, Manifest, read_manifest
-from shards.storage import remote as module
-from shards.storage.cache import BLOCK, BlockCache, MemoryBlock
-from shards.storage.fetch import fetch_index, fetch_small
+from shards.storage import download_pool
+from shards.storage.cache import BLOCK, BlockCache
 from shards.storage.local import LocalStorage
+from shards.storage.locate import fetch_file, fetch_index
 from shards.storage.remote import RemoteStorage
-from tests.support.faulty import FAULTS, FaultyServer, seeded
+from tests.support.faulty import FAULTS, FaultyServer, random_faults
 from tests.support.make import make_shards
 
 SAMPLES, SHARD, ROWS = 50, 20, 8
@@ -88,7 +88,7 @@ def test_each_block_is_fetched_once_in_one_request(folder: Path, storages: Stora
     with FaultyServer(folder) as server:
         for storage in (storages(server.url), storages(server.url)):
             storage.check()
-            storage.need(*everything())
+            storage.fetch(*everything())
             compare(storage, folder)
         assert len(server.requests) == len(BLOCKS)
         assert set(server.per_range().values()) == {1}
@@ -104,42 +104,41 @@ def test_reading_fetches_what_nobody_expected(folder: Path, storages: Storages) 
 def test_what_is_expected_comes_in_the_background(folder: Path, storages: Storages) -> None:
     with FaultyServer(folder, latency=0.1) as server:
         storage = storages(server.url)
-        storage.expect(*everything())
-        storage.expect(*everything())
-        storage.need(*everything())
+        storage.prefetch(*everything())
+        storage.prefetch(*everything())
+        storage.fetch(*everything())
         assert len(server.requests) == len(BLOCKS)
         compare(storage, folder)
-        storage.expect(*everything())
-        storage.need(*everything())
+        storage.prefetch(*everything())
+        storage.fetch(*everything())
         assert len(server.requests) == len(BLOCKS)
 
 
 def test_what_came_is_not_kept_twice(folder: Path, storages: Storages) -> None:
     with FaultyServer(folder) as server:
         storage = storages(server.url)
-        storage.expect(*everything())
-        assert storage._here is not None
-        for future in storage._here.coming.values():
+        storage.prefetch(*everything())
+        pool = storage._connect().pool
+        for future in [*pool._futures.values()]:
             assert future.result() is None
-        storage.expect(np.array([0]), np.array([0]))
-        assert not storage._here.coming
+        assert not pool._futures
 
 
 def test_what_is_needed_comes_first(folder: Path, storages: Storages, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "THREADS", 1)
+    monkeypatch.setattr(download_pool, "THREADS", 1)
     with FaultyServer(folder, latency=0.05) as server:
         storage = storages(server.url)
-        storage.expect(np.array([0, 0, 1, 1, 2]), np.array([0, 8, 0, 8, 0]))
-        storage.need(np.array([2]), np.array([0]))
+        storage.prefetch(np.array([0, 0, 1, 1, 2]), np.array([0, 8, 0, 8, 0]))
+        storage.fetch(np.array([2]), np.array([0]))
         assert "shard-00002.tar" in [request.path for request in server.requests][:2]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_same_bytes_under_every_fault(folder: Path, storages: Storages, fault: str) -> None:
-    with FaultyServer(folder, seeded(1, 0.4, [fault])) as server:
+    with FaultyServer(folder, random_faults(1, 0.4, [fault])) as server:
         storage = storages(server.url)
-        storage.expect(*everything())
-        storage.need(*everything())
+        storage.prefetch(*everything())
+        storage.fetch(*everything())
         compare(storage, folder)
         assert sum(request.fault == fault for request in server.requests) >= 2
         assert server.served == sum(spans(folder).values())  # no byte was sent twice
@@ -147,9 +146,9 @@ def test_the_same_bytes_under_every_fault(folder: Path, storages: Storages, faul
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_same_bytes_under_all_faults(folder: Path, storages: Storages, seed: int) -> None:
-    with FaultyServer(folder, seeded(seed, 0.5)) as server:
+    with FaultyServer(folder, random_faults(seed, 0.5)) as server:
         storage = storages(server.url)
-        storage.need(*everything())
+        storage.fetch(*everything())
         compare(storage, folder)
         assert len(server.requests) > len(BLOCKS)
         assert server.served == sum(spans(folder).values())
@@ -170,8 +169,8 @@ def fail(storage: RemoteStorage, match: str) -> None:
     offset, _, size, _ = storage._index[0].tolist()
 
     def expected() -> None:
-        storage.expect(shards, rows)
-        storage.need(shards, rows)
+        storage.prefetch(shards, rows)
+        storage.fetch(shards, rows)
 
     for ask in (storage.check, lambda: storage.read(0, 0, offset, size), expected):
         with pytest.raises(InputError, match=match) as caught:
@@ -229,7 +228,7 @@ def test_a_wrong_address(storages: Storages, url: str) -> None:
 
 def test_a_server_that_ignores_ranges(folder: Path, storages: Storages) -> None:
     with FaultyServer(folder, ranges=False) as server:
-        fail(storages(secretly(server)), "ignores the range asked for")
+        fail(storages(secretly(server)), "ignores the requested range")
         assert len(server.requests) == 3
 
 
@@ -259,7 +258,7 @@ def test_a_block_that_rotted_is_fetched_again(folder: Path, storages: Storages, 
             data[3000] ^= 1
             path.write_bytes(data)
         storage = storages(server.url)
-        storage.need(*everything())
+        storage.fetch(*everything())
         compare(storage, folder)
         assert set(server.per_range().values()) == {2}
 
@@ -278,7 +277,7 @@ def test_a_block_that_is_cut_while_it_is_open_is_fetched_again(
 
 @pytest.mark.parametrize(("offset", "size"), [(0, 1 << 20), (1 << 19, 10)])
 def test_bytes_that_are_not_the_samples(folder: Path, storages: Storages, offset: int, size: int) -> None:
-    with FaultyServer(folder) as server, pytest.raises(InputError, match="are not those of its sample 9"):
+    with FaultyServer(folder) as server, pytest.raises(InputError, match="do not belong to its sample 9"):
         storages(server.url).read(0, 9, offset, size)
 
 
@@ -289,11 +288,11 @@ def test_a_full_disk(folder: Path, storages: Storages, monkeypatch: pytest.Monke
     with FaultyServer(folder) as server:
         storage = storages(server.url)
         monkeypatch.setattr(os, "write", full)
-        storage.expect(*everything())
+        storage.prefetch(*everything())
         with pytest.warns(UserWarning, match="disk is full"):
-            storage.need(*everything())
+            storage.fetch(*everything())
         compare(storage, folder)
-        assert all(isinstance(block, MemoryBlock) for _, block in storage._open.values())
+        assert all(block.in_memory for _, block in storage._open.values())
         assert len(server.requests) == len(BLOCKS)
 
 
@@ -303,10 +302,10 @@ def descriptors() -> set[str]:
 
 def test_few_blocks_are_open_at_once(folder: Path, storages: Storages) -> None:
     with FaultyServer(folder) as server:
-        storages(server.url).need(*everything())
-        storage = storages(server.url, most_open=2)
+        storages(server.url).fetch(*everything())
+        storage = storages(server.url, max_open=2)
         storage.check()
-        storage.need(*everything())
+        storage.fetch(*everything())
         before = descriptors()
         compare(storage, folder)
         assert len(descriptors() - before) <= 2
@@ -318,33 +317,36 @@ def test_few_blocks_are_open_at_once(folder: Path, storages: Storages) -> None:
 
 READ_ALL = """
 import pickle, sys
-sys.modules["torch"] = None  # whoever imports it fails
-storage, shards, rows, spans = pickle.load(sys.stdin.buffer)
-storage.expect(shards, rows)
-storage.need(shards, rows)
+sys.modules["torch"] = None  # an import fails
+from shards.storage.cache import BlockCache
+from shards.storage.remote import RemoteStorage
+url, manifest, index, block, cache, options, shards, rows, spans = pickle.load(sys.stdin.buffer)
+storage = RemoteStorage(url, manifest, index, block, BlockCache(cache, 1 << 30), **options)
+storage.prefetch(shards, rows)
+storage.fetch(shards, rows)
 data = [storage.read(*sample) for sample in spans]
 storage.close()
 sys.stdout.buffer.write(pickle.dumps(data))
 """
 
 
-def test_processes_fetch_each_block_once(folder: Path, storages: Storages) -> None:
-    """Three that start together, from copies of a storage in use."""
+def test_processes_fetch_each_block_once(folder: Path, storages: Storages, tmp_path: Path) -> None:
+    """Three that start together, beside a storage in use."""
     shards, rows = everything()
     index = np.load(folder / INDEX)
     samples = [(s, r, *index[s * SHARD + r].tolist()[::2]) for s, r in zip(shards.tolist(), rows.tolist(), strict=True)]
-    with FaultyServer(folder, seeded(5, 0.3), latency=0.02) as server:
+    with FaultyServer(folder, random_faults(5, 0.3), latency=0.02) as server:
         storage = storages(server.url)
         storage.check()
-        words = [sys.executable, "-c", READ_ALL]
-        crew = [subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
-        cargo = pickle.dumps((storage, shards, rows, samples))
-        assert len(cargo) < 10_000  # the index does not travel
-        for process in crew:
+        command = [sys.executable, "-c", READ_ALL]
+        processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
+        cache, manifest = tmp_path / "cache", read_manifest(folder)
+        message = pickle.dumps((server.url, manifest, index, ROWS, cache, TIMES, shards, rows, samples))
+        for process in processes:
             assert process.stdin is not None
-            process.stdin.write(cargo)
+            process.stdin.write(message)
             process.stdin.flush()
-        answers = [pickle.loads(process.communicate()[0]) for process in crew]
+        answers = [pickle.loads(process.communicate()[0]) for process in processes]
         assert answers == [[storage.read(*sample) for sample in samples]] * 3
         assert server.served == sum(spans(folder).values())
 
@@ -358,7 +360,7 @@ def test_a_forked_copy_makes_its_own_connections(folder: Path, storages: Storage
         if not child:
             status = 1
             try:
-                storage.need(*everything())
+                storage.fetch(*everything())
                 status = 0
             finally:
                 os._exit(status)
@@ -367,46 +369,15 @@ def test_a_forked_copy_makes_its_own_connections(folder: Path, storages: Storage
         assert len(server.requests) == len(BLOCKS)
 
 
-def test_small_files(folder: Path) -> None:
-    with FaultyServer(folder, ["500", "truncated", "reset"]) as server:
-        assert fetch_small(f"{server.url}/{MANIFEST}") == (folder / MANIFEST).read_bytes()
-        with pytest.raises(InputError, match=r"127.0.0.1:\d+/no\?token=\*\*\* cannot be read: there is no such file"):
-            fetch_small(f"{server.url}/no?token=s3cret")
-
-
-def test_the_index_is_fetched_once(folder: Path, tmp_path: Path) -> None:
-    manifest = read_manifest(folder)
-    with FaultyServer(folder, ["truncated"] * 3) as server:
-        path = fetch_index(server.url, manifest, tmp_path / "cache")
-        requests = len(server.requests)
-        assert path == fetch_index(server.url, manifest, tmp_path / "cache")
-        assert len(server.requests) == requests
-        assert path.read_bytes() == (folder / INDEX).read_bytes()
-        path.write_bytes(path.read_bytes()[:-1] + b"x")
-        leftover = path.with_name(f".{path.name}.1.partial")
-        leftover.touch()
-        fetch_index(server.url, manifest, tmp_path / "cache")
-        assert path.read_bytes() == (folder / INDEX).read_bytes()
-        assert not leftover.exists()
-
-
-@pytest.mark.parametrize(("checksum", "match"), [("0" * 64, "is not the one that the manifest"), ("../x", "no proper")])
-def test_an_index_of_another_data_set(folder: Path, tmp_path: Path, checksum: str, match: str) -> None:
-    manifest = replace(read_manifest(folder), index_sha256=checksum)
-    with FaultyServer(folder) as server, pytest.raises(InputError, match=match):
-        fetch_index(server.url, manifest, tmp_path / "cache")
-    assert not [*tmp_path.glob("**/*.npy")]
-
-
 def test_any_file_system_of_fsspec(folder: Path, storages: Storages) -> None:
     memory = fsspec.filesystem("memory")
     for path in folder.iterdir():
         memory.pipe_file(f"/set/{path.name}", path.read_bytes())
     try:
         storage = storages("memory://set")
-        storage.need(*everything())
+        storage.fetch(*everything())
         compare(storage, folder)
-        assert fetch_small("memory://set/manifest.json") == (folder / MANIFEST).read_bytes()
+        assert fetch_file("memory://set/manifest.json") == (folder / MANIFEST).read_bytes()
     finally:
         memory.rm("/set", recursive=True)
     fail(storages("memory://nowhere", replace(read_manifest(folder), size=1)), "there is no such file")
@@ -443,7 +414,7 @@ def test_s3(folder: Path, tmp_path: Path, storages: Storages, s3: Any) -> None:
     for path in folder.iterdir():
         s3.pipe_file(f"bucket/a b#1/{path.name}", path.read_bytes())
     storage = storages("s3://bucket/a b#1")
-    storage.need(*everything())
+    storage.fetch(*everything())
     compare(storage, folder)
     path = fetch_index("s3://bucket/a b#1", read_manifest(folder), tmp_path / "cache")
     assert path.read_bytes() == (folder / INDEX).read_bytes()

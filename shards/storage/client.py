@@ -1,0 +1,222 @@
+"""Reads byte ranges from servers through fsspec, with retries.
+
+With fsspec alone, a dropped connection would end a run, a hanging one would stop it for minutes, and a server that
+ignores ranges would send whole tars. obstore has no ``hf://``, no signed HTTP URLs and no fsspec configuration.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from fsspec.asyn import AsyncFileSystem, sync  # type: ignore[import-untyped]
+from fsspec.core import filesystem, url_to_fs  # type: ignore[import-untyped]
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_before_delay,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+
+from shards.common.errors import InputError
+from shards.common.urls import redact
+
+PATIENCE = 120.0
+"""Seconds for which a failed read is retried: enough for the restart of a server."""
+
+STALL = 10.0
+"""Seconds of silence after which a response is given up."""
+
+PERMANENT = (InputError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+PERMANENT_OS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+PERMANENT_NAMES = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"}
+"""Matched by name, because botocore and google-auth are optional."""
+
+NOT_SHARED = {"skip_instance_cache": True}
+"""Otherwise fsspec keeps a file system, its connections and its options until the process ends."""
+
+T = TypeVar("T")
+
+
+class StorageClient:
+    """Reads byte ranges with retries. Safe for the threads of one process; every error is an ``InputError``.
+
+    Options of the file systems (end points, proxies, keys, headers) come from fsspec's configuration: files in
+    ``~/.config/fsspec``, or environment variables such as ``FSSPEC_S3_ENDPOINT_URL=...`` or
+    ``FSSPEC_HTTP='{"client_kwargs": {"trust_env": true}}'``. Credentials also come from where s3fs, gcsfs and
+    huggingface_hub look for them.
+    """
+
+    def __init__(self, url: str, patience: float = PATIENCE, stall: float = STALL) -> None:
+        self._url, self._patience, self._stall = url, patience, stall
+        self._http = url.lower().startswith(("http://", "https://"))
+        self._lock = threading.Lock()
+        self._fs: Any = None
+        self._stopped = threading.Event()
+
+    def __enter__(self) -> StorageClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self, url: str, start: int, end: int, *, file_size: int | None = None) -> bytearray:
+        """Bytes ``start`` to ``end`` of the file at ``url``. A broken response is continued where it ended.
+
+        Raises:
+            InputError: there is no such file, access is denied, its size is not ``file_size``, the server ignores
+                ranges, or the retries are used up.
+        """
+        data = bytearray()
+
+        def read_rest() -> None:
+            while (received := len(data)) < end - start:
+                self._append(url, start + received, end, file_size, data)
+                if len(data) == received:
+                    raise ConnectionError("the response is empty")
+
+        self._retry(url, read_rest)
+        if len(data) > end - start:
+            raise _ranges_ignored(url)
+        return data
+
+    def size(self, url: str) -> int:
+        """Bytes of the file at ``url``. HTTP servers are asked for one byte: some signed URLs allow no HEAD request."""
+        if self._http:
+            return self._retry(url, lambda: self._get(url, 0, 1, None, bytearray()))
+        return int(self._retry(url, lambda: self._call("info", url))["size"])
+
+    def stop(self) -> None:
+        """End all retries; a request in progress completes."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """Close all connections. No thread may be reading."""
+        self.stop()
+        fs, self._fs = self._fs, None
+        if self._http and fs is not None:
+            with suppress(Exception):
+                sync(fs.loop, _close_session, fs, timeout=1)
+        if isinstance(fs, AsyncFileSystem):
+            # It refers to itself. The garbage collector might finalize it in a forked process, where it would wait 1 s
+            # for the event loop's thread, which only the parent has.
+            vars(fs).clear()
+
+    def _append(self, url: str, start: int, end: int, file_size: int | None, data: bytearray) -> None:
+        if self._http:
+            self._get(url, start, end, file_size, data)
+        else:
+            data += self._call("cat_file", url, start=start, end=end)
+
+    def _get(self, url: str, start: int, end: int, file_size: int | None, data: bytearray) -> int:
+        fs = self._filesystem()
+        total: int = sync(fs.loop, _get, fs, url, start, end, file_size, self._stall, data)
+        return total
+
+    def _call(self, method: str, url: str, **range_: int) -> Any:
+        fs = self._filesystem()
+        path = fs._strip_protocol(url)
+        if isinstance(fs, AsyncFileSystem):
+            return sync(fs.loop, getattr(fs, f"_{method}"), path, timeout=6 * self._stall, **range_)
+        options: dict[str, Any] = {"cache_type": "none"} if range_ and fs.protocol == "hf" else {}  # hf reads ahead
+        return getattr(fs, method)(path, **range_, **options)
+
+    def _filesystem(self) -> Any:
+        with self._lock:
+            if self._fs is None:
+                # url_to_fs would split a URL at "::", which an IPv6 host or a query may contain
+                self._fs = filesystem("http", **NOT_SHARED) if self._http else url_to_fs(self._url, **NOT_SHARED)[0]
+            return self._fs
+
+    def _retry(self, url: str, action: Callable[[], T]) -> T:
+        retrying = Retrying(
+            stop=stop_before_delay(self._patience) | stop_when_event_set(self._stopped),
+            wait=wait_random_exponential(multiplier=0.1, max=10),
+            retry=retry_if_exception(_is_transient),
+            sleep=sleep_using_event(self._stopped),
+            reraise=True,
+        )
+        try:
+            return retrying(action)
+        except InputError as error:
+            message = str(error)
+        except Exception as error:  # each file system has its own
+            message = f"{redact(url)} cannot be read: {self._reason(error)}"
+        raise InputError(message)  # outside of the handlers, so that no error with a credential in it is attached
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, FileNotFoundError):
+            return "there is no such file."
+        if isinstance(error, PermissionError):
+            return f"access is denied ({redact(str(error))}). Are the credentials right?"
+        description = redact(f"{type(error).__name__}: {error}")
+        if isinstance(error, ImportError):
+            return f"{description}. Install shardgan with the extra s3, gcs or hf."
+        return f"{description}, for {self._patience:.0f} s." if _is_transient(error) else f"{description}."
+
+
+async def _get(fs: Any, url: str, start: int, end: int, file_size: int | None, stall: float, data: bytearray) -> int:
+    """Append to ``data`` what arrives and return the size of the file.
+
+    fsspec's ``cat_file`` would lose the bytes that arrived before a connection broke.
+    """
+    from aiohttp import ClientTimeout  # takes 0.3 s to import, which other protocols save
+
+    session = await fs.set_session()
+    headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+    options = {**fs.kwargs, "headers": {**fs.kwargs.get("headers", {}), **headers}}
+    timeout = ClientTimeout(total=None, sock_connect=stall, sock_read=stall)
+    async with session.get(fs.encode_url(url), timeout=timeout, **options) as response:
+        if response.status != 206:
+            raise _status_error(url, response.status)
+        served = re.match(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
+        if served is None or int(served[1]) != start or int(served[2]) >= end:
+            raise _ranges_ignored(url)
+        size = int(served[3])
+        if file_size is not None and size != file_size:
+            raise InputError(
+                f"{redact(url)} has {size} bytes, the manifest says {file_size}: the shard changed since it was "
+                "indexed. Fetch or build it again."
+            )
+        async for chunk in response.content.iter_any():
+            data += chunk
+        return size
+
+
+async def _close_session(fs: Any) -> None:
+    if fs._session is not None:
+        await fs._session.close()
+
+
+def _status_error(url: str, status: int) -> Exception:
+    if status == 200:
+        return _ranges_ignored(url)
+    if status in {404, 410}:
+        return FileNotFoundError()
+    if status in {401, 403, 407}:
+        return PermissionError(f"HTTP {status}")
+    if status == 416:
+        return InputError(f"{redact(url)} is shorter than when it was indexed: the shard changed. Fetch it again.")
+    if status in {408, 425, 429} or status >= 500:
+        return ConnectionError(f"HTTP {status}")
+    return InputError(f"{redact(url)} cannot be read: the server answers with HTTP {status}.")
+
+
+def _ranges_ignored(url: str) -> InputError:
+    return InputError(
+        f"The server of {redact(url)} ignores the requested range (HTTP Range) and sends other bytes. Use a server "
+        "that supports ranges, such as nginx, Apache, Caddy or S3."
+    )
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, OSError) and not isinstance(error, ValueError):  # a bad certificate is both
+        return not isinstance(error, PERMANENT_OS) and error.errno not in {errno.EINVAL, errno.ENOSYS}
+    names = {base.__name__ for base in type(error).__mro__}
+    return isinstance(error, Exception) and not isinstance(error, PERMANENT) and not names & PERMANENT_NAMES

@@ -69,8 +69,8 @@ class Location:
             raise InputError(f"{self.index} cannot be read ({error}). Build the data set again.") from error
         if index.dtype != ENTRY or len(index) != self.manifest.samples:
             raise InputError(
-                f"{self.index} holds {len(index)} samples, but the manifest lists {self.manifest.samples}: they belong "
-                "to different data sets."
+                f"{self.index} holds {len(index)} samples, the manifest {self.manifest.samples}: they belong to "
+                "different data sets."
             )
         mapped: object = index.base
         if isinstance(mapped, mmap.mmap):

@@ -212,7 +212,7 @@ def pickled_index(folder: Path) -> None:
         (cut_index, f"{INDEX} cannot be read"),
         (empty_index, f"{INDEX} cannot be read"),
         (short_index, "holds 49 samples, the manifest 50"),
-        (other_index, "not of one data set"),
+        (other_index, "belong to different data sets"),
         (pickled_index, f"{INDEX} cannot be read"),
     ],
 )

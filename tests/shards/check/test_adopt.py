@@ -245,7 +245,7 @@ def test_an_index_of_more_tars_is_kept(tmp_path: Path) -> None:
 def test_a_server_without_ranges_is_told_before_anything_is_read(tmp_path: Path) -> None:
     plain(tmp_path / "x.tar", 2)
     with FaultyServer(tmp_path, ranges=False) as server:
-        with pytest.raises(InputError, match="ignores the range"):
+        with pytest.raises(InputError, match="ignores the requested range"):
             index_tars(f"{server.url}/x.tar", tmp_path / "index")
         assert len(server.requests) == 1
 

@@ -152,7 +152,7 @@ def test_a_manifest_that_does_not_match_its_tars(copied: Path, tmp_path: Path, f
     facts["shards"][0]["samples"] += 1
     facts["samples"] += 1
     (copied / "manifest.json").write_text(json.dumps(facts))
-    assert "not of one data set" in fails(*flags(copied, tmp_path / "run"))
+    assert "belong to different data sets" in fails(*flags(copied, tmp_path / "run"))
 
 
 def test_an_index_that_is_not_the_manifests(copied: Path, tmp_path: Path, fails: Fails) -> None:

@@ -1,1 +1,1 @@
-"""Who hears of a run: the terminal, metrics.jsonl, Weights & Biases, TensorBoard."""
+"""Reports the progress of a run to the terminal, metrics.jsonl, Weights & Biases and TensorBoard."""

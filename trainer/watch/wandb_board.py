@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import threading
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,7 +15,7 @@ import psutil
 from accelerate import Accelerator
 
 from shards.common.files import atomic_write
-from shards.common.urls import bare, redact
+from shards.common.urls import redact
 from trainer.folder.checkpoint import CHECKSUMS
 from trainer.watch.board import AXIS, JobSkipped
 
@@ -173,11 +170,11 @@ def _skip_if_removed(path: Path) -> Iterator[None]:
 
 def is_reachable(url: str) -> bool:
     """Whether a server at ``url`` answers anything, be it an error, within :data:`REACH_TIMEOUT` seconds."""
+    import requests  # a dependency of wandb
+
     try:
-        urllib.request.urlopen(bare(url), timeout=REACH_TIMEOUT).close()  # urlopen reads a password as a port
-    except urllib.error.HTTPError:
-        pass
-    except (OSError, ValueError, http.client.HTTPException):
+        requests.get(url, timeout=REACH_TIMEOUT, stream=True, allow_redirects=False).close()
+    except (OSError, ValueError):  # a RequestException is an OSError
         return False
     return True
 

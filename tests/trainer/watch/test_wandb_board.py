@@ -91,13 +91,13 @@ def test_a_server_that_accepts_a_run_and_then_stalls_delays_nothing(
 ) -> None:
     monkeypatch.setattr(wandb_board, "FINISH_TIMEOUT", 3.0)
     monkeypatch.setattr(wandb_board, "STOP_TIMEOUT", 2.0)
-    monkeypatch.setattr(board, "CLOSE_TIMEOUT", 20.0)
+    monkeypatch.setattr(board, "CLOSE_TIMEOUT", 60.0)
     with serve("stalls") as server, patch.dict(os.environ, {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}):
         tracker = open_tracker(accelerator, folder, mode="online")
         tracker.log(row(1))
         began = time.monotonic()
         said = close(tracker)
-        assert time.monotonic() - began < 12
+        assert time.monotonic() - began < 40
     assert "did not accept everything within 3 s" in said and wandb_leftovers() == []
     assert [entry["item"]["images"] for entry in segment(folder, "run-*")["history"]] == [
         128

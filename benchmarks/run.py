@@ -35,8 +35,8 @@ from trainer.config import Config
 from trainer.ranks.device import has_bf16, set_kernels, set_threads
 from trainer.ranks.launch import read_launch
 
-LENGTH, TURN = 90.0, 4.0
-"""Seconds that a run should take, and of each turn in it."""
+LENGTH = 90.0
+"""Seconds that a run should take."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,12 @@ class Arguments:
     """Steps from checkpoint to checkpoint, and from sheet to sheet; half a run's unless given."""
     workers: int = 1
     """Loader processes."""
+    threads: int | None = None
+    """Threads of the run, and of its step alone, on a CPU; one a core unless given."""
     rounds: int = 3
     """Runs, whose median counts."""
+    turn: float = 4.0
+    """Seconds that a run trains between two turns of its step, which take half as long."""
     json: Path | None = None
     """Write the figures here too, for programs."""
 
@@ -79,6 +83,7 @@ def trainer(arguments: Arguments, shards: Path, precision: str, steps: int) -> l
         "--batch-size", str(arguments.batch_size), "--model.features-g", width, "--model.features-d", width,
         "--data.workers", str(arguments.workers), "--checkpoint.every", every, "--samples.every", every,
         "--log-every", str(max(1, steps // 12)), "--tracking.mode", "disabled",
+        "--threads", str(arguments.threads or 0),
     ]  # fmt: skip
 
 
@@ -87,7 +92,7 @@ def benchmark(arguments: Arguments) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is put in the background without
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or the run would be left behind
     launch = read_launch()
-    set_threads(launch, 0)
+    set_threads(launch, arguments.threads or 0)
     set_kernels(tf32=Config().tf32)
     precision = "bf16" if has_bf16(launch.cpu) else "no"
     accelerator = Accelerator(cpu=launch.cpu, mixed_precision=precision)
@@ -101,12 +106,12 @@ def benchmark(arguments: Arguments) -> None:
         ours = create(arguments.features, arguments.batch_size, accelerator)
         timed(ours, images, 3)
         seconds = timed(ours, images, 3) / 3
-        steps, turn = arguments.steps or math.ceil(LENGTH / seconds), math.ceil(TURN / 2 / seconds)
+        steps, turn = arguments.steps or math.ceil(LENGTH / seconds), math.ceil(arguments.turn / 2 / seconds)
 
         def alone() -> float:
             return arguments.batch_size * turn / timed(ours, images, turn)
 
-        every = None if accelerator.device.type == "cuda" else TURN
+        every = None if accelerator.device.type == "cuda" else arguments.turn
 
         command = trainer(arguments, shards, precision, steps)
         outs = [Path(folder) / f"run-{number}" for number in range(arguments.rounds)]

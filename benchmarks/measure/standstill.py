@@ -1,4 +1,4 @@
-"""A command that can be made to stand still, and that does not outlive us."""
+"""Starts a command that can be paused, and that ends with this process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,27 @@ from typing import IO
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
+GUARD = 'read -r line; kill -s KILL -- "-$0"'
+"""Kills a process group when the other end of the pipe on standard input closes. The kernel closes it whatever ends
+this process, also a SIGKILL, after which no ``finally`` runs."""
+
 
 @contextmanager
-def started(command: list[str], said: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """``command``, in a process group of its own, whose errors go into ``said``: a pipe nobody would empty meanwhile.
-    It has ended when this ends.
+def started(command: list[str], errors: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Start ``command`` in a process group of its own; wait for its end on exit, or kill the group after an exception.
+
+    Standard error goes into the file ``errors``: nobody would empty a pipe meanwhile.
     """
-    process = subprocess.Popen(command, stderr=said, start_new_session=True)
+    process = subprocess.Popen(command, stderr=errors, start_new_session=True)
+    guard = subprocess.Popen(["sh", "-c", GUARD, str(process.pid)], stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield process
         process.wait()
     finally:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)  # a second Ctrl-C must not leave half of it
-        if process.poll() is None:  # we were interrupted, and it would train on
+        guard.kill()
+        guard.communicate()
+        if process.poll() is None:  # an exception, after which it would train on
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -31,7 +39,7 @@ def started(command: list[str], said: IO[str]) -> Iterator[subprocess.Popen[byte
 
 @contextmanager
 def paused(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """``process`` and its whole group stand still."""
+    """Stop ``process`` and its whole group for the time of the context."""
     os.killpg(process.pid, signal.SIGSTOP)
     try:
         yield

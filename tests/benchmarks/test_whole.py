@@ -24,10 +24,10 @@ from tests.support.launching import ROOT, run
 TRAINER = """
 import json, sys, time
 from pathlib import Path
-out = Path(sys.argv[1])
+out, reports = Path(sys.argv[-1]), int(sys.argv[1])
 out.mkdir()
 row = {"speed/images_per_second": 100, "data/wait": 0.5, "speed/checkpoints": 0, "memory/host_gb": 1}
-for report in range(int(sys.argv[2])):
+for report in range(reports):
     with (out / "metrics.jsonl").open("a") as file:
         print(json.dumps({"images": 10 * report, **row}), file=file)
     for _ in range(10):
@@ -49,7 +49,7 @@ def test_a_run_stands_still_while_its_step_has_a_turn(tmp_path: Path) -> None:
         return 50.0 * len(worked)
 
     turns = Turns(alone, every=0.3)
-    found = whole([sys.executable, "-c", TRAINER, str(out), "20"], out, turns)
+    found = whole([sys.executable, "-c", TRAINER, "12", str(out)], out, turns)
     assert found.turns == len(worked) >= 2 and max(worked) <= 1  # a stop takes a moment to arrive
     assert turns.stopped >= 0.3 * len(worked)
     assert found.alone == pytest.approx(len(worked) / sum(1 / (50 * n) for n in range(1, len(worked) + 1)))
@@ -61,9 +61,9 @@ def test_a_run_stands_still_while_its_step_has_a_turn(tmp_path: Path) -> None:
 def test_a_run_that_is_too_short_or_fails_is_told(tmp_path: Path) -> None:
     out = tmp_path / "short"
     with pytest.raises(InputError, match="give more --steps"):
-        whole([sys.executable, "-c", TRAINER, str(out), "2"], out, Turns(lambda: 1.0, every=60))
+        whole([sys.executable, "-c", TRAINER, "2", str(out)], out, Turns(lambda: 1.0, every=60))
     found = whole(
-        [sys.executable, "-c", TRAINER, str(tmp_path / "gpu"), "2"], tmp_path / "gpu", Turns(lambda: 1.0, None)
+        [sys.executable, "-c", TRAINER, "2", str(tmp_path / "gpu")], tmp_path / "gpu", Turns(lambda: 1.0, None)
     )
     assert found.turns == 2
     for code in (0, 3):
@@ -72,36 +72,57 @@ def test_a_run_that_is_too_short_or_fails_is_told(tmp_path: Path) -> None:
             whole([sys.executable, "-c", words], tmp_path / "failed", Turns(lambda: 1.0, every=60))
 
 
+BENCHMARK = ["benchmarks.run", "--features", "4", "--batch-size", "8", "--rounds", "1", "--threads", "1", "--steps"]
+"""On a busy machine two threads of a process wait for each other at every layer."""
+
+
 @pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A small run in turns with its step, but for its number of steps."""
+def faces64(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faces64") / "shards"
     build(Faces(32), folder, Options(size=64))
-    small = ["--features", "4", "--batch-size", "8", "--rounds", "1", "--shards", str(folder)]
-    return [sys.executable, "-m", "benchmarks.run", *small, "--steps"]
+    return folder
 
 
-def test_the_benchmark_reports_a_real_run(command: list[str], tmp_path: Path) -> None:
-    done = run(words=[*command, "1200", "--json", str(tmp_path / "out.json")])
+def test_the_benchmark_reports_a_real_run(faces64: Path, tmp_path: Path) -> None:
+    flags = ["60", "--turn", "0.01", "--shards", str(faces64), "--json", str(tmp_path / "out.json")]
+    done = run(words=[sys.executable, "-m", *BENCHMARK, *flags])
     assert done.returncode == 0, done.stderr
-    facts = json.loads((tmp_path / "out.json").read_text())
-    (figures,) = facts["runs"]
-    assert figures["turns"] >= 1 and facts["arguments"]["features"] == 4
-    assert f"{figures['ratio']:.3f}x" in done.stdout
+    figures = json.loads((tmp_path / "out.json").read_text())
+    (one,) = figures["runs"]
+    assert one["turns"] >= 1 and figures["arguments"]["features"] == 4
+    assert f"{one['ratio']:.3f}x" in done.stdout
 
 
-@pytest.mark.parametrize("signal", [SIGINT, SIGTERM])
+def assert_gone(processes: list[psutil.Process]) -> None:
+    left = psutil.wait_procs(processes, timeout=10)[1]
+    assert all(one.status() == psutil.STATUS_ZOMBIE for one in left), "an orphan that nobody has waited for yet may be"
+
+
+STUB = """
+import sys
+from benchmarks import run
+script = sys.argv.pop(1)
+run.trainer = lambda *_: [sys.executable, "-c", script, "100000"]
+sys.exit(run.call(run.Arguments, run.benchmark, ""))
+"""
+"""The benchmark on a trainer that takes no time to start."""
+
+
+@pytest.mark.parametrize(("signal", "trainer"), [(SIGINT, "stub"), (SIGTERM, "real")])
 def test_nothing_is_left_of_a_run_that_stood_still_when_it_was_interrupted(
-    signal: Signals, command: list[str], tmp_path: Path
+    signal: Signals, trainer: str, faces64: Path, tmp_path: Path
 ) -> None:
     env = {**os.environ, "TMPDIR": str(tmp_path)}
-    process = psutil.Popen([*command, "6000"], cwd=ROOT, env=env, stderr=subprocess.PIPE)
+    words = ["-m", BENCHMARK[0]] if trainer == "real" else ["-c", STUB, TRAINER]
+    flags = [*BENCHMARK[1:], "2400", "--turn", "0.5", "--shards", str(faces64)]
+    process = psutil.Popen([sys.executable, *words, *flags], cwd=ROOT, env=env, stderr=subprocess.PIPE)
 
     def still() -> bool:
+        assert process.poll() is None, process.communicate()[1]
         return any(launcher.status() == psutil.STATUS_STOPPED for launcher in process.children())
 
     try:
-        until(still, 240, every=0.05)
+        until(still, 240, every=0.1)
         those = process.children(recursive=True)
         process.send_signal(signal)
         said = process.communicate(timeout=60)[1].decode()
@@ -109,6 +130,30 @@ def test_nothing_is_left_of_a_run_that_stood_still_when_it_was_interrupted(
         if process.poll() is None:
             process.kill()
     assert process.returncode == 128 + signal and "Traceback" not in said
-    left = psutil.wait_procs(those, timeout=10)[1]
-    assert all(one.status() == psutil.STATUS_ZOMBIE for one in left), "an orphan that nobody has waited for yet may be"
+    assert_gone(those)
     assert not list(tmp_path.iterdir())
+
+
+KILLED = """
+import sys, time
+from benchmarks.measure.standstill import paused, started
+with started(["sleep", "600"], sys.stderr) as process:
+    print("started", flush=True)
+    if sys.argv[1] == "still":
+        with paused(process):
+            print("still", flush=True)
+            time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("moment", ["started", "still"])
+def test_nothing_is_left_of_a_command_whose_parent_was_killed(moment: str) -> None:
+    """By a SIGKILL, after which no line of ours runs."""
+    process = psutil.Popen([sys.executable, "-c", KILLED, moment], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert moment in iter(lambda: process.stdout.readline().strip(), "")
+
+    those = process.children(recursive=True)
+    assert "sleep" in {child.name() for child in those}
+    process.kill()
+    process.communicate()
+    assert_gone(those)

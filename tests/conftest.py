@@ -10,12 +10,18 @@ import pytest
 
 from shards.building.build import build
 from shards.building.recipe import Options
+from shards.common.cores import available_cores
 from shards.sources.faces import Faces
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests share the cores, and threads that spin take them away
 
 NO_GPU = "no GPU here"
 """Why the tests in ``test_cuda.py`` are skipped."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores, and at most four: a third of the time tests wait, for SLURM, servers and what they kill."""
+    return min(4, available_cores() + 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

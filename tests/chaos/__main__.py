@@ -4,9 +4,10 @@
     python -m tests.chaos --kills 20 --ranks 1
 
 Each time SIGKILL hits a rank or the launcher: at some moment of the start or of the training, or while a checkpoint is
-being written. The next start has another number of ranks, unless ``--ranks`` holds one. At the end every sample must
-have come exactly once per epoch, in the undisturbed order, and every checkpoint must be whole; where the number of
-ranks never changed, the weights must be those of an undisturbed run, bit by bit.
+being written. The next start has another number of loader processes and of ranks, and the last one another batch size,
+unless ``--ranks`` holds the number of ranks. At the end every sample must have come exactly once per epoch, in the
+undisturbed order, and every checkpoint must be whole; where the number of ranks never changed, the weights must be
+those of an undisturbed run, bit by bit.
 """
 
 from __future__ import annotations
@@ -59,11 +60,12 @@ class Mayhem:
         self.epochs = 3 + arguments.kills  # each kill comes some tens of steps after the last
         build(Faces(IMAGES), self.shards, Options(size=32, shard_samples=100))
 
-    def start(self, out: Path, ranks: int) -> subprocess.Popen[str]:
+    def start(self, out: Path, ranks: int, batch: int = BATCH) -> subprocess.Popen[str]:
         """The trainer on ``ranks`` CPU ranks, as a user starts it."""
+        workers = str(self.random.randrange(4))
         flags = ["--data.shards", str(self.shards), "--out", str(out), "--data.audit", str(out / "audit"),
-                 "--epochs", str(self.epochs), "--checkpoint.every", "4", "--data.workers", "1", *SMALL,
-                 "--batch-size", str(BATCH)]  # fmt: skip
+                 "--epochs", str(self.epochs), "--checkpoint.every", "4", "--data.workers", workers, *SMALL,
+                 "--batch-size", str(batch)]  # fmt: skip
         several = ("--multi_gpu", "--main_process_port", "0") if ranks > 1 else ()
         launcher = (*several, "--num_processes", str(ranks))
         return start(*flags, launcher=launcher, env={"ACCELERATE_USE_CPU": "true"})
@@ -74,7 +76,7 @@ class Mayhem:
         Raises:
             RuntimeError: the run was over before anybody could be killed; the moments are too far apart for its length.
         """
-        ranks = self.arguments.ranks or self.random.choice((1, 2, 3))
+        ranks = self.arguments.ranks or self.random.choice((1, 2, 3, 4))
         moment = self.random.choice(("start", "training", "checkpoint"))
         process = self.start(self.out, ranks)
         self._await(moment, process)
@@ -90,9 +92,9 @@ class Mayhem:
         step = status(self.out)["step"] if (self.out / "status.json").exists() else 0
         return f"{ranks} ranks, {moment}: killed {name}; status says step {step}"
 
-    def finish(self, out: Path, ranks: int) -> None:
+    def finish(self, out: Path, ranks: int, batch: int = BATCH) -> None:
         """Undisturbed to the end."""
-        process = self.start(out, ranks)
+        process = self.start(out, ranks, batch)
         said, _ = process.communicate(timeout=2 * PATIENCE)
         assert process.returncode == 0, said
         assert status(out)["state"] == "done", said
@@ -178,10 +180,12 @@ def main() -> None:
         mayhem = Mayhem(arguments, Path(folder))
         for number in range(arguments.kills):
             print(f"{number + 1}/{arguments.kills} {time.monotonic() - began:.0f} s: {mayhem.kill_once()}", flush=True)
-        mayhem.finish(mayhem.out, arguments.ranks or 2)
-        mayhem.check()
         if arguments.ranks:
+            mayhem.finish(mayhem.out, arguments.ranks)
             mayhem.compare(arguments.ranks)
+        else:
+            mayhem.finish(mayhem.out, 1, BATCH // 2)
+        mayhem.check()
     told = ", ".join(f"{what}: {count}" for what, count in sorted(mayhem.deaths.items()))
     print(f"{arguments.kills} kills in {time.monotonic() - began:.0f} s ({told}): nothing lost, nothing twice")
 

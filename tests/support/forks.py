@@ -11,18 +11,20 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import traceback
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from trainer.ranks.launch import LAUNCH_VARIABLE
 
+ROOT = Path(__file__).parent.parent.parent
 LAUNCHER = "accelerate.commands.launch"
 IMPORTED = (LAUNCHER, "huggingface_hub", "torch.distributed.elastic.multiprocessing.errors", "tqdm",
             "trainer.folder.load_run", "trainer.train.start", "webdataset", "wandb")  # fmt: skip
@@ -31,27 +33,53 @@ IMPORTED = (LAUNCHER, "huggingface_hub", "torch.distributed.elastic.multiprocess
 class Python:
     """Runs ``python`` with words, one command after the other."""
 
-    def __enter__(self) -> Python:
-        words = [sys.executable, "-m", "tests.support.forks"]
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "SLURM_"))}
-        env["OMP_WAIT_POLICY"] = "PASSIVE"  # as trainer/run.py sets it before it loads torch
-        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self._process.communicate(timeout=60)
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
 
     def __call__(self, *words: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """``python *words`` in ``cwd`` with ``env`` on top of the environment; the caller looks at the exit code."""
-        process = self._process
-        assert process.stdin and process.stdout
         with tempfile.TemporaryDirectory() as place:
-            said = [Path(place) / name for name in ("stdout", "stderr")]
-            asked = {"words": words, "cwd": str(cwd), "env": env or {}, "said": [str(path) for path in said]}
-            print(json.dumps(asked), file=process.stdin, flush=True)
-            answer = process.stdout.readline()
+            output = [Path(place) / name for name in ("stdout", "stderr")]
+            job = {"words": words, "cwd": str(cwd), "env": {**_environment(), **(env or {})},
+                   "output": [str(path) for path in output]}  # fmt: skip
+            try:
+                answer = self._ask(json.dumps(job))
+            except BaseException:  # pytest's timeout: the next command must not read the answer to this one
+                self.close()
+                raise
             assert answer, "the process that forks has died"
-            return subprocess.CompletedProcess(words, int(answer), *(path.read_text() for path in said))
+            return subprocess.CompletedProcess(words, int(answer), *(path.read_text() for path in output))
+
+    def _ask(self, job: str) -> str:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.forks"],
+                cwd=ROOT, env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                start_new_session=True,
+            )  # fmt: skip
+        assert self._process.stdin and self._process.stdout
+        print(job, file=self._process.stdin, flush=True)
+        return self._process.stdout.readline()
+
+    def close(self) -> None:
+        """End the process, and a command that it is running."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.communicate()
+            self._process = None
+
+
+@cache
+def python() -> Python:
+    """The one of this test process."""
+    python = Python()
+    atexit.register(python.close)
+    return python
+
+
+def _environment() -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "SLURM_"))}
+    return {**env, "OMP_WAIT_POLICY": "PASSIVE"}  # as trainer/run.py sets it before it loads torch
 
 
 def _serve() -> None:
@@ -67,11 +95,11 @@ def _serve() -> None:
         os.write(answers, f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n".encode())
 
 
-def _end_of(asked: dict[str, Any]) -> int:
-    """The exit code of what was asked. To take all modules down as an interpreter does costs another second."""
+def _end_of(job: dict[str, Any]) -> int:
+    """The exit code of a command. To take all modules down as an interpreter does costs another second."""
     code: object = 0
     try:
-        _become(**asked)
+        _become(**job)
     except SystemExit as end:
         code = end.code or 0
     except BaseException:
@@ -84,10 +112,11 @@ def _end_of(asked: dict[str, Any]) -> int:
     return code if isinstance(code, int) else 1
 
 
-def _become(words: Sequence[str], cwd: str, env: dict[str, str], said: Sequence[str]) -> None:
+def _become(words: Sequence[str], cwd: str, env: dict[str, str], output: Sequence[str]) -> None:
     os.chdir(cwd)
-    os.environ |= env
-    for descriptor, path in ((0, os.devnull), (1, said[0]), (2, said[1])):
+    os.environ.clear()
+    os.environ.update(env)
+    for descriptor, path in ((0, os.devnull), (1, output[0]), (2, output[1])):
         file = os.open(path, os.O_RDWR | os.O_CREAT)
         os.dup2(file, descriptor)
         os.close(file)
@@ -96,6 +125,7 @@ def _become(words: Sequence[str], cwd: str, env: dict[str, str], said: Sequence[
     if words[:2] == ["-m", LAUNCHER]:
         _launch(rest[1:])
     elif what == "-c":
+        sys.argv = [what, *rest[1:]]
         exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
     elif what == "-m":
         sys.argv = rest

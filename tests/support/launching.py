@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.forks import LAUNCHER, ROOT, python
+
 SMALL = ("--batch-size", "8", "--model.features-g", "4", "--model.features-d", "4", "--model.z-dim", "8",
          "--log-every", "2", "--samples.every", "0", "--samples.count", "4", "--tracking.mode", "disabled",
          "--threads", "1")  # fmt: skip
@@ -19,7 +20,7 @@ SMALL = ("--batch-size", "8", "--model.features-g", "4", "--model.features-d", "
 
 def command(*flags: str, launcher: tuple[str, ...] = ()) -> list[str]:
     """``trainer/run.py`` with ``flags``, directly or under ``accelerate launch`` with the words of ``launcher``."""
-    python = [sys.executable, "-m", "accelerate.commands.launch", *launcher] if launcher else [sys.executable]
+    python = [sys.executable, "-m", LAUNCHER, *launcher] if launcher else [sys.executable]
     return [*python, "trainer/run.py", *flags]
 
 
@@ -29,10 +30,18 @@ def run(
     env: dict[str, str] | None = None,
     words: list[str] | None = None,
     timeout: float = 240,
+    fresh: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run to the end, or run ``words`` instead; the caller looks at the exit code."""
+    """Run to the end, or run ``words`` instead; the caller looks at the exit code.
+
+    The process is forked from one that has imported torch, which saves two seconds, unless it is a launcher,
+    ``python -c`` or to be ``fresh``.
+    """
+    words = words or command(*flags, launcher=launcher)
+    if not fresh and words[0] == sys.executable and words[1] != "-c" and LAUNCHER not in words:
+        return python()(*words[1:], cwd=ROOT, env={**os.environ, **(env or {})})
     return subprocess.run(
-        words or command(*flags, launcher=launcher),
+        words,
         cwd=ROOT,
         env={**os.environ, **(env or {})},
         capture_output=True,

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.checkout import make_checkout
 from tests.support.faulty import FaultyServer
-from tests.support.forks import Python
+from tests.support.forks import python
 from tests.support.launching import ROOT
 from tests.support.pages import FENCE, PAGES, Command, commands
 from tests.support.shell import Shell
@@ -75,8 +75,8 @@ def test_every_command_has_one_rule_and_every_rule_a_command() -> None:
 @pytest.mark.timeout(600)
 def test_every_command_runs(checkout: Path) -> None:
     failed, ran = [], 0
-    with FaultyServer(checkout / "data") as server, Python() as python:
-        shell = Shell(python, checkout, server.url)
+    with FaultyServer(checkout / "data") as server:
+        shell = Shell(python(), checkout, server.url)
         for command in SHOWN:
             for rule in filter(None, rules_for(command)):
                 began = time.monotonic()

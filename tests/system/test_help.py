@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.forks import Python
+from tests.support.forks import Python, python
 from tests.support.launching import ROOT
 from tests.support.pages import PAGES
 
@@ -53,21 +53,19 @@ def test_every_command_shows_an_example_of_its_own() -> None:
     """Its flags, and those that the docs show in passing, are flags of the command."""
     without, seen = [], set()
     pages = "".join((ROOT / page).read_text() for page in PAGES)
-    with Python() as python:
-        for program in programs():
-            for words, said in helps(python, program):
-                own = " ".join([start(program), *words])
-                wanted = BEFORE + "(?:python )?" + re.sub(r"\b[A-Z]+\b", r"\\S+", re.escape(own)) + r"\b([^│\n]*)"
-                found = re.search(wanted, said)
-                used = " ".join(re.findall(rf"`[^`\n]*{re.escape(own)}\b([^`\n]*)`", pages))
-                flags = re.findall(r"--\w[\w.-]*", f"{found[1] if found else ''} {used}")
-                leaf = not KINDS.search(usage_of(said))
-                if not found or (
-                    leaf
-                    and not all(re.search(rf"^│ .*?(?<![\w-]){flag}(?![\w.-])", said, re.MULTILINE) for flag in flags)
-                ):
-                    without.append(own)
-                seen.add(own)
+    for program in programs():
+        for words, said in helps(python(), program):
+            own = " ".join([start(program), *words])
+            wanted = BEFORE + "(?:python )?" + re.sub(r"\b[A-Z]+\b", r"\\S+", re.escape(own)) + r"\b([^│\n]*)"
+            found = re.search(wanted, said)
+            used = " ".join(re.findall(rf"`[^`\n]*{re.escape(own)}\b([^`\n]*)`", pages))
+            flags = re.findall(r"--\w[\w.-]*", f"{found[1] if found else ''} {used}")
+            leaf = not KINDS.search(usage_of(said))
+            if not found or (
+                leaf and not all(re.search(rf"^│ .*?(?<![\w-]){flag}(?![\w.-])", said, re.MULTILINE) for flag in flags)
+            ):
+                without.append(own)
+            seen.add(own)
     assert not without
     known = {"trainer/run.py", "trainer/run.py lsun", "-m shards build folder", "-m shards info", "-m benchmarks.step",
              "-m trainer.explore RUN walk", "-m trainer.export", "launch/dashboard.py"}  # fmt: skip

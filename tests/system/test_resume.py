@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.forks import ROOT, python
 from tests.support.launching import SMALL, rows, run, start, status, wait_for_step
 
 STEPS = 120
@@ -44,7 +44,7 @@ def test_a_run_that_was_stopped_ends_bit_equal(
     how: signal.Signals, left: str, faces32: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     wanted = flags(faces32, tmp_path, workers=1)
-    process = start(*wanted, launcher=("--num_processes", "1"))
+    process = start(*wanted, launcher=("--num_processes", "1") if how == signal.SIGTERM else ())
     wait_for_step(tmp_path, 50, process)
     os.killpg(process.pid, how)
     process.communicate(timeout=60)
@@ -71,7 +71,7 @@ def test_a_replayed_run_goes_on_as_the_plain_one(faces32: Path, undisturbed: Pat
     )
     for steps in (50, STEPS):
         wanted = [*flags(faces32, tmp_path, workers=1), "--cuda-graphs", "--steps", str(steps)]
-        done = run(words=[sys.executable, "-c", replayed, *wanted])
+        done = python()("-c", replayed, *wanted, cwd=ROOT)
         assert done.returncode == 0, done.stderr
         assert status(tmp_path)["step"] == steps and done.stdout.count("recorded") == 1
     assert weights(tmp_path) == weights(undisturbed)

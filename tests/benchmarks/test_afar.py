@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shards.building.build import build
-from shards.building.recipe import Options
-from shards.sources.faces import Faces
 from tests.support.faulty import FAULTS, FaultyServer
 from tests.support.launching import SMALL, rows, run, status
+from tests.support.make import make_shards
 
 ON_CPU = {"ACCELERATE_USE_CPU": "true"}
 
@@ -20,7 +18,7 @@ ON_CPU = {"ACCELERATE_USE_CPU": "true"}
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fifteen blocks, one a shard."""
     folder = tmp_path_factory.mktemp("shards")
-    build(Faces(600), folder, Options(size=64, format="npy", shard_samples=40))
+    make_shards(folder, samples=600, size=64, channels=3, shard_samples=40)
     return folder
 
 

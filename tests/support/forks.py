@@ -62,7 +62,7 @@ class Python:
         return self._process.stdout.readline()
 
     def close(self) -> None:
-        """End the process, and a command that it is running."""
+        """Kill the process, and a command that it is running."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.communicate()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.support import forks
 from tests.support.forks import Python
 from tests.support.launching import ROOT, SMALL, rows, run, status
 from tests.support.make import make_shards
@@ -25,9 +25,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def python() -> Iterator[Python]:
-    with Python() as server:
-        yield server
+def python() -> Python:
+    return forks.python()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import datetime
 import platform
 from pathlib import Path
 
-from shards.common.cores import available_cores
+from shards.common.processes import available_cores
 
 
 def describe() -> str:

@@ -22,10 +22,10 @@ from shards.building.dedup import HASHES, leave_out_duplicates
 from shards.building.pack import PackShards, Record
 from shards.building.recipe import Options, Recipe, differences
 from shards.building.worker import explain
-from shards.building.worker_pool import run_crew
-from shards.common.cores import available_cores
+from shards.building.worker_pool import run_workers
 from shards.common.errors import InputError, require
 from shards.common.files import atomic_write
+from shards.common.processes import available_cores
 from shards.common.progress import Progress
 from shards.format.manifest import DUPLICATES, INDEX, MANIFEST, Manifest, read_manifest, write_manifest
 from shards.sources.source import Source
@@ -120,7 +120,7 @@ def _run(recipe: Recipe, workers: int) -> Manifest:
         remaining = sum(len(recipe.positions(shard)) for shard in missing)
         if missing:
             with Progress(recipe.samples, recipe.samples - remaining) as progress:
-                run_crew(PackShards(recipe), missing, workers, progress.add)
+                run_workers(PackShards(recipe), missing, workers, progress.add)
         return _publish(recipe)
     finally:
         _delete(recipe.out, PARTIAL)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from shards.building.recipe import Recipe
 from shards.building.worker import Work
-from shards.building.worker_pool import run_crew
+from shards.building.worker_pool import run_workers
 from shards.common.files import atomic_write
 from shards.common.progress import Progress
 from shards.sources.source import BadImage
@@ -140,7 +140,7 @@ def leave_out_duplicates(recipe: Recipe, workers: int) -> Recipe:
         remaining = sum(len(job.indexes(part)) for part in missing)
         print("Looking for near-duplicates.", file=sys.stderr, flush=True)
         with Progress(recipe.items, recipe.items - remaining, "images hashed") as progress:
-            run_crew(job, missing, workers, progress.add)
+            run_workers(job, missing, workers, progress.add)
     indexes = job.load_all("indexes")
     originals = indexes[find_originals(job.load_all("hashes"), job.load_all("cells"))]
     repeated = originals != indexes

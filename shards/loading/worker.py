@@ -1,8 +1,8 @@
-"""A worker process of a loader: ``python -m shards.loading.worker LINK RING``, both open descriptors.
+"""A worker process of a loader: ``python -m shards.loading.worker CONNECTION RING``, both open descriptors.
 
-It gets a reader and the ring's shape, then orders until the link closes: a slot, its first and last row, and the
-position of the first. It fills the rows and answers with a :class:`~shards.loading.reader.Report`, or with the
-:class:`InputError` that it met.
+It receives a reader and the ring's shape, then requests until the connection closes: a slot, its first and last row,
+and the position of the first. It fills the rows and sends a :class:`~shards.loading.reader.Report`, or the
+:class:`InputError` that stopped it.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ from shards.common.errors import InputError
 from shards.loading.reader import Reader
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""A cluster sends them to every process of a job; the rank decides when to leave, and its workers leave with it."""
+"""Ignored: a cluster sends them to every process of a job, but the rank decides when to stop its workers."""
 
 
-def serve(link: Connection, ring: int) -> None:
-    """Fill slots until nobody is there to ask."""
+def serve(connection: Connection, ring: int) -> None:
+    """Fill slots until the other end closes the connection."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the parent started us with these blocked
-    threading.Thread(target=_leave_with, args=(link.fileno(),), daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the parent started this process with these blocked
+    threading.Thread(target=_exit_on_hang_up, args=(connection.fileno(),), daemon=True).start()
     try:
         reader: Reader
-        reader, shape = link.recv()
+        reader, shape = connection.recv()
         slots = map_ring(ring, shape)
         while True:
-            slot, first, last, position = link.recv()
+            slot, first, last, position = connection.recv()
             try:
-                link.send(reader.read(position, slots[slot, first:last]))
+                connection.send(reader.read(position, slots[slot, first:last]))
             except InputError as error:
-                link.send(error)
+                connection.send(error)
     except (EOFError, ConnectionError):
         pass
 
 
-def _leave_with(descriptor: int) -> None:
-    """End this process when the other end of its link does, in the middle of a read too, which may take minutes."""
+def _exit_on_hang_up(descriptor: int) -> None:
+    """End this process when the other end closes, even during a read, which may take minutes."""
     poll = select.poll()
-    poll.register(descriptor, 0)  # no event but a hang-up
+    poll.register(descriptor, 0)  # reports nothing but a hang-up
     poll.poll()
     os._exit(0)
 
 
 def map_ring(descriptor: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The memory behind ``descriptor`` as a uint8 array."""
+    """The memory of the file ``descriptor`` as a uint8 array."""
     return np.frombuffer(mmap.mmap(descriptor, int(np.prod(shape))), np.uint8).reshape(shape)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from shards.common.cores import available_cores
 from shards.common.errors import InputError
+from shards.common.processes import available_cores
 from trainer.ranks.launch import Launch
 
 

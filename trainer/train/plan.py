@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import torch
 
-from shards.common.cores import available_cores
 from shards.common.errors import InputError
+from shards.common.processes import available_cores
 from shards.common.urls import redact
 from shards.format.manifest import Manifest
 from trainer.config import Config

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from accelerate import Accelerator
 
-from shards.common.cores import available_cores
+from shards.common.processes import available_cores
 from shards.common.urls import is_remote
 from trainer.config import Config
 from trainer.folder.background import Background, Snapshot

@@ -1,0 +1,104 @@
+"""Worker processes of ours, and the messages that they exchange with the process that started them.
+
+:mod:`multiprocessing` is not used: its workers import the caller's ``__main__`` again (5 s and 300 MB where that is the
+trainer) or, forked, inherit its locks, and those of a process pool outlive a parent that is killed. These start in half
+a second and leave when their connection closes.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from multiprocessing import connection
+from typing import Any
+
+
+def available_cores() -> int:
+    """Cores that this process may run on: a batch system or a container often grants fewer than the machine has."""
+    if platform.system() == "Linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker ended without a response; the message continues a sentence that starts with its name."""
+
+    def __init__(self, exit_code: int) -> None:
+        self.killed_by = signal.Signals(-exit_code) if exit_code < 0 else None
+        super().__init__(
+            f"was killed by {self.killed_by.name}"
+            if self.killed_by
+            else f"failed with exit code {exit_code}; see its output above"
+        )
+
+
+class WorkerProcess:
+    """A process that runs ``python -m module CONNECTION DESCRIPTOR ...``, and this end of the connection to it.
+
+    Args:
+        module: what it runs; the first argument is the descriptor of its end of a socket pair.
+        descriptors: other open files that it gets, under the same numbers.
+        blocked: signals that it starts with blocked, until it has handlers for them.
+        own_group: keeps the terminal's Ctrl-C from it.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        descriptors: Sequence[int] = (),
+        *,
+        blocked: Collection[signal.Signals] = (),
+        own_group: bool = False,
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        try:
+            with theirs:
+                passed = [theirs.fileno(), *descriptors]
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", module, *map(str, passed)],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=passed,
+                    process_group=0 if own_group else None,
+                )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self.connection = connection.Connection(ours.detach())
+
+    def send(self, message: object) -> None:
+        """Send a picklable message. If the process is dead, the next :meth:`receive` reports it."""
+        with suppress(ConnectionError):
+            self.connection.send(message)
+
+    def receive(self) -> Any:
+        """Wait for the next message.
+
+        Raises:
+            WorkerDiedError: there is none, because the process ended.
+        """
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionError):
+            raise WorkerDiedError(self._process.wait()) from None
+
+    def finish(self) -> None:
+        """Close the connection and wait until the process has left by itself."""
+        self.connection.close()
+        self._process.wait()
+
+    def kill(self) -> None:
+        """Close the connection and end the process, without waiting for it; :meth:`finish` does."""
+        self.connection.close()
+        self._process.kill()
+
+
+def wait_for_messages(workers: Collection[WorkerProcess]) -> list[WorkerProcess]:
+    """Wait until :meth:`WorkerProcess.receive` would not block for some of ``workers``; returns those."""
+    ready = connection.wait([worker.connection for worker in workers])
+    return [worker for worker in workers if worker.connection in ready]

@@ -30,8 +30,7 @@ from benchmarks.measure.command import call, write
 from benchmarks.measure.machine import describe
 from shards.building.build import build
 from shards.building.recipe import Options
-from shards.format.codec import JPEG_QUALITY
-from shards.format.resize import FILTER
+from shards.format.codec import FILTER, JPEG_QUALITY
 from shards.sources.celeba import Celeba
 
 

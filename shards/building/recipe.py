@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from shards.common.errors import InputError
-from shards.format.resize import fit
+from shards.format.codec import fit
 from shards.order.order import shuffled
 from shards.sources.source import BadImage, Item, Source
 

@@ -1,1 +1,1 @@
-"""Shards that exist: info, verify, and the index of tars from other tools."""
+"""Commands on existing shards: index the tars of other tools, verify, info."""

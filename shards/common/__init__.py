@@ -1,1 +1,1 @@
-"""Small parts that every package uses."""
+"""Files, URLs, errors, processes and progress: what every other package may import."""

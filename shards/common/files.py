@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, whatever kills the process or fills the disk."""
+"""Files and folders that are complete or absent, even if the process is killed or the disk is full."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames and new names in ``folder`` durable; a file's own fsync does not cover its name."""
+    """Make renames and new names in ``folder`` durable; the fsync of a file does not cover its name."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -21,10 +21,10 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file beside ``path`` for writing; it takes the name ``path`` only when the block ends well.
+    """Open a temporary file for writing, which replaces ``path`` when the block succeeds.
 
-    Costs one fsync of the file and one of its folder. Raises ``OSError`` as the file system does; what was at
-    ``path`` before is then still there and the partial file is gone.
+    Costs one fsync of the file and one of its folder. If the block or the file system raises, the partial file is
+    deleted and ``path`` is unchanged.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -41,13 +41,13 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill; it takes the name ``path``, and the place of a folder there, only when the block ends well.
+    """Create a temporary folder to fill, which replaces ``path`` when the block succeeds.
 
-    Two renames, between which ``path`` is not there: an exchange in one is not in Python's library. If the second
-    fails, what was there is put back; after a kill in between, by the next call or :func:`recover_folder`. Two at once
-    for one ``path`` spoil each other's work, and leave what was there or one of theirs.
+    This takes two renames, as Python cannot exchange two folders in one. If the second fails, the old folder is put
+    back; after a kill between the two, the next call or :func:`recover_folder` does it. Concurrent calls for one
+    ``path`` may fail, but leave the old folder or one of the new ones.
     """
-    path = path.resolve()  # of a link, what it leads to is replaced
+    path = path.resolve()  # replaces what a link points to, not the link
     recover_folder(path)
     partial, old = _beside(path)
     try:
@@ -68,9 +68,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def recover_folder(path: Path) -> None:
-    """Undo what an :func:`atomic_folder` for ``path`` left when it was killed: what was there before is there again, or
-    the new one is, and nothing else.
-    """
+    """Clean up after a killed :func:`atomic_folder`: leaves the old folder or the new one, and nothing else."""
     path = path.resolve()
     partial, old = _beside(path)
     if old.exists() and not path.exists():
@@ -80,7 +78,5 @@ def recover_folder(path: Path) -> None:
 
 
 def _beside(path: Path) -> tuple[Path, Path]:
-    """Where the new folder grows, and where the old one waits for it. Without a process's number, so that the next
-    call finds them.
-    """
+    """Temporary paths of the new and the old folder. They hold no process id, so that the next call finds them."""
     return path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.replaced")

@@ -1,4 +1,4 @@
-"""How far a build is: a bar on a terminal, now and then a line in a log."""
+"""The progress of a long command: a tqdm bar on a terminal, a line every ten seconds in a log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PERIOD = 10.0
 
 
 class Progress:
-    """Counts ``unit`` up to ``total`` on stderr, with rate and time left; ``done`` of them were there before."""
+    """Counts ``unit`` up to ``total`` on stderr, with rate and time left; ``done`` of them were done before."""
 
     def __init__(self, total: int, done: int, unit: str = "images") -> None:
         self._unit = unit
@@ -19,7 +19,7 @@ class Progress:
         self._start = self._last = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
-            from tqdm import tqdm  # 0.1 s that a log has no use for
+            from tqdm import tqdm  # takes 0.1 s, which a log does not need
 
             self._bar = tqdm(total=total, initial=done, unit=f" {unit}", unit_scale=True, smoothing=0.1)
 
@@ -28,7 +28,7 @@ class Progress:
         if self._bar is not None:
             self._bar.update(count)
         elif time.monotonic() - self._last >= PERIOD:
-            self._line()
+            self._print_line()
 
     def __enter__(self) -> Progress:
         return self
@@ -37,9 +37,9 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         elif kind is None:
-            self._line()
+            self._print_line()
 
-    def _line(self) -> None:
+    def _print_line(self) -> None:
         self._last = time.monotonic()
         rate = (self._done - self._before) / max(self._last - self._start, 1e-9)
         left = f", {(self._total - self._done) / rate:,.0f} s left" if rate > 0 and self._done < self._total else ""

@@ -1,4 +1,4 @@
-"""Addresses of data sets: what is remote, how names are put together, and what may be shown of them."""
+"""Paths and URLs of data sets: which are remote, how to join them, and how to hide their credentials."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from urllib.parse import quote, unquote
 
 from shards.common.errors import InputError
 
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # one letter would be a drive of Windows
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # a single letter would be a Windows drive
 
 _USERINFO = re.compile(
     r"""(?<=://)(?:
-        [^\s/?#:]*:(?!\d*(?:[/?#\s]|$))\S*@     # up to the last "@": a password may hold "@", "/", "?" and "#" as well
-      | [^\s/?#]*@                              # a user, or a token, alone
+        [^\s/?#:]*:(?!\d*(?:[/?#\s]|$))\S*@     # up to the last "@": a password may contain "@", "/", "?" and "#"
+      | [^\s/?#]*@                              # a user or a token alone
     )""",
     re.VERBOSE,
 )
@@ -23,16 +23,16 @@ _HIDDEN = "***"
 
 
 def is_remote(where: str) -> bool:
-    """Whether ``where`` is a URL of something that is not in the local file system."""
+    """Whether ``where`` is a URL outside the local file system."""
     scheme = _SCHEME.match(where)
     return scheme is not None and scheme[1].lower() != "file"
 
 
 def local_path(where: str) -> Path:
-    """The path that ``where``, a path or a ``file://`` URL (RFC 8089: percent-encoded), stands for.
+    """The path of ``where``, a path or a ``file://`` URL (percent-encoded, RFC 8089).
 
     Raises:
-        InputError: the URL names another host, or another scheme.
+        InputError: the URL has another host or scheme.
     """
     scheme = _SCHEME.match(where)
     if scheme is None:
@@ -46,8 +46,8 @@ def local_path(where: str) -> Path:
 def join(base: str, name: str) -> str:
     """The URL of the file ``name`` in the folder ``base``.
 
-    A query of ``base`` (a signature, a SAS token) stays at the end, and nothing of ``base`` is quoted again. ``name``
-    is a file's name as it is: for HTTP it is percent-encoded once, everywhere else it is part of a key.
+    A query of ``base`` (a signature, a SAS token) stays at the end, and ``base`` is not encoded again. ``name`` is a
+    plain file name: HTTP gets it percent-encoded, other schemes as a part of the key.
     """
     folder, mark, query = base.partition("?")
     if folder.lower().startswith(("http://", "https://")):
@@ -56,17 +56,18 @@ def join(base: str, name: str) -> str:
 
 
 def redact(text: str) -> str:
-    """``text`` with the user, the password and all values of the query taken out of every URL in it.
+    """Hide user, password and all values of the query in every URL of ``text``.
 
-    It rather hides too much: a query ends at white space only, and what stands before a later "@" may be a password.
+    Hides too much rather than too little: a query ends only at white space, and text before a later "@" may be a
+    password.
     """
     text = _USERINFO.sub(f"{_HIDDEN}@", text)
-    text = _QUERY.sub(lambda found: f"{found[1]}?{'&'.join(map(_hide, found[2].split('&')))}", text)
+    text = _QUERY.sub(lambda match: f"{match[1]}?{'&'.join(map(_hide, match[2].split('&')))}", text)
     return _FRAGMENT.sub(rf"\1#{_HIDDEN}", text)
 
 
 def bare(url: str) -> str:
-    """``url`` without user, password, query and fragment: what may be written down and still be an address."""
+    """``url`` without user, password, query and fragment: safe to store, and still an address."""
     return _USERINFO.sub("", url).partition("?")[0].partition("#")[0]
 
 

@@ -1,1 +1,1 @@
-"""What a data set looks like on disk."""
+"""A data set on disk: the manifest, the index of a tar, and the encodings of images."""

@@ -1,4 +1,4 @@
-"""Where in its tar each image lies, so that any sample is one ``pread`` away."""
+"""The index of a tar: where each image starts, so that one ``pread`` reads any sample."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import xxhash
 from shards.common.errors import InputError
 
 ENTRY = np.dtype([("offset", "<u8"), ("digest", "<u8"), ("size", "<u4"), ("header", "<u4")])
-"""Per sample: where the image's bytes start in the tar, their XXH3-64, their number, and how many bytes before
-``offset`` the member's header starts (512, or more with long names)."""
+"""Per sample: first byte of the image in the tar, XXH3-64 of its bytes, their number, and the length of the member's
+header before them (512 bytes, or more with long names)."""
 
 IMAGES = frozenset({"jpg", "jpeg", "png", "npy", "webp"})
 BLOCK = 512
@@ -30,14 +30,14 @@ class Member:
 
     key: str
     extension: str
-    """In lower case: one of ``IMAGES``."""
+    """One of ``IMAGES``, in lower case."""
     offset: int
     header: int
     data: bytes
 
     @property
     def entry(self) -> tuple[int, int, int, int]:
-        """Its ``ENTRY``."""
+        """The values of ``ENTRY``."""
         return self.offset, xxhash.xxh3_64_intdigest(self.data), len(self.data), self.header
 
 
@@ -45,21 +45,22 @@ def index_tar(path: Path) -> np.ndarray:
     """Index one local tar: an ``ENTRY`` array, one row per image, in the order of the tar.
 
     Raises:
-        InputError: as :func:`walk_tar`.
+        InputError: see :func:`walk_tar`.
     """
     with path.open("rb") as file:
         return np.array([member.entry for member in walk_tar(file, str(path))], dtype=ENTRY)
 
 
 def walk_tar(file: BinaryIO, name: str, others: Counter[str] | None = None) -> Iterator[Member]:
-    """Every image of one uncompressed tar, in its order; reads the whole file once. The extensions of its other members
-    are counted in ``others``.
+    """Yield every image of an uncompressed tar, in its order; reads the whole file once.
 
-    ``tarfile`` follows PAX and GNU long names and ``prefix`` fields.
+    Args:
+        file: the tar; ``tarfile`` handles PAX and GNU long names and ``prefix`` fields.
+        name: of the tar, for errors.
+        others: counts the extensions of the other members.
 
     Raises:
-        InputError: not a tar, truncated (a tar cut at a member's border ends silently without its end marker), or
-            two images under one key.
+        InputError: not a tar, truncated (``tarfile`` ignores a missing end marker), or two images under one key.
     """
     keys = set()
     try:
@@ -80,7 +81,7 @@ def walk_tar(file: BinaryIO, name: str, others: Counter[str] | None = None) -> I
                 file.seek(member.offset_data)
                 data = file.read(member.size)
                 yield Member(key, extension.lower(), member.offset_data, member.offset_data - member.offset, data)
-                tar.members.clear()  # type: ignore[attr-defined]  # a list of all would be 1 kB a member
+                tar.members.clear()  # type: ignore[attr-defined]  # the list of all members would take 1 kB each
             file.seek(tar.offset)
             if file.read(BLOCK) != bytes(BLOCK):
                 raise InputError(f"{name} is truncated: it lacks a tar's end marker. Fetch or build it again.")
@@ -88,25 +89,25 @@ def walk_tar(file: BinaryIO, name: str, others: Counter[str] | None = None) -> I
         file.seek(0)
         if file.read(2) == GZIP:
             raise InputError(
-                f"{name} is gzipped, and nothing in it can be found without reading all: gunzip it."
+                f"{name} is gzipped, which makes random access impossible. Unpack it with gunzip."
             ) from None
         raise InputError(f"{name} is not a whole, uncompressed tar ({error}). Fetch or build it again.") from error
 
 
 def split_key(name: str) -> tuple[str, str]:
-    """WebDataset's rule: a member's key is its path up to the first dot of the file name; the rest is the extension."""
+    """Split a member's name by WebDataset's rule: the extension starts after the first dot of the file name."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return folder + slash + stem, extension
 
 
 def member_key(header: bytes) -> str:
-    """The key of the member whose header blocks (PAX and GNU extensions included) are ``header``."""
+    """The key of the member with the header blocks ``header`` (PAX and GNU extensions included)."""
     try:
         with tarfile.open(fileobj=io.BytesIO(header + bytes(2 * BLOCK)), mode="r:", ignore_zeros=False) as tar:
             member = tar.next()
     except tarfile.TarError:
         member = None
     if member is None:
-        raise InputError("There is no tar header where the index says one is; the shard changed since.")
+        raise InputError("There is no tar header where the index says one is; the shard changed.")
     return split_key(member.name)[0]

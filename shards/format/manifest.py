@@ -1,4 +1,4 @@
-"""``manifest.json``: what a data set is. Written last and atomically, so a folder that has one is whole."""
+"""``manifest.json`` describes a data set. It is written last and atomically, so a folder that has one is complete."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class Shard:
     samples: int
     bytes: int
     sha256: str
-    """Of the file; empty for one that was indexed from afar."""
+    """Of the file; empty if it was indexed from a URL."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A data set: its shards in order, and what every image in them looks like."""
+    """A data set: its shards in order, and the format of its images."""
 
     source: str
-    """The kind of source it was built from, such as ``celeba``; ``tars`` that someone else wrote."""
+    """The kind of source, such as ``celeba``; ``tars`` for the tars of other tools."""
     format: str
-    """Encoding of the images: ``jpg``, ``png``, ``npy``; ``any``: several encodings or sizes, resized when read."""
+    """Encoding of the images: ``jpg``, ``png``, ``npy``, or ``any`` for mixed encodings or sizes, resized when read."""
     size: int
     """Height and width in pixels."""
     channels: int
@@ -51,11 +51,11 @@ class Manifest:
     classes: tuple[str, ...] = ()
     """Names of the labels in ``key.cls``, by number; empty without labels."""
     build: Mapping[str, Any] = field(default_factory=dict)
-    """The options it was built with. No paths, host names or dates: equal inputs give equal manifests."""
+    """The build options, without paths, host names or dates: equal inputs give equal manifests."""
     skipped: tuple[str, ...] = ()
-    """Origins of raw images that could not be used and were left out on request."""
+    """Origins of unusable raw images, left out on request."""
     base: str = ""
-    """Where the tars lie, if not beside the manifest: an absolute path or an address."""
+    """Absolute path or URL of the tars, if they are not beside the manifest."""
     version: int = VERSION
 
     @cached_property
@@ -74,7 +74,7 @@ class Manifest:
 
     @property
     def summary(self) -> str:
-        """What it is, in a few words for a message."""
+        """A short description for messages."""
         shards = f"{len(self.shards)} shard{'s' * (len(self.shards) > 1)}"
         images = f"{self.samples:,} {self.source} images of {self.size}x{self.size}x{self.channels}"
         return f"{images}, {self.format}, in {shards}"
@@ -82,14 +82,14 @@ class Manifest:
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of everything that decides which bytes are sample i."""
-        # Without the tars' own checksums: indexed from afar they have none, and the index knows every image.
+        # Without the checksums of the tars, which an index from a URL lacks; the index has one of every image.
         shards = [[shard.name, shard.samples, shard.bytes] for shard in self.shards]
-        facts = [self.format, self.size, self.channels, self.index_sha256, shards]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        fields = [self.format, self.size, self.channels, self.index_sha256, shards]
+        return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Publish ``manifest`` in ``folder``; the index and the tars must be there already."""
+    """Write ``manifest`` to ``folder``; the index and the tars must be there already."""
     with atomic_write(folder / MANIFEST) as file:
         file.write((json.dumps({"samples": manifest.samples, **asdict(manifest)}, indent=1) + "\n").encode())
 
@@ -98,7 +98,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read ``folder/manifest.json``.
 
     Raises:
-        InputError: there is none, or it is not a manifest this version can read.
+        InputError: there is none, or this version cannot read it.
     """
     path = folder / MANIFEST
     try:
@@ -111,22 +111,22 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(data: bytes, path: str) -> Manifest:
-    """The manifest in ``data``; errors name ``path``.
+    """Parse the JSON in ``data``; errors name ``path``.
 
     Raises:
-        InputError: it is not a manifest this version can read.
+        InputError: this version cannot read it.
     """
     try:
-        facts = json.loads(data)
+        fields = json.loads(data)
     except ValueError as error:
         raise InputError(f"{path} cannot be read ({error}). Build the data set again.") from error
     try:
-        if facts["version"] != VERSION:
-            raise InputError(f"{path} has version {facts['version']}; this shardgan reads version {VERSION}.")
-        shards = tuple(Shard(**shard) for shard in facts.pop("shards"))
-        total = facts.pop("samples")
-        classes, skipped = tuple(facts.pop("classes")), tuple(facts.pop("skipped"))
-        manifest = Manifest(shards=shards, classes=classes, skipped=skipped, **facts)
+        if fields["version"] != VERSION:
+            raise InputError(f"{path} has version {fields['version']}; this shardgan reads version {VERSION}.")
+        total = fields.pop("samples")
+        shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
+        classes, skipped = tuple(fields.pop("classes")), tuple(fields.pop("skipped"))
+        manifest = Manifest(shards=shards, classes=classes, skipped=skipped, **fields)
         _check_fields(manifest, path)
         if not manifest.samples or not manifest.counts.all():
             raise InputError(f"{path} lists a shard without samples, or no shard at all. Build the data set again.")
@@ -138,16 +138,12 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
 
 
 def _check_fields(manifest: Manifest, path: str) -> None:
-    """What else would go wrong far from here; a manifest may come from anywhere."""
-    numbers = [
-        manifest.size,
-        manifest.channels,
-        *(n for shard in manifest.shards for n in (shard.samples, shard.bytes)),
-    ]
-    if not all(isinstance(number, int) and number >= 0 for number in numbers):
-        raise TypeError("a size or a count is no number")
+    """Check values whose errors would otherwise appear far from here; a manifest may come from anywhere."""
+    numbers = [number for shard in manifest.shards for number in (shard.samples, shard.bytes)]
+    if not all(isinstance(number, int) and number >= 0 for number in (manifest.size, manifest.channels, *numbers)):
+        raise TypeError("a size or a count is not a number")
     if manifest.channels not in (1, 3) or not manifest.size:
-        raise InputError(f"{path}: images of size {manifest.size} and {manifest.channels} channels cannot be.")
+        raise InputError(f"{path}: images of size {manifest.size} with {manifest.channels} channels are not possible.")
     for shard in manifest.shards:
         parts = PurePosixPath(shard.name).parts
         if not parts or parts[0] == "/" or ".." in parts:

@@ -1,1 +1,1 @@
-"""Which sample comes when. Pure arithmetic."""
+"""Which sample comes when. Arithmetic only: imports nothing of ours."""

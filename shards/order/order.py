@@ -1,15 +1,13 @@
-"""The order of samples: which sample stands at position p. Pure arithmetic, no I/O, no state.
+"""The order of samples: the sample at any position of the endless stream. Arithmetic only: no I/O, no state.
 
-A *position* counts samples from the start of the run and never ends: position p is sample ``p mod N`` of epoch
-``p div N``. An epoch visits *blocks* (runs of consecutive samples of one shard, the unit of I/O) in a random
-permutation, and the samples of a block in another; that is the epoch's *sequence*. It is read by L *lanes* side by
-side, lane l going through its own 1/L of the sequence, so that a batch of L mixes L blocks while each lane reads on in
-its own.
+A *position* counts samples from the start of the run: position p is sample ``p mod N`` of epoch ``p div N``. An epoch
+visits *blocks* (consecutive samples of one shard, the unit of I/O) in a random permutation, and the samples of a block
+in another; this is the *sequence* of the epoch. L *lanes* read it in parallel, each its own 1/L of the sequence, so
+that a batch of L mixes L blocks while each lane reads one block at a time.
 
 Every random choice comes from a counter-based generator, Philox (Salmon et al., "Parallel random numbers: as easy as
-1, 2, 3", SC 2011), whose key is the seed and whose counter says what the choice is for; inside a block it keys a
-permutation that is computed at the one place asked for. Nothing is drawn "next": looking up one position costs O(log
-blocks), wherever it lies.
+1, 2, 3", SC 2011): its key is the seed and the purpose, its counter identifies the choice. Within a block it keys a
+permutation that is computed for single samples. A look-up of any position costs O(log blocks).
 """
 
 from __future__ import annotations
@@ -22,29 +20,29 @@ import numpy as np
 from shards.order.permute import numbered, permute
 
 EPOCH, BLOCK, FLIP = 1, 2, 3
-"""What randomness is for; half of a Philox key, so that no two purposes share a stream."""
+"""Purposes of random numbers: half of a Philox key, so that no two purposes share a stream."""
 
 
 def philox(seed: int, purpose: int, *counter: int) -> np.random.Philox:
-    """A generator that is a function of its arguments only; ``counter`` fills the high words, draws the lowest one."""
+    """A generator that depends on its arguments only; ``counter`` is its high words, and draws count in the lowest."""
     words = np.zeros(4, dtype=np.uint64)
     words[4 - len(counter) :] = counter
     return np.random.Philox(key=np.array([seed, purpose], dtype=np.uint64), counter=words)
 
 
 def shuffled(generator: np.random.Philox, count: int) -> np.ndarray:
-    """A random permutation of ``count``, int64. By sorting raw words, which NumPy promises never to change; what
-    ``Generator.permutation`` makes of them may change with any release, and with it the order of a run under way.
+    """A random permutation of ``count``, int64, by sorting raw words, which NumPy promises never to change.
+
+    ``Generator.permutation`` may change with any release, and with it the order of a run in progress.
     """
     return np.argsort(generator.random_raw(count), kind="stable")
 
 
 def flips(seed: int, start: int, count: int) -> np.ndarray:
     """Whether positions ``start .. start + count`` are mirrored: bool (count,), each true with probability 1/2."""
-    first, skip = divmod(start, 4)  # Philox makes four words per count
-    generator = np.random.Philox(
-        key=np.array([seed, FLIP], dtype=np.uint64), counter=np.array([first, 0, 0, 0], dtype=np.uint64)
-    )
+    first, skip = divmod(start, 4)  # Philox draws four words per count
+    key, counter = np.array([seed, FLIP], dtype=np.uint64), np.array([first, 0, 0, 0], dtype=np.uint64)
+    generator = np.random.Philox(key=key, counter=counter)
     words = generator.random_raw(skip + count)[skip:]
     return (words >> np.uint64(63)).astype(bool)
 
@@ -57,9 +55,9 @@ class Order:
     """Samples per shard, int64 (shards,), each at least 1."""
     seed: int
     lanes: int
-    """How many places of the sequence are read side by side; the batch size at the start is the natural choice."""
+    """Parts of the sequence that are read in parallel; best the batch size at the start of the run."""
     block: int
-    """Most samples in a block. 1 to 4 MB of bytes make good reads; more samples mix better, fewer waste less."""
+    """Maximum samples in a block. 1 to 4 MB read well; larger blocks mix better, smaller ones waste less."""
     _epochs: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -74,11 +72,11 @@ class Order:
 
     @cached_property
     def _first_block(self) -> np.ndarray:
-        """Number of the first block of each shard, and behind them the number of blocks."""
+        """Number of the first block of each shard, then the number of blocks."""
         return np.concatenate([[0], np.cumsum(-(-self.counts // self.block))])
 
     def lookup(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The samples at ``positions``, int64 (n,), in any order: shard and row in the shard, each int64 (n,)."""
+        """Shard and row in the shard, each int64 (n,), of the samples at ``positions``, int64 (n,), in any order."""
         epochs, places = np.divmod(np.asarray(positions, dtype=np.int64), self.samples)
         shards, rows = np.empty_like(places), np.empty_like(places)
         for epoch in np.unique(epochs).tolist():
@@ -89,7 +87,7 @@ class Order:
         return shards, rows
 
     def blocks(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The blocks that hold ``positions``, each once, in the order of need: shard and first row in the shard."""
+        """Shard and first row of the blocks that contain ``positions``, each once, in the order of first use."""
         epochs, places = np.divmod(np.asarray(positions, dtype=np.int64), self.samples)
         blocks = np.empty_like(places)
         for epoch in np.unique(epochs).tolist():
@@ -104,7 +102,7 @@ class Order:
         return int(philox(self.seed, BLOCK, epoch).random_raw())
 
     def _locate(self, epoch: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Number of the block, and the place in its permutation, of each place in the epoch."""
+        """Block number and place in the permutation of the block, of each place in the epoch."""
         quotient, remainder = divmod(self.samples, self.lanes)
         step, lane = np.divmod(places, self.lanes)
         element = lane * quotient + np.minimum(lane, remainder) + step
@@ -119,14 +117,14 @@ class Order:
         return shards, firsts, np.minimum(self.block, self.counts[shards] - firsts)
 
     def _sequence(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The blocks in the order of their visit, and the place in the sequence where each visit starts."""
+        """The blocks in the order of their visits, and the place in the sequence where each visit starts."""
         if epoch not in self._epochs:
             total = int(self._first_block[-1])
             visits = shuffled(philox(self.seed, EPOCH, epoch), total).astype(np.int32)
             sizes = np.full(total, self.block, dtype=np.int64)
             sizes[self._first_block[1:] - 1] = self.counts - (np.diff(self._first_block) - 1) * self.block
             starts = np.cumsum(sizes[visits]) - sizes[visits]
-            while len(self._epochs) > 1:  # a batch may straddle two epochs, never three
+            while len(self._epochs) > 1:  # a batch overlaps with two epochs at most
                 self._epochs.pop(next(iter(self._epochs)))
             self._epochs[epoch] = (visits, starts)
         return self._epochs[epoch]

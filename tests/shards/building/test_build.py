@@ -21,9 +21,9 @@ from PIL import Image
 from shards.building.build import build
 from shards.building.recipe import Options
 from shards.common.errors import InputError
+from shards.format.codec import fit
 from shards.format.index import index_tar
 from shards.format.manifest import Manifest, read_manifest
-from shards.format.resize import fit
 from shards.sources.faces import Faces
 from shards.sources.folder import Folder
 

@@ -23,8 +23,8 @@ from shards.building.build import build
 from shards.building.dedup import PART, TOLERANCE, colour_cells, find_originals, perceptual_hash
 from shards.building.recipe import Options
 from shards.common.errors import InputError
+from shards.format.codec import fit
 from shards.format.manifest import read_manifest
-from shards.format.resize import fit
 from shards.sources.faces import Faces, sample_face
 from shards.sources.folder import Folder
 from shards.sources.portrait import draw_face

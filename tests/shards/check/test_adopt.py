@@ -14,9 +14,8 @@ from PIL import Image
 from shards.check.adopt import index_tars
 from shards.check.verify import verify
 from shards.common.errors import InputError
-from shards.format.codec import encode
+from shards.format.codec import encode, fit
 from shards.format.manifest import read_manifest
-from shards.format.resize import fit
 from shards.loading.dataset import ShardDataset
 from shards.storage.locate import CacheOptions
 from tests.support.faulty import FaultyServer

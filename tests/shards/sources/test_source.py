@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.format.resize import fit
+from shards.format.codec import fit
 from shards.sources.folder import Folder
 from shards.sources.source import BadImage, read_image
 

@@ -1,4 +1,4 @@
-"""The commands for shards that are there already: ``index``, ``verify``, ``info``."""
+"""The commands for existing shards: ``index``, ``verify``, ``info``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from tyro.conf import Positional
 
-from shards.check.adopt import index_tars
+from shards.check.index_tars import index_tars
 from shards.check.verify import verify
 from shards.common.errors import InputError
 from shards.common.sheet import write_sheet
@@ -25,10 +25,10 @@ SHOWN = 64
 
 @dataclass(frozen=True)
 class Index:
-    """Index tars that someone else wrote (any WebDataset of images), without changing them, so that they can train.
+    """Index the tars of other tools (any WebDataset of images) for training, without changing them.
 
-    One image a key, as .jpg, .jpeg, .png, .webp or .npy, in tars that are not compressed; other members are counted and
-    left out. An HTTP server must honour ranges.
+    The tars must be uncompressed and hold one image per key, as .jpg, .jpeg, .png, .webp or .npy; other members are
+    counted and left out. An HTTP server must support ranges.
 
     Example: python -m shards index /data/flowers --out data/flowers-index
     """
@@ -37,12 +37,12 @@ class Index:
     """Folder of .tar files, one .tar, or a pattern such as "train-{000..099}.tar" or "train-*.tar"; or a URL of these,
     with braces only."""
     out: Path | None = None
-    """Folder for manifest.json and index.npy, where the tars' own cannot be written. Train with this folder then.
-    Credentials in a URL are not kept: put them where fsspec finds them (~/.config/fsspec or FSSPEC_... variables)."""
+    """Folder for manifest.json and index.npy, if not the tars' own; train with this folder then. Credentials in a URL
+    are not stored: put them where fsspec finds them (~/.config/fsspec or FSSPEC_... variables)."""
     size: Literal[32, 64, 128] | None = None
-    """Read the images as squares of so many pixels. Their own size if all have one of these; else 64."""
+    """Read the images as squares of this many pixels. Default: their own size if all have one of these, else 64."""
     channels: Literal[1, 3] | None = None
-    """1 reads them in grey, 3 in colour. Grey if all are."""
+    """1 reads the images in grey, 3 in colour. Default: grey if all are grey."""
 
     def run(self) -> None:
         if not self.where:
@@ -52,14 +52,14 @@ class Index:
         if manifest.format == "any":
             print(
                 f"The images differ in size or encoding: each is resized to {manifest.size}x{manifest.size} every time "
-                "it is read, ten times slower. For long trainings unpack them and use `python -m shards build folder`.",
+                "it is read, ten times slower. For long runs unpack them and use `python -m shards build folder`.",
                 file=sys.stderr,
             )
 
 
 @dataclass(frozen=True)
 class Verify:
-    """Read and decode everything, and list what is not as the manifest says. Exit code 2 if anything is.
+    """Read and decode everything, and list all differences from the manifest. The exit code is 2 if there are any.
 
     Example: python -m shards verify data/celeba64
     """
@@ -79,7 +79,7 @@ class Verify:
 
 @dataclass(frozen=True)
 class Info:
-    """Say what a data set holds, and show its first images on a contact sheet.
+    """Describe a data set, and draw its first images on a contact sheet.
 
     Example: python -m shards info data/celeba64 --sheet celeba.png
     """
@@ -87,10 +87,10 @@ class Info:
     where: Positional[str]
     """Folder or URL that holds manifest.json."""
     sheet: Path | None = None
-    """The picture; contact-sheet.png in the folder unless given, in this one for a URL."""
+    """File for the picture. Default: contact-sheet.png in the folder, or in the current folder for a URL."""
 
     def run(self) -> None:
-        with closing(Reader(self.where, lanes=1)) as reader:  # few blocks, which may lie far away
+        with closing(Reader(self.where, lanes=1)) as reader:  # one lane reads few blocks, which may be remote
             manifest = reader.manifest
             print(summary(manifest))
             images = np.empty((min(SHOWN, manifest.samples), *manifest.shape), np.uint8)
@@ -105,9 +105,9 @@ class Info:
 
 
 def summary(manifest: Manifest) -> str:
-    """A few lines for people."""
+    """A description in a few lines."""
     total = sum(shard.bytes for shard in manifest.shards)
-    facts = {
+    fields = {
         "source": manifest.source,
         "images": f"{manifest.samples:,} of {manifest.size}x{manifest.size}x{manifest.channels}, {manifest.format}",
         "shards": f"{len(manifest.shards):,}, together {total / 1e6:,.1f} MB",
@@ -118,4 +118,4 @@ def summary(manifest: Manifest) -> str:
         "built with": ", ".join(f"{name} {value}" for name, value in manifest.build.items()),
         "digest": manifest.digest,
     }
-    return "\n".join(f"{name:>10}  {value}" for name, value in facts.items() if value)
+    return "\n".join(f"{name:>10}  {value}" for name, value in fields.items() if value)

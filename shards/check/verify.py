@@ -1,4 +1,4 @@
-"""Is a data set what its manifest says, to the last byte, and does every image decode?"""
+"""Checks that every byte of a data set is as its manifest says, and that every image decodes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ CHUNK = 8 << 20
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as it should be."""
+    """A difference from the manifest, or an image that does not decode."""
 
     shard: str
     what: str
     key: str | None = None
     offset: int | None = None
-    """Byte in the shard."""
+    """First byte in the shard."""
 
     def __str__(self) -> str:
         where = self.shard if self.offset is None else f"{self.shard}, {self.key!r} at byte {self.offset}"
@@ -39,24 +39,24 @@ class Problem:
 
 
 def verify(where: str | Path) -> Iterator[Problem]:
-    """Every problem of the data set at ``where``, shard by shard, read from end to end where it lies, past any cache.
+    """Yield every problem of the data set at ``where``, shard by shard. Remote tars are read without the cache.
 
     Raises:
-        InputError: there is no manifest or no index to hold the shards against.
+        InputError: there is no manifest or no index to compare the shards with.
     """
     place = locate(where)
     manifest, index = place.manifest, place.open_index()
     with place.index.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != manifest.index_sha256:
-            yield Problem(INDEX, "is not the index that the manifest was written with")
-    found = TarList(place.tars, tuple(shard.name for shard in manifest.shards))
+            yield Problem(INDEX, "does not belong to this manifest")
+    tars = TarList(place.tars, tuple(shard.name for shard in manifest.shards))
     first = 0
     with Progress(manifest.samples, 0) as progress:
         for shard in manifest.shards:
             rows = index[first : first + shard.samples]
             first += shard.samples
             try:
-                with found.open(shard.name) as file:
+                with tars.open(shard.name) as file:
                     yield from _verify_file(file, shard)
                     yield from _verify_samples(file, manifest, shard, rows)
             except OSError as error:
@@ -69,14 +69,14 @@ def verify(where: str | Path) -> Iterator[Problem]:
 def _verify_file(file: BinaryIO, shard: Shard) -> Iterator[Problem]:
     size = file.seek(0, os.SEEK_END)
     if size != shard.bytes:
-        yield Problem(shard.name, f"has {size} bytes, the manifest says {shard.bytes}: it was cut or replaced")
+        yield Problem(shard.name, f"has {size} bytes, the manifest says {shard.bytes}: it was truncated or replaced")
     if not shard.sha256:
-        return  # indexed from afar: every byte that matters has a digest of its own, checked below
+        return  # indexed from a URL; every image has a digest of its own, which is checked below
     file.seek(0)
-    found = hashlib.sha256()
+    checksum = hashlib.sha256()
     while data := file.read(CHUNK):
-        found.update(data)
-    if found.hexdigest() != shard.sha256:
+        checksum.update(data)
+    if checksum.hexdigest() != shard.sha256:
         yield Problem(shard.name, "is not the file that was indexed")
 
 
@@ -86,7 +86,7 @@ def _verify_samples(file: BinaryIO, manifest: Manifest, shard: Shard, rows: np.n
         file.seek(offset - header)
         data = file.read(header + size)
         if len(data) < header + size:
-            yield Problem(shard.name, f"ends before byte {offset + size}; its samples from there on are lost")
+            yield Problem(shard.name, f"ends before byte {offset + size}; the samples after it are lost")
             return
         try:
             key = member_key(data[:header])

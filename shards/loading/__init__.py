@@ -1,1 +1,1 @@
-"""From tars to batches."""
+"""Reads, decodes and batches samples, in this process or in workers."""

@@ -1,4 +1,4 @@
-"""A map from positions to images, for torch."""
+"""The stream of images as a torch data set, addressed by position."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Batch:
     images: torch.Tensor
     """uint8 (samples, height, width, channels)."""
     keys: tuple[str, ...] = ()
-    """Their keys in the tars, when the data set was asked for them."""
+    """Keys of the samples in the tars; empty without the option ``keys``."""
     bad: tuple[Bad, ...] = ()
-    """Samples that did not decode; ``images`` and ``keys`` hold their neighbours instead."""
+    """Samples that did not decode and were replaced by their neighbours in ``images`` and ``keys``."""
 
 
 class ShardDataset(Dataset[Batch]):
@@ -38,7 +38,7 @@ class ShardDataset(Dataset[Batch]):
         options: see :class:`shards.loading.reader.Options`.
 
     Raises:
-        InputError: no data set there, or its parts do not fit each other.
+        InputError: there is no data set, or its parts do not belong together.
     """
 
     def __init__(self, where: str | Path, **options: Unpack[Options]) -> None:
@@ -57,7 +57,7 @@ class ShardDataset(Dataset[Batch]):
         return self.manifest.samples
 
     def __getitem__(self, position: int) -> Batch:
-        """The batch of one at ``position``, which may lie in any epoch."""
+        """The batch of one sample at ``position``, in any epoch."""
         return self.__getitems__(range(position, position + 1))
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
@@ -65,12 +65,11 @@ class ShardDataset(Dataset[Batch]):
 
         Raises:
             ValueError: ``positions`` are not consecutive.
-            InputError: a sample is not what the index says, or, if ``strict``, does not decode; names shard, key and
-                offset.
+            InputError: see :meth:`shards.loading.reader.Reader.read`.
         """
         start, count = positions[0], len(positions)
         if [*positions] != [*range(start, start + count)]:
-            raise ValueError("positions must be consecutive: the stream is shuffled by its seed, not by its reader")
+            raise ValueError("positions must be consecutive: the seed shuffles the stream, not the sampler")
         pixels = np.empty((count, *self.manifest.shape), np.uint8)
         report = self.reader.read(start, pixels)
         return Batch(start, torch.from_numpy(pixels), report.keys, report.bad)

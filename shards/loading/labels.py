@@ -1,4 +1,4 @@
-"""The classes of a data set's images: what ``key.cls`` says of ``key.png``."""
+"""The labels of a data set: ``key.cls`` holds the class of ``key.png``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from shards.loading.reader import Reader
 from shards.storage.tars import TarList
 
 DIGITS = 18
-"""More may not fit into an int64."""
+"""Maximum length of a label; longer numbers may not fit into an int64."""
 
 
 def read_labels(reader: Reader, start: int, count: int) -> np.ndarray:
-    """The labels at positions ``start ... start + count`` of the stream, int64 (count,).
+    """The labels of ``count`` samples from position ``start`` of the stream on, int64 (count,).
 
-    Goes through the headers of every tar that holds one of them, 0.1 ms an image; the index knows images only, and
-    training, which needs no labels, should not pay for them. From afar that reads the whole tars, past the cache.
+    Reads all headers of the tars that contain them, 0.1 ms per image, and remote tars as a whole, without the cache:
+    the index has no labels, because training does not need them.
 
     Raises:
         InputError: an image has no ``.cls``, or one that is not a whole number; a tar cannot be read.
@@ -32,19 +32,19 @@ def read_labels(reader: Reader, start: int, count: int) -> np.ndarray:
         name = found.names[number]
         try:
             with found.open(name) as file:
-                of_shard = np.array(_read(file), np.int64)
+                labels_of_tar = np.array(_read(file), np.int64)
         except (OSError, ValueError, tarfile.TarError) as error:
             raise InputError(
-                f"The labels in {name} cannot be read: {error}. Labelled shards hold a .cls beside each image, as "
-                "`python -m shards build mnist|lsun|folder` writes it."
+                f"The labels in {name} cannot be read: {error}. Labelled shards hold a .cls for each image, as "
+                "`python -m shards build mnist|lsun|folder` writes them."
             ) from error
         here = shards == number
-        labels[here] = of_shard[rows[here]]
+        labels[here] = labels_of_tar[rows[here]]
     return labels
 
 
 def _read(file: BinaryIO) -> list[int]:
-    """The label of each image of a tar, in the tar's order; raises ``ValueError`` where there is none."""
+    """The label of each image of a tar, in its order; raises ``ValueError`` if one is missing or not a number."""
     images, labels = [], {}
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
@@ -54,7 +54,7 @@ def _read(file: BinaryIO) -> list[int]:
             elif extension.lower() == "cls" and member.isfile():
                 file.seek(member.offset_data)
                 labels[key] = file.read(member.size)
-            tar.members.clear()  # type: ignore[attr-defined]  # a list of all would be 1 kB a member
+            tar.members.clear()  # type: ignore[attr-defined]  # the list of all members would take 1 kB each
     for key in images:
         text = labels.get(key, b"").strip()
         if not text.isdigit() or len(text) > DIGITS:

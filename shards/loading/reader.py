@@ -1,4 +1,4 @@
-"""From positions to pixels: the core of the stream. NumPy only, so that a worker process starts in half a second."""
+"""Reads the images at given positions of the stream. Does not use torch, so that a worker starts in half a second."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from shards.storage.locate import CacheOptions, Location, locate
 BLOCK_BYTES = 2 << 20
 
 CHECKED_BYTES = 256 << 20
-"""The largest index (11 million samples) that is hashed at every start: 0.2 s here. A larger one is only verified when
-asked, and its samples carry digests of their own anyway."""
+"""The largest index (11 million samples) that is hashed at every start: 0.2 s here. A larger one is left to ``shards
+verify``; each sample has a digest of its own anyway."""
 
 AHEAD = 64
-"""Samples of a lane ahead of use that a block from afar is fetched; as many batches, while a batch has as many rows as
-there are lanes: 0.4 s at 20,000 images/s, which hides 50 ms of latency."""
+"""Samples per lane that remote blocks are fetched ahead of use: 64 batches, if a batch has one row per lane. This is
+0.4 s at 20,000 images/s and hides 50 ms of latency."""
 
 GROUP = 8
-"""Batches whose places are looked up in one go: at 128 samples a look-up costs its calls, not its arithmetic."""
+"""Batches that are looked up together: with 128 samples, the calls of a look-up take longer than its arithmetic."""
 
 KEPT = 256
-"""Batches after which the pages of the index that were touched are given back, or a worker would come to hold all of
-it: 24 bytes a sample. They stay in the page cache."""
+"""Batches between two releases of the index's pages, which stay in the page cache. Without, each worker would grow to
+hold the whole index: 24 bytes a sample."""
 
 REACH = 100
-"""How many neighbours in the order may be broken in a row before the data set is given up."""
+"""Neighbours in the order that are tried in place of a broken sample."""
 
 
 @dataclass(frozen=True)
 class Bad:
-    """A sample that does not decode, and for which its neighbour in the order stands in."""
+    """A sample that does not decode and was replaced by its neighbour in the order."""
 
     position: int
     shard: str
     key: str
     offset: int
-    """Byte of the image in the shard."""
+    """First byte of the image in the shard."""
     reason: str
 
     def __str__(self) -> str:
@@ -57,30 +57,30 @@ class Bad:
 
 @dataclass(frozen=True)
 class Report:
-    """What was read beside the pixels."""
+    """The results of a read besides the pixels."""
 
     keys: tuple[str, ...]
-    """Keys of the samples, in order; empty unless they were asked for."""
+    """Keys of the samples, in order; empty without the option ``keys``."""
     bad: tuple[Bad, ...]
 
 
 class Options(TypedDict, total=False):
-    """How a data set is to be read."""
+    """Options of a :class:`Reader`."""
 
     seed: int
     """Of the order and of the flips."""
     lanes: int
     """See :class:`shards.order.order.Order`."""
     block: int | None
-    """Most samples in a block; None for about 2 MiB."""
+    """Maximum samples in a block; None for about 2 MiB."""
     flip: bool
     """Mirror each sample left to right with probability 1/2, decided by (seed, position)."""
     keys: bool
-    """Look up each sample's key too; costs one small read and a tar header's parsing a sample."""
+    """Report the key of each sample; costs a small read and the parsing of a tar header per sample."""
     strict: bool
-    """A sample that does not decode is an error; otherwise its neighbour in the order stands in."""
+    """Raise if a sample does not decode, instead of replacing it by its neighbour in the order."""
     cache: CacheOptions | None
-    """For what comes from afar."""
+    """For remote data."""
 
 
 DEFAULTS: Options = {
@@ -91,18 +91,18 @@ DEFAULTS: Options = {
 class Reader:
     """Reads the endless stream of a data set's images by position; see :class:`shards.loading.dataset.ShardDataset`.
 
-    Pickled, it goes to a worker process without its open files and its index, which the worker maps again.
+    Its pickle, for a worker process, holds neither the open files nor the index; the worker opens them again.
     """
 
     def __init__(self, where: str | Path, **options: Unpack[Options]) -> None:
-        asked: Options = {**DEFAULTS, **options}
-        cache, block = asked["cache"] or CacheOptions(), asked["block"]
+        settings: Options = {**DEFAULTS, **options}
+        cache, block = settings["cache"] or CacheOptions(), settings["block"]
         self.place = locate(where, cache)
         self.manifest = self.place.manifest
-        self.seed, self.flip = asked["seed"], asked["flip"]
-        self.keys, self.strict = asked["keys"], asked["strict"]
+        self.seed, self.flip = settings["seed"], settings["flip"]
+        self.keys, self.strict = settings["keys"], settings["strict"]
         block = block or default_block(self.manifest)
-        self.order = Order(self.manifest.counts, self.seed, asked["lanes"], block)
+        self.order = Order(self.manifest.counts, self.seed, settings["lanes"], block)
         self._index = self.place.open_index()
         _check_index(self.place)
         self._storage = self.place.open_storage(self._index, self.order.lanes, block, cache)
@@ -110,35 +110,33 @@ class Reader:
         self._first = np.concatenate([[0], np.cumsum(self.manifest.counts)])
         self._decode = decoder(self.manifest.format)
         self._cache = cache
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
-        """Nothing was read yet, and nothing is known of what will be."""
-        self._started = False
-        self._places: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    def _reset(self) -> None:
+        """Forget the earlier reads and what was looked up ahead."""
+        self._prefetching = False
+        self._looked_up: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._last: int | None = None
-        self._pace = self._reads = 0
+        self._stride = self._reads = 0
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_index": None, "_storage": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        self._index = self.place.open_index()  # by value it would be 24 bytes a sample in each worker
+        self._index = self.place.open_index()  # pickled, it would take 24 bytes a sample in each worker
         self._storage = self.place.open_storage(self._index, self.order.lanes, self.order.block, self._cache)
-        self._begin()
+        self._reset()
 
     def close(self) -> None:
         """Close every file and connection."""
         self._storage.close()
 
     def read(self, start: int, out: np.ndarray) -> Report:
-        """Fill ``out``, uint8 (n, height, width, channels), C-contiguous, with the images at positions ``start ...
-        start + n``.
+        """Fill ``out``, uint8 (n, height, width, channels), C-contiguous, with the images from position ``start`` on.
 
         Raises:
-            InputError: a sample is not what the index says, or, if ``strict``, does not decode; names shard, key and
-                offset.
+            InputError: a sample differs from the index or, if ``strict``, does not decode; names shard, key and offset.
         """
         shards, rows = self._look_up(start, len(out))
         self._storage.fetch(shards, rows)
@@ -154,10 +152,11 @@ class Reader:
                 self._decode(data, out[place])
             except ValueError as error:
                 broken.append((place, str(error)))
-        bad = [self._bad(start + place, numbers[place], int(rows[place]), reason) for place, reason in broken]
-        for sample, (place, _) in zip(bad, broken, strict=True):
+        bad: list[Bad] = []
+        for place, reason in broken:
+            bad.append(Bad(start + place, *self._describe(numbers[place], int(rows[place])), reason))
             if self.strict:
-                raise InputError(f"{sample}.")
+                raise InputError(f"{bad[-1]}.")
             shards[place], rows[place] = self._replace(start + place, out[place])
         if self.flip:
             mirrored = flips(self.seed, start, len(out))
@@ -166,35 +165,35 @@ class Reader:
         return Report(tuple(self._key(shard, row) for shard, row in pairs), tuple(bad))
 
     def _look_up(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Shards and rows from ``start`` on, and, once two batches came at one pace, those of the next ones too."""
-        found = self._places.pop(start, None)
-        pace = 0 if self._last is None else start - self._last
-        if found is None or len(found[0]) != count:
-            starts = start + pace * np.arange(GROUP if pace > 0 and pace == self._pace else 1)
+        """Shards and rows from ``start`` on. After two equal strides, the next batches are looked up with them."""
+        samples = self._looked_up.pop(start, None)
+        stride = 0 if self._last is None else start - self._last
+        if samples is None or len(samples[0]) != count:
+            starts = start + stride * np.arange(GROUP if stride > 0 and stride == self._stride else 1)
             shards, rows = self.order.lookup(np.add.outer(starts, np.arange(count)).ravel())
             parts = zip(shards.reshape(-1, count), rows.reshape(-1, count), strict=True)
-            self._places = dict(zip(starts.tolist(), parts, strict=True))
-            found = self._places.pop(start)
-            self._expect(starts, count)
-        self._last, self._pace = start, pace
+            self._looked_up = dict(zip(starts.tolist(), parts, strict=True))
+            samples = self._looked_up.pop(start)
+            self._prefetch(starts, count)
+        self._last, self._stride = start, stride
         self._reads += 1
         mapped: object = self._index.base
         if self._reads % KEPT == 0 and isinstance(mapped, mmap.mmap):
             mapped.madvise(mmap.MADV_DONTNEED)
-        return found
+        return samples
 
-    def _expect(self, starts: np.ndarray, count: int) -> None:
-        """Announce the blocks of the batches ``AHEAD`` turns after ``starts``; at first, those between too."""
+    def _prefetch(self, starts: np.ndarray, count: int) -> None:
+        """Prefetch the remote blocks of the batches ``AHEAD`` turns after ``starts``; first, also of those between."""
         if isinstance(self._storage, LocalStorage):
             return
         later = starts + AHEAD * self.order.lanes
-        if not self._started:
+        if not self._prefetching:
             later = np.concatenate([np.arange(starts[0], later[0], self.order.lanes), later])
-        self._started = True
+        self._prefetching = True
         self._storage.prefetch(*self.order.blocks(np.add.outer(later, np.arange(count))))
 
     def _replace(self, position: int, out: np.ndarray) -> tuple[int, int]:
-        """Put the nearest later sample that decodes in the place of the one at ``position``; returns shard and row."""
+        """Read the next sample after ``position`` that decodes into ``out``; returns its shard and row."""
         for neighbour in range(position + 1, position + 1 + REACH):
             shard, row = (int(number[0]) for number in self.order.lookup(np.array([neighbour])))
             entry = self._entry(shard, row)
@@ -220,22 +219,18 @@ class Reader:
         except InputError as error:
             raise InputError(f"{self._storage.name(shard)}, at byte {offset - header}: {error}") from error
 
-    def _key_or_not(self, shard: int, row: int) -> str:
+    def _describe(self, shard: int, row: int) -> tuple[str, str, int]:
+        """Shard, key and offset of a sample; the key is "?" if its header is damaged."""
         try:
-            return self._key(shard, row)
+            key = self._key(shard, row)
         except InputError:
-            return "?"
-
-    def _bad(self, position: int, shard: int, row: int, reason: str) -> Bad:
-        offset = int(self._entry(shard, row)["offset"])
-        return Bad(position, self._storage.name(shard), self._key_or_not(shard, row), offset, reason)
+            key = "?"
+        return self._storage.name(shard), key, int(self._entry(shard, row)["offset"])
 
     def _changed(self, shard: int, row: int) -> str:
-        return (
-            f"The sample {self._key_or_not(shard, row)!r} of {self._storage.name(shard)}, at byte "
-            f"{self._entry(shard, row)['offset']}, is not what was indexed: the shard changed. "
-            "Fetch or build it again."
-        )
+        name, key, offset = self._describe(shard, row)
+        what = f"The sample {key!r} of {name}, at byte {offset}, is not what was indexed: the shard changed."
+        return f"{what} Fetch or build it again."
 
 
 def default_block(manifest: Manifest) -> int:
@@ -247,6 +242,6 @@ def _check_index(place: Location) -> None:
     if place.index.stat().st_size > CHECKED_BYTES:
         return
     with place.index.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != place.manifest.index_sha256:
-        raise InputError(f"{place.index} is not the one that the manifest was written with. Build the data set again.")
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    if checksum != place.manifest.index_sha256:
+        raise InputError(f"{place.index} does not belong to this manifest. Build the data set again.")

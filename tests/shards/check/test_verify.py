@@ -90,7 +90,7 @@ def test_an_index_of_something_else_is_a_problem(tmp_path: Path) -> None:
     make_shards(tmp_path, samples=SAMPLES)
     rows = np.load(tmp_path / "index.npy")
     np.save(tmp_path / "index.npy", rows[::-1])
-    assert any("is not the index that the manifest" in str(one) for one in verify(tmp_path))
+    assert any("does not belong to this manifest" in str(one) for one in verify(tmp_path))
 
 
 def test_wrong_counts_are_an_error(tmp_path: Path) -> None:

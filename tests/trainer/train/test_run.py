@@ -158,7 +158,7 @@ def test_a_manifest_that_does_not_match_its_tars(copied: Path, tmp_path: Path, f
 def test_an_index_that_is_not_the_manifests(copied: Path, tmp_path: Path, fails: Fails) -> None:
     rows = np.load(copied / "index.npy")
     np.save(copied / "index.npy", rows[::-1])
-    assert "is not the one that the manifest was written with" in fails(*flags(copied, tmp_path / "run"))
+    assert "does not belong to this manifest" in fails(*flags(copied, tmp_path / "run"))
 
 
 def test_images_of_a_size_without_networks(tmp_path: Path, fails: Fails) -> None:

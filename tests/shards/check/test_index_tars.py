@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from shards.check.adopt import index_tars
+from shards.check.index_tars import index_tars
 from shards.check.verify import verify
 from shards.common.errors import InputError
 from shards.format.codec import encode, fit
@@ -234,7 +234,7 @@ def test_an_index_of_more_tars_is_kept(tmp_path: Path) -> None:
         plain(tmp_path / f"{name}.tar", 2)
     index_tars(str(tmp_path))
     before = (tmp_path / "manifest.json").read_bytes()
-    with pytest.raises(InputError, match=r"holds the index of 1 tars that .* does not name now, such as b.tar"):
+    with pytest.raises(InputError, match=r"holds the index of 1 tars that are not at .* now, such as b.tar"):
         index_tars(str(tmp_path / "a.tar"))
     assert (tmp_path / "manifest.json").read_bytes() == before
     plain(tmp_path / "c.tar", 2)

@@ -10,7 +10,7 @@ import pytest
 
 from shards.building.build import build
 from shards.building.recipe import Options
-from shards.common.cores import available_cores
+from shards.common.processes import available_cores
 from shards.sources.faces import Faces
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests share the cores, and threads that spin take them away

@@ -1,4 +1,4 @@
-"""Real ranks for tests: processes that meet over gloo, as the launcher would start them."""
+"""Real ranks for tests: processes with the environment that the launcher would give them, connected over gloo."""
 
 from __future__ import annotations
 
@@ -12,52 +12,54 @@ from typing import Any
 
 import torch
 
+PRELOADED = ["accelerate", "torch", "torch._dynamo", "trainer.gan.step", "trainer.ranks.setup"]
+"""Imported once, in the process that forks the ranks: each would need 5 s for it, 2 of them for DDP's torch._dynamo."""
 
-def on_ranks(ranks: int, work: Callable[..., Any], *arguments: Any, threads: int = 1, gpu: bool = False) -> list[Any]:
-    """What ``work(*arguments)``, a function of a module, returns on each of ``ranks`` ranks of ``threads`` threads, or
-    all on the first GPU.
+
+def on_ranks(
+    ranks: int, work: Callable[..., Any], *arguments: Any, threads: int = 1, gpu: bool = False, fresh: bool = False
+) -> list[Any]:
+    """Call ``work(*arguments)``, a function of a module, on ``ranks`` new ranks and return the result of each.
+
+    Each rank has ``threads`` threads; with ``gpu``, all of them use the first GPU. Ranks are forked and share a hash
+    seed, unless they are to be ``fresh``.
     """
-    context = multiprocessing.get_context("spawn")
+    # CUDA does not survive a fork.
+    context: Any = multiprocessing.get_context("spawn" if fresh or gpu else "forkserver")
+    context.set_forkserver_preload(PRELOADED)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    crew = []
+    environment = {
+        "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": str(not gpu).lower(), "OMP_NUM_THREADS": str(threads),
+    }  # fmt: skip
+    processes, connections = [], []
     for rank in range(ranks):
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=_serve, args=(theirs, rank, ranks, port, threads, gpu, work, arguments), daemon=True
-        )
+        receiver, sender = context.Pipe(duplex=False)
+        own = {**environment, "RANK": str(rank), "LOCAL_RANK": "0" if gpu else str(rank)}
+        process = context.Process(target=_run_rank, args=(sender, own, work, arguments), daemon=True)
         process.start()
-        theirs.close()
-        crew.append((process, ours))
+        sender.close()
+        processes.append(process)
+        connections.append(receiver)
     try:
-        return [torch.load(io.BytesIO(link.recv_bytes()), weights_only=True) for _, link in crew]
+        return [torch.load(io.BytesIO(receiver.recv_bytes()), weights_only=True) for receiver in connections]
     finally:
-        for process, _ in crew:
+        for process in processes:
             process.join(10)
             process.kill()
 
 
-def _serve(
-    link: Connection,
-    rank: int,
-    ranks: int,
-    port: int,
-    threads: int,
-    gpu: bool,
-    work: Callable[..., Any],
-    arguments: tuple[Any, ...],
+def _run_rank(
+    sender: Connection, environment: dict[str, str], work: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": "0" if gpu else str(rank), "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": str(not gpu).lower(), "OMP_NUM_THREADS": str(threads),
-    }  # fmt: skip
-    torch.set_num_threads(threads)
-    if gpu and ranks > 1:
-        torch.distributed.init_process_group("gloo")  # NCCL wants a GPU for each rank
-    file = io.BytesIO()  # by value: a tensor that is sent itself is gone with its sender
+    os.environ |= environment
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    if environment["ACCELERATE_USE_CPU"] == "false" and environment["WORLD_SIZE"] != "1":
+        torch.distributed.init_process_group("gloo")  # NCCL requires a GPU for each rank
+    file = io.BytesIO()  # by value: a tensor sent through a pipe is lost when its sender ends
     torch.save(work(*arguments), file)
-    link.send_bytes(file.getvalue())
+    sender.send_bytes(file.getvalue())
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,7 +1,4 @@
-"""Jobs on a background thread, and copies of tensors for them.
-
-Without it, training would wait for every checkpoint to be hashed and synced.
-"""
+"""A thread for jobs such as writing a checkpoint, and copies of tensors for it, so that training does not wait."""
 
 from __future__ import annotations
 
@@ -16,10 +13,7 @@ from trainer.gan.optimizer import Tensors
 
 
 class Background:
-    """Runs jobs on one thread, in the order of submission.
-
-    The next call of ``submit``, ``check`` or ``wait`` raises the error of a failed job.
-    """
+    """Runs jobs on one thread, in order; the next ``submit``, ``check`` or ``wait`` raises the error of a failed job."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "background")

@@ -36,13 +36,9 @@ class BadSampleLog:
 
 
 def check_bad_samples(bad: int, consumed: int, samples: int, max_bad: float) -> None:
-    """Check the number of bad samples on all ranks.
+    """Compare ``bad``, the count of all ranks, with the share ``max_bad`` of what they ``consumed`` since the start.
 
-    Args:
-        bad: bad samples since the process started.
-        consumed: samples read since then.
-        samples: size of the data set. Until one epoch is consumed, the share is one of an epoch.
-        max_bad: largest share allowed.
+    Until they have consumed an epoch, the share is that of an epoch of ``samples``.
 
     Raises:
         SharedInputError: there are more.

@@ -48,17 +48,12 @@ class Journal:
         try:
             yield
         except OSError as error:
-            raise InputError(
-                f"{self._path} cannot be written ({error.strerror}). Fix that (or free space) and run the command "
-                "again."
-            ) from error
+            hint = "Free space or correct the permissions, and run the command again."
+            raise InputError(f"{self._path} cannot be written ({error.strerror}). {hint}") from error
 
 
 def roll_back(path: Path, step: int) -> None:
-    """Cut ``path`` after the last line whose step is at most ``step``; a torn line ends the journal too.
-
-    A missing file is left alone.
-    """
+    """Cut ``path``, if it exists, after the last line whose step is at most ``step``; a torn line ends it too."""
     if not path.exists():
         return
     size = 0

@@ -17,8 +17,7 @@ from accelerate.utils import gather_object
 
 from trainer.gan.optimizer import Tensors
 
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""The integer type with as many bytes."""
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their bytes
 
 
 class StopVote:
@@ -83,10 +82,8 @@ def fingerprints(tensors: Mapping[str, Tensors]) -> torch.Tensor:
 
 
 def _fingerprint(group: Tensors) -> torch.Tensor:
-    words = [tensor.view(INTEGERS[tensor.element_size()]) for tensor in group.values()]
-    sums = [
-        (word.long() * torch.arange(1, 2 * word.numel(), 2, device=word.device).view_as(word)).sum() for word in words
-    ]
+    words = [tensor.view(INTEGERS[tensor.element_size()]).flatten().long() for tensor in group.values()]
+    sums = [(word * torch.arange(1, 2 * len(word), 2, device=word.device)).sum() for word in words]
     # Odd weights again: a factor of two would shift the sign of a float64 out of the sum.
     return torch.stack([total * (2 * number + 1) for number, total in enumerate(sums)]).sum()
 

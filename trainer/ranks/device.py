@@ -67,12 +67,8 @@ def set_threads(launch: Launch, threads: int) -> int:
 
 
 def set_kernels(*, tf32: bool) -> None:
-    """Choose the GPU's kernels.
-
-    Args:
-        tf32: round the factors of float32 products to TF32. PyTorch's default is to do so in convolutions only.
-
-    cuDNN benchmarks its kernels once per shape, which pays because all batches of a run have the same shape.
+    """Choose the GPU's kernels: TF32 for float32 products if ``tf32`` (PyTorch's default: in convolutions only), and the
+    fastest of cuDNN's kernels, which it finds once per shape; all batches of a run have one shape.
     """
     precision = "tf32" if tf32 else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision

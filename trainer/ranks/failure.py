@@ -23,12 +23,7 @@ CAUSE_TIMEOUT = timedelta(seconds=1)
 """For another rank to report its error."""
 KEY = "failure"
 
-LOST_CONNECTION = (
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Broken pipe",
-    "remote process exited",
-)
+LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 """Messages of gloo and NCCL when a peer is gone; they raise no exception type of their own for it."""
 
 
@@ -38,10 +33,7 @@ def lost_rank(error: BaseException) -> bool:
 
 
 def explain_failure(error: Exception, launch: Launch, step: int) -> str:
-    """Why the run failed after ``step``: the cause on this rank, or the one that another rank has reported.
-
-    A cause on this rank is reported to the others.
-    """
+    """Why the run failed after ``step``: the cause on this rank, which is reported, or the one another has reported."""
     cause = str(error) or type(error).__name__
     if lost_rank(error):
         lost = f"Another rank was lost after step {step}; its own log says why. ({cause.splitlines()[0]})"

@@ -22,11 +22,8 @@ class Preemption:
     """Context in which the first signal requests a stop and a later one ends the process at once.
 
     A thread handles the later one, through ``signal.set_wakeup_fd``: Python runs signal handlers in the main thread
-    only, which may be blocked in a collective whose other rank is stuck.
-
-    Args:
-        stop: file whose existence requests a stop too. Each check costs a ``stat``, so on a shared disk only one rank
-            should pass it.
+    only, which may be blocked in a collective whose other rank is stuck. The file ``stop`` requests a stop too; each
+    check costs a ``stat``, so on a shared disk only one rank should pass it.
     """
 
     def __init__(self, stop: Path | None) -> None:

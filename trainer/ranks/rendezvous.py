@@ -36,7 +36,6 @@ class Report:
     host: str
     error: str | None
     values: dict[str, str]
-    """What must be equal on all ranks, by a name for the user."""
 
 
 def connect_store(launch: Launch, timeout: timedelta = TIMEOUT) -> Store:
@@ -53,11 +52,9 @@ def connect_store(launch: Launch, timeout: timedelta = TIMEOUT) -> Store:
 
 
 def compare_ranks(launch: Launch, examine: Callable[[], tuple[T, Mapping[str, str]]]) -> T:
-    """Call ``examine`` on every rank and return its result if no rank fails and all find the same values.
+    """Call ``examine`` on every rank and return its result, if it succeeds on all of them with equal values.
 
-    Args:
-        launch: this process.
-        examine: returns the result and the values that must be equal on all ranks, by name. Raises ``InputError``.
+    ``examine`` returns the result and the values to compare, by a name for the user, or raises ``InputError``.
 
     Raises:
         SharedInputError: a rank failed or found other values; the same error on all ranks.
@@ -112,7 +109,6 @@ def _exchange(report: Report, launch: Launch) -> str | None:
         store = PrefixStore("reports", connect_store(launch))
     except (DistError, ValueError) as error:
         raise InputError(f"Rank {launch.rank} on {platform.node()} cannot reach the other ranks: {error}") from error
-    result: str | None
     if launch.rank == 0:
         result = _collect(store, report, launch.ranks)
         store.set("result", json.dumps(result))
@@ -125,9 +121,9 @@ def _exchange(report: Report, launch: Launch) -> str | None:
         store.wait(["result"], TIMEOUT + timedelta(minutes=1))
     except DistStoreError:
         raise InputError(f"Rank 0 did not answer within {TIMEOUT}. Look at its log.") from None
-    result = json.loads(store.get("result"))
+    answer: str | None = json.loads(store.get("result"))
     store.set(f"received/{launch.rank}", "")
-    return result
+    return answer
 
 
 def _collect(store: Store, own: Report, ranks: int) -> str | None:

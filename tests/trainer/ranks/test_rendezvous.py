@@ -5,15 +5,19 @@ import socket
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from shards.building.build import build
 from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.sources.faces import Faces
 from tests.support.launching import ROOT, SMALL, run
+from trainer.errors import SharedInputError
+from trainer.ranks import rendezvous
 from trainer.ranks.launch import Launch
 from trainer.ranks.rendezvous import Report, compare_ranks, find_difference
 
@@ -73,6 +77,16 @@ def test_ranks_that_agree_get_what_they_found(monkeypatch: pytest.MonkeyPatch) -
 
 def test_one_ranks_mistake_is_every_ranks_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert on_threads(monkeypatch, None, "no shards", None) == 3 * [f"Rank 1 on {platform.node()}: no shards"]
+
+
+def test_a_rank_that_does_not_report_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setattr(rendezvous, "connect_store", lambda _: store)
+    monkeypatch.setattr(rendezvous, "TIMEOUT", timedelta(seconds=0.1))
+    for key in ("report/2", "received/1", "received/2"):
+        store.set(f"reports/{key}", "")
+    with pytest.raises(SharedInputError, match=r"Ranks \[1\] did not report within 0:00:00.1"):
+        compare_ranks(Launch(0, 3, 3, True, "no"), lambda: (7, VALUES))
 
 
 def test_one_rank_meets_nobody() -> None:

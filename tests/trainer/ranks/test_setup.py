@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -119,8 +120,13 @@ def results(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     return on_ranks(request.param, distributed)
 
 
+@functools.cache
+def one_rank() -> tuple[list[list[float]], dict[str, Tensors]]:
+    return train(*create(small(dtype="float64")), STEPS, torch.float64)
+
+
 def test_float64_agrees_with_one_rank(results: list[dict[str, Any]]) -> None:
-    figures, tensors = train(*create(small(dtype="float64")), STEPS, torch.float64)
+    figures, tensors = one_rank()
     for result in results:
         torch.testing.assert_close(torch.tensor(result["float64"][0]), torch.tensor(figures), rtol=0, atol=1e-10)
         for group, values in tensors.items():
@@ -204,7 +210,7 @@ def plain() -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("results", [2], indirect=True, ids="{} ranks".format)
 def test_two_runs_are_bit_equal(results: list[dict[str, Any]]) -> None:
-    (again, *_) = on_ranks(len(results), plain)
+    (again, *_) = on_ranks(len(results), plain, fresh=True)
     for result in results:
         assert all(torch.equal(value, again[name]) for name, value in result["plain"].items())
 

@@ -13,7 +13,7 @@ from trainer.gan.optimizer import Tensors
 
 
 class Background:
-    """Runs jobs on one thread, in order; the next ``submit``, ``check`` or ``wait`` raises the error of a failed job."""
+    """Runs jobs in order on one thread; the next ``submit``, ``check`` or ``wait`` raises a failed job's error."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "background")

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import os
+import multiprocessing
 import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.common.errors import InputError
-from tests.support.launching import ROOT
 from trainer.folder import checkpoint
 from trainer.gan.state import Tensors
 
-FACTS = {"step": 5, "position": 40}
+METADATA = {"step": 5, "position": 40}
 
 
 def tensors(seed: int = 0, size: int = 64) -> dict[str, Tensors]:
@@ -37,35 +34,35 @@ def same(a: dict[str, Tensors], b: dict[str, Tensors]) -> bool:
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 5, tensors(3), FACTS, keep=2)
+    path = checkpoint.save(tmp_path, 5, tensors(3), METADATA, keep=2)
     assert path.name == "step-000000005"
     loaded = checkpoint.load_newest(tmp_path)
     assert loaded is not None
-    assert loaded[0] == path and same(loaded[1], tensors(3)) and loaded[2] == FACTS
+    assert loaded[0] == path and same(loaded[1], tensors(3)) and loaded[2] == METADATA
 
 
 def test_channels_last_weights_keep_their_values(tmp_path: Path) -> None:
     weight = torch.randn(4, 3, 5, 5).to(memory_format=torch.channels_last)
-    checkpoint.save(tmp_path, 1, {"generator": {"weight": weight}}, FACTS, keep=1)
+    checkpoint.save(tmp_path, 1, {"generator": {"weight": weight}}, METADATA, keep=1)
     loaded = checkpoint.load_newest(tmp_path)
     assert loaded is not None and torch.equal(loaded[1]["generator"]["weight"], weight)
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in range(1, 6):
-        checkpoint.save(tmp_path, step, tensors(step), FACTS, keep=2)
+        checkpoint.save(tmp_path, step, tensors(step), METADATA, keep=2)
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["step-000000004", "step-000000005"]
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_a_torn_newer_one_never_counts_as_kept(tmp_path: Path) -> None:
     for step in (1, 2):
-        checkpoint.save(tmp_path, step * 1000, tensors(step), FACTS, keep=9)
+        checkpoint.save(tmp_path, step * 1000, tensors(step), METADATA, keep=9)
     (tmp_path / "step-000002000" / "state.json").unlink()
     with pytest.warns(UserWarning, match="torn"):
         loaded = checkpoint.load_newest(tmp_path)
     assert loaded is not None and loaded[0].name == "step-000001000"
-    checkpoint.save(tmp_path, 1600, tensors(3), FACTS, keep=1)
+    checkpoint.save(tmp_path, 1600, tensors(3), METADATA, keep=1)
     with pytest.warns(UserWarning, match="torn"):
         loaded = checkpoint.load_newest(tmp_path)
     assert loaded is not None and loaded[0].name == "step-000001600" and same(loaded[1], tensors(3))
@@ -75,8 +72,8 @@ def test_a_torn_newer_one_never_counts_as_kept(tmp_path: Path) -> None:
 @given(st.data())
 def test_any_flipped_byte_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("torn")
-    older = checkpoint.save(folder, 1, tensors(1, size=4), FACTS, keep=2)
-    newer = checkpoint.save(folder, 2, tensors(2, size=4), FACTS, keep=2)
+    older = checkpoint.save(folder, 1, tensors(1, size=4), METADATA, keep=2)
+    newer = checkpoint.save(folder, 2, tensors(2, size=4), METADATA, keep=2)
     victim = data.draw(st.sampled_from([*sorted(newer.glob("*.safetensors")), newer / "state.json"]))
     content = bytearray(victim.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
@@ -88,13 +85,13 @@ def test_any_flipped_byte_is_noticed(tmp_path_factory: pytest.TempPathFactory, d
 
 @pytest.mark.parametrize("victim", ["generator.safetensors", "state.json", "checksums.json"])
 def test_a_missing_file_is_noticed(victim: str, tmp_path: Path) -> None:
-    (checkpoint.save(tmp_path, 1, tensors(), FACTS, keep=1) / victim).unlink()
+    (checkpoint.save(tmp_path, 1, tensors(), METADATA, keep=1) / victim).unlink()
     with pytest.warns(UserWarning, match="torn"), pytest.raises(InputError, match="All 1 checkpoints"):
         checkpoint.load_newest(tmp_path)
 
 
 def test_an_unlisted_pickle_is_never_opened(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 1, tensors(), FACTS, keep=1)
+    path = checkpoint.save(tmp_path, 1, tensors(), METADATA, keep=1)
     (path / "generator.pt").write_bytes(b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")
     loaded = checkpoint.load_newest(tmp_path)
     assert loaded is not None and set(loaded[1]) == {"generator", "generator_optim"}
@@ -102,12 +99,12 @@ def test_an_unlisted_pickle_is_never_opened(tmp_path: Path) -> None:
 
 def test_a_write_that_the_system_refuses_leaves_the_last_one_whole(tmp_path: Path) -> None:
     """RLIMIT_FSIZE makes the kernel itself refuse the bytes, in the middle of a file."""
-    checkpoint.save(tmp_path, 1, tensors(1), FACTS, keep=3)
+    checkpoint.save(tmp_path, 1, tensors(1), METADATA, keep=3)
     before, previous = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
     try:
         with pytest.raises(InputError, match=r"newest whole checkpoint is .*step-000000001"):
-            checkpoint.save(tmp_path, 2, tensors(2, size=512), FACTS, keep=1)
+            checkpoint.save(tmp_path, 2, tensors(2, size=512), METADATA, keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, previous)
@@ -116,28 +113,27 @@ def test_a_write_that_the_system_refuses_leaves_the_last_one_whole(tmp_path: Pat
     assert loaded is not None and same(loaded[1], tensors(1))
 
 
-WRITER = """
-import sys, torch
-from pathlib import Path
-from trainer.folder import checkpoint
-for step in range(1, 100_000):
-    weight = {"generator": {"weight": torch.full((512, 512), float(step))}}
-    checkpoint.save(Path(sys.argv[1]), step, weight, {"step": step}, keep=2)
-"""
+def save_forever(folder: Path) -> None:
+    for step in range(1, 100_000):
+        weight: dict[str, Tensors] = {"generator": {"weight": torch.full((512, 512), float(step))}}
+        checkpoint.save(folder, step, weight, {"step": step}, keep=2)
 
 
 def test_killed_while_writing_the_newest_is_whole(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([checkpoint.__name__])  # torch is imported once for all three
     for number, delay in enumerate((0.0, 0.013, 0.031)):
         folder = tmp_path / str(number)
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(folder)], cwd=ROOT)
+        process = context.Process(target=save_forever, args=(folder,))
+        process.start()
         try:
             while not (folder / f"step-{3:09d}").exists():
-                assert process.poll() is None
+                assert process.is_alive()
                 time.sleep(0.001)
             time.sleep(delay)
         finally:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.join()
         loaded = checkpoint.load_newest(folder)
         assert loaded is not None
         assert torch.equal(loaded[1]["generator"]["weight"], torch.full((512, 512), float(loaded[2]["step"])))

@@ -16,10 +16,10 @@ from trainer.ranks.preemption import SIGNALS, Preemption
 RUN = """
 import sys, time
 from pathlib import Path
-from trainer.ranks import preemption as preempt
+from trainer.ranks import preemption as module
 from trainer.ranks.preemption import Preemption
 
-preempt.ECHO = float(sys.argv[2])
+module.ECHO = float(sys.argv[2])
 with Preemption(Path(sys.argv[1])) as preemption:
     print("up", flush=True)
     said = None
@@ -33,10 +33,10 @@ with Preemption(Path(sys.argv[1])) as preemption:
 STUCK = """
 import ctypes, sys
 from pathlib import Path
-from trainer.ranks import preemption as preempt
+from trainer.ranks import preemption as module
 from trainer.ranks.preemption import Preemption
 
-preempt.ECHO = float(sys.argv[2])
+module.ECHO = float(sys.argv[2])
 with Preemption(Path(sys.argv[1])):
     print("up", flush=True)
     mutex, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
@@ -49,7 +49,7 @@ with Preemption(Path(sys.argv[1])):
 def run(stop: Path, *, echo: float, code: str = RUN) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen([sys.executable, "-c", code, str(stop), str(echo)], stdout=subprocess.PIPE, text=True)
     try:
-        assert heard(process) == "up"
+        assert next_line(process) == "up"
         yield process
     finally:
         process.kill()
@@ -58,7 +58,7 @@ def run(stop: Path, *, echo: float, code: str = RUN) -> Iterator[subprocess.Pope
         process.stdout.close()
 
 
-def heard(process: subprocess.Popen[str]) -> str:
+def next_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
@@ -67,7 +67,7 @@ def heard(process: subprocess.Popen[str]) -> str:
 def test_the_first_signal_asks_and_a_later_one_ends(tmp_path: Path, first: signal.Signals) -> None:
     with run(tmp_path / "STOP", echo=0.05) as process:
         process.send_signal(first)
-        assert heard(process) == first.name
+        assert next_line(process) == first.name
         time.sleep(0.1)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
@@ -89,7 +89,7 @@ def test_the_launchers_echo_of_a_signal_does_not_end(tmp_path: Path) -> None:
     """scancel signals every process, and the launcher signals its workers once more, milliseconds later."""
     with run(tmp_path / "STOP", echo=60) as process:
         process.send_signal(signal.SIGTERM)
-        assert heard(process) == "SIGTERM"
+        assert next_line(process) == "SIGTERM"
         for number in SIGNALS:
             process.send_signal(number)
         with pytest.raises(subprocess.TimeoutExpired):

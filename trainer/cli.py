@@ -1,4 +1,4 @@
-"""How a command beside the trainer ends: well, or with one line that says what to put right."""
+"""What the command lines of ``trainer`` share: flags, exit codes, and errors as one line."""
 
 from __future__ import annotations
 
@@ -6,15 +6,34 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+import tyro
+from tyro.conf import (
+    DisallowNone,
+    FlagCreatePairsOff,
+    OmitArgPrefixes,
+    OmitSubcommandPrefixes,
+    PositionalMetavarFromFieldName,
+)
 
 from shards.common.errors import InputError
 from shards.common.errors import require as require
 
 USAGE_ERROR = 2
+STYLE = (DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, PositionalMetavarFromFieldName)
+"""How tyro turns the fields of a command's dataclass into flags."""
+
+Options = TypeVar("Options")
+
+
+def parse_command(options: type[Options], name: str, arguments: Sequence[str] | None = None) -> Options:
+    """Parses ``arguments``, by default those of the process, of ``python -m trainer.NAME`` into ``options``."""
+    return tyro.cli(options, prog=f"python -m trainer.{name}", args=arguments, config=STYLE)
 
 
 def conclude(command: Callable[[], None]) -> int:
-    """Run ``command``; returns the exit code. What the user can put right is one line on standard error and code 2."""
+    """Runs ``command`` and returns the exit code; an error that the user can fix is one line on standard error."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         command()
@@ -23,7 +42,7 @@ def conclude(command: Callable[[], None]) -> int:
         return USAGE_ERROR
     except OSError as error:
         if error.filename is None:
-            raise  # not about a file that somebody named
+            raise  # not about a file that the user named
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
@@ -32,7 +51,7 @@ def conclude(command: Callable[[], None]) -> int:
 
 
 def check_free(paths: Sequence[Path]) -> None:
-    """Raises ``InputError`` when one of ``paths`` exists; names it. For a command with --force and --out."""
+    """Raises ``InputError`` when one of ``paths`` exists. For commands with --force."""
     for path in paths:
         if path.exists():
-            raise InputError(f"{path} exists and was kept. Give --force to replace it, or another --out.")
+            raise InputError(f"{path} exists and is kept. Give --force to replace it, or another name.")

@@ -1,1 +1,1 @@
-"""Look around in the latent space of a run: numbered sheets, walks, and arithmetic as in the DCGAN paper."""
+"""``python -m trainer.explore``: grids, walks and arithmetic in the latent space of a run."""

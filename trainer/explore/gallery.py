@@ -1,79 +1,79 @@
-"""What each kind of picture shows of a run, and how it is laid out."""
+"""Draws what a run has learnt: grids of samples, walks between samples, and sums of concepts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from trainer.explore.latents import add, variations, walk
-from trainer.explore.layout import GAP, below, beside, captioned, enlarge, framed, lifted, margin, sign, table
-from trainer.explore.terms import STRIP, VARIATIONS, Term
+from trainer.explore.latents import REACH, VARIATIONS, add, variations, walk
+from trainer.explore.picture import GAP, PAPER, Picture, above, captioned, enlarge, framed, side_by_side, sign, table
+from trainer.explore.terms import Term
+from trainer.folder.load_run import LoadedRun
 from trainer.gan.networks import Generator
 from trainer.samples import fixed_latents, generate, to_pixels
 
 STACK = 4
-"""Samples of a concept above each other; more stand in more columns."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A picture, and the frames of an endless loop if there is one."""
-
-    picture: Image.Image
-    loop: tuple[Image.Image, ...] = ()
+"""Largest number of samples of a concept in one column."""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The samples of one generator and one seed, by number.
+    """Numbered samples of a generator.
 
-    With the run's own seed, sample i is also the i-th on the run's sheets (``samples/step-*.png``).
+    With the seed of the run, sample i is also the i-th of the run's own grids (``samples/step-*.png``).
     """
 
     generator: Generator
     seed: int
 
-    def grid(self, count: int) -> Drawn:
-        """A sheet of the samples 0 to ``count`` - 1, as near to a square as may be."""
-        return Drawn(margin(table(self._numbered(range(count)), math.ceil(math.sqrt(count)))))
+    def grid(self, count: int) -> Picture:
+        """Draws samples 0 to ``count`` - 1 as a near-square grid."""
+        page = table(self._numbered(range(count)), math.ceil(math.sqrt(count)))
+        return Picture(page, {"picture": "grid", "numbers": [*range(count)]})
 
-    def walk(self, numbers: Sequence[int], frames: int) -> Drawn:
-        """A way through the samples ``numbers`` and back to the first: a strip, and a loop of ``frames`` frames a leg.
+    def walk(self, numbers: Sequence[int], frames: int, steps: int) -> Picture:
+        """Draws the way through the samples ``numbers`` and back to the first, as a strip and as a loop.
 
-        The strip has a line for each leg, which begins and ends on a sample.
+        The strip has a row of ``steps`` + 1 images for each leg, from one sample to the next; the loop has ``frames``.
         """
         points = self.latents(numbers)
         strip: list[Image.Image] = []
-        for place, leg in enumerate(walk(points, STRIP)):
-            names = {0: str(numbers[place]), STRIP: str(numbers[(place + 1) % len(numbers)])}
+        for index, leg in enumerate(walk(points, steps)):
+            names = {0: str(numbers[index]), steps: str(numbers[(index + 1) % len(numbers)])}
             strip += [captioned(image, names.get(step, "")) for step, image in enumerate(self._images(leg))]
         loop = [image for leg in walk(points, frames) for image in self._images(leg[:-1])]
-        return Drawn(margin(table(strip, STRIP + 1)), tuple(loop))
+        metadata = {"picture": "walk", "through": numbers, "frames": frames}
+        return Picture(table(strip, steps + 1), metadata, tuple(loop))
 
-    def arithmetic(self, terms: Sequence[Term]) -> Drawn:
-        """A signed sum of concepts as in the DCGAN paper (Radford et al., arXiv 1511.06434, figure 7).
+    def arithmetic(self, terms: Sequence[Term]) -> Picture:
+        """Draws a signed sum of concepts (Radford et al., arXiv 1511.06434, figure 7).
 
-        Each concept: its samples, and below them what the mean of their latents looks like; the line of means reads as
-        the sum. Then the result, framed, among its variations.
+        Each concept shows its samples and, below them, the image of their mean latent. The row of means reads as the
+        sum. The result is framed, with its variations around it.
         """
         means = torch.stack([self.latents(term.numbers).mean(0) for term in terms])
         result = add(means, [term.sign for term in terms])
-        operands: list[Image.Image] = []
-        for place, (term, mean) in enumerate(zip(terms, self._images(means), strict=True)):
+        row: list[Image.Image] = []
+        for index, (term, mean) in enumerate(zip(terms, self._images(means), strict=True)):
             samples = table(self._numbered(term.numbers), math.ceil(len(term.numbers) / STACK))
-            if place or term.sign == "-":
-                operands.append(captioned(sign(term.sign, mean.height), ""))
-            operands.append(below([samples, captioned(mean, "mean")], gap=10))
+            if index or term.sign == "-":
+                row.append(captioned(sign(term.sign, mean.height), ""))
+            row.append(above(samples, captioned(mean, "mean"), gap=10))
         centre, *around = self._images(torch.cat([result[None], variations(result, self.seed, VARIATIONS)]))
-        operands.append(captioned(sign("=", centre.height), ""))
-        nine = table([*around[:4], framed(centre), *around[4:]], 3)
-        # So high that the means, the signs and the result stand on one line.
-        left = lifted(beside(operands), centre.height + GAP)
-        return Drawn(margin(beside([left, captioned(nine, "the result, among variations of it")])))
+        row.append(captioned(sign("=", centre.height), ""))
+        results = table([*around[:4], framed(centre), *around[4:]], 3)
+        # White space below the terms puts the means and the signs on one line with the result.
+        left = ImageOps.expand(side_by_side(row), (0, 0, 0, centre.height + GAP), PAPER)
+        page = side_by_side([left, captioned(results, "the result, among variations of it")])
+        noise = {"count": VARIATIONS, "noise": "uniform", "reach": REACH}
+        terms_as_json = [asdict(term) for term in terms]
+        return Picture(page, {"picture": "arithmetic", "terms": terms_as_json, "variations": noise})
 
     def latents(self, numbers: Sequence[int]) -> torch.Tensor:
         """Float64 (numbers, z_dim); each row is a function of seed and number."""
@@ -84,5 +84,22 @@ class Gallery:
         return [captioned(image, str(number)) for image, number in zip(images, numbers, strict=True)]
 
     def _images(self, latents: torch.Tensor) -> list[Image.Image]:
-        """One by one: in a batch the last bits would depend on its size, and a sample on those beside it."""
+        """Generates images one by one; in a batch, their last bits would depend on the size of the batch."""
         return [enlarge(pixels) for pixels in to_pixels(generate(self.generator, latents, batch=1))]
+
+
+def origin(run: Path, loaded: LoadedRun) -> dict[str, Any]:
+    """The checkpoint and the settings that a picture was made with, JSON-ready."""
+    channels, size = loaded.shape
+    return {
+        "run": str(run),
+        "checkpoint": str(loaded.checkpoint),
+        "checkpoint_sha256": loaded.digest,
+        "step": loaded.step,
+        "position": loaded.position,
+        "weights": "average" if loaded.config.ema_images else "plain",
+        "batchnorm": "eval",
+        "latents": {"distribution": "normal", "mean": 0, "std": 1, "dimensions": loaded.config.model.z_dim},
+        "image": {"channels": channels, "size": size},
+        "torch": torch.__version__,
+    }

@@ -1,6 +1,4 @@
-"""Numbers of samples on a sheet, as people type them, and the terms of a sum of concepts. No torch: typos are told at
-once.
-"""
+"""Parses sample numbers and the terms of a sum from the command line. Imports no torch, so typos fail at once."""
 
 from __future__ import annotations
 
@@ -8,12 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shards.common.errors import InputError
-
-VARIATIONS, REACH = 8, 0.25
-"""Of a result: how many, and how far from it in every dimension, as in the DCGAN paper's figure 7."""
-
-STRIP = 8
-"""Steps from one latent to the next on a walk's strip; its loop has steps of its own."""
 
 
 @dataclass(frozen=True)
@@ -23,42 +15,41 @@ class Term:
     sign: str
     """``+`` or ``-``."""
     numbers: tuple[int, ...]
-    """Of its samples on the sheet."""
+    """Sample numbers."""
 
 
 def read_numbers(text: str, count: int, flag: str) -> tuple[int, ...]:
-    """The numbers in ``text``, with commas between them, in the order given; each in [0, ``count``).
+    """Parses comma-separated sample numbers, each in [0, ``count``), and keeps their order.
 
     Raises:
-        InputError: something else, or a number that is not on the sheet; names ``flag``.
+        InputError: ``text`` has another form or a number is out of range; names ``flag``.
     """
     words = [word.strip() for word in text.split(",")]
     for word in words:
-        # int() also takes signs, underscores and other scripts' digits, and refuses thousands of them.
+        # int() also accepts signs, underscores and digits of other scripts, and rejects numbers of thousands of digits.
         if not (word.isascii() and word.isdecimal() and len(word) < 10):
-            raise InputError(f"{flag} {text!r}: {word!r} is no number of a sample. Give them like 3,17,21.")
+            raise InputError(f"{flag} {text!r}: {word!r} is not a sample number. Give numbers such as 3,17,21.")
     numbers = tuple(int(word) for word in words)
     for number in numbers:
         if number >= count:
             raise InputError(
-                f"{flag} {text!r}: there is no sample {number} on a sheet of {count} (0 to {count - 1}). "
-                f"Draw a larger one: --count {number + 1}, here and for `grid`."
+                f"{flag} {text!r}: there is no sample {number} in a grid of {count} (0 to {count - 1}). "
+                f"Draw a larger grid with --count {number + 1}, and give the same --count here."
             )
     return numbers
 
 
-def read_terms(words: Sequence[str], plus: Sequence[str], minus: Sequence[str], count: int) -> tuple[Term, ...]:
-    """The values of ``--plus`` and ``--minus`` as terms in the order of the command line ``words``.
+def read_terms(arguments: Sequence[str], plus: Sequence[str], minus: Sequence[str], count: int) -> tuple[Term, ...]:
+    """Parses the values of ``--plus`` and ``--minus`` into terms, in the order of the command line ``arguments``.
 
-    tyro collects each flag apart, and a picture's operands should stand as they were typed; so the flags are looked up
-    again where they stand.
+    tyro collects the values of each flag separately, so ``arguments`` tells how the two were mixed.
 
     Raises:
-        InputError: no ``--plus`` at all, or as :func:`read_numbers`.
+        InputError: there is no ``--plus``, or as :func:`read_numbers`.
     """
     if not plus:
-        raise InputError("A sum of concepts needs at least one --plus, such as --plus 3,17,21.")
-    flags = [word.partition("=")[0] for word in words]
+        raise InputError("A sum needs at least one --plus, such as --plus 3,17,21.")
+    flags = [argument.partition("=")[0] for argument in arguments]
     values = {"--plus": iter(plus), "--minus": iter(minus)}
     signs = {"--plus": "+", "--minus": "-"}
     return tuple(Term(signs[flag], read_numbers(next(values[flag]), count, flag)) for flag in flags if flag in values)

@@ -1,4 +1,4 @@
-"""``python -m trainer.explore`` on a run that was really trained, from outside."""
+"""``python -m trainer.explore`` on a small trained run, from outside."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from PIL import Image, ImageSequence
 from tests.support.launching import SMALL
 from tests.support.launching import run as launch
 from trainer.cli import conclude
-from trainer.explore import __main__ as command
+from trainer.explore import __main__ as command_line
 from trainer.folder import checkpoint
 
 SIDE, CAPTION, GAP, MARGIN = 96, 22, 6, 16
@@ -41,29 +41,29 @@ def trained(faces32: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 Done = subprocess.CompletedProcess[str]
 
 
-def start(*words: str | Path) -> Done:
-    """In a process of its own, which takes some seconds to load torch."""
-    return launch(words=[sys.executable, "-m", "trainer.explore", *map(str, words)])
+def start(*arguments: str | Path) -> Done:
+    """Runs the command in a process of its own, which takes some seconds to load torch."""
+    return launch(words=[sys.executable, "-m", "trainer.explore", *map(str, arguments)])
 
 
-def explore(*words: str | Path) -> Done:
-    """In this process."""
+def explore(*arguments: str | Path) -> Done:
+    """Runs the command in this process."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        code = conclude(lambda: command.explore([*map(str, words)]))
-    return Done(words, code, out.getvalue(), err.getvalue())
+        code = conclude(lambda: command_line.explore([*map(str, arguments)]))
+    return Done(arguments, code, out.getvalue(), err.getvalue())
 
 
-def draw(run: Path, out: Path, *words: str | Path) -> dict[str, Any]:
-    """Draw, and return what the JSON beside the picture says."""
-    done = explore(run, *words, "--out", out)
+def draw(run: Path, out: Path, *arguments: str | Path) -> dict[str, Any]:
+    """Draws, and returns the JSON beside the picture."""
+    done = explore(run, *arguments, "--out", out)
     assert done.returncode == 0, done.stderr
     record: dict[str, Any] = json.loads(out.with_suffix(".json").read_text())
     return record
 
 
 def cells(path: Path, columns: int, count: int) -> list[np.ndarray]:
-    """The samples on a table, without their captions."""
+    """The samples of a table, without their captions."""
     with Image.open(path) as picture:
         pixels = np.asarray(picture)
     down, across = SIDE + CAPTION + GAP, SIDE + GAP
@@ -153,24 +153,27 @@ def test_a_concept_less_itself_is_nothing_and_plus_another_is_that(trained: Path
     assert np.abs(result[inside, inside].astype(int) - expected[inside, inside]).max() <= 1
 
 
-@pytest.mark.parametrize("words", [("grid",), ("walk", "--through", "1,2", "--frames", "3"), SUM])
-def test_a_picture_is_made_again_from_its_record(trained: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
-    run = tmp_path / "run"
+def test_a_picture_is_made_again_from_its_record(trained: Path, tmp_path: Path) -> None:
+    """To the bit, by another process, when the run has newer checkpoints."""
+    run, records, before = tmp_path / "run", [], {}
     shutil.copytree(trained, run)
-    done = explore(run, *words)
-    assert done.returncode == 0, done.stderr
-    files = [Path(line) for line in done.stdout.splitlines()]
-    assert {file.parent for file in files} == {run / "explore"}
-    before = {file: file.read_bytes() for file in files}
-    newer = run / "checkpoints" / "step-000000009"  # by then the run has gone on
-    shutil.copytree(run / "checkpoints" / "step-000000004", newer)
-    for file in files[:-1]:
+    for kind in (("grid",), ("walk", "--through", "1,2", "--frames", "3"), SUM):
+        done = explore(run, *kind)
+        assert done.returncode == 0, done.stderr
+        *pictures, record = [Path(line) for line in done.stdout.splitlines()]
+        assert {file.parent for file in (*pictures, record)} == {run / "explore"}
+        before |= {file: file.read_bytes() for file in pictures}
+        records.append(record)
+    shutil.copytree(run / "checkpoints" / "step-000000004", run / "checkpoints" / "step-000000009")
+    for file in before:
         file.unlink()
-    command = shlex.split(json.loads(files[-1].read_text())["command"])
-    assert command[:3] == ["python", "-m", "trainer.explore"]
-    again = start(*command[3:], "--force")
+    commands = [shlex.split(json.loads(record.read_text())["command"]) for record in records]
+    assert all(command[:3] == ["python", "-m", "trainer.explore"] for command in commands)
+    code = "import sys, json; from trainer.explore.__main__ import explore; [*map(explore, json.loads(sys.argv[1]))]"
+    arguments = json.dumps([[*command[3:], "--force"] for command in commands])
+    again = launch(words=[sys.executable, "-c", code, arguments])
     assert again.returncode == 0, again.stderr
-    assert {file: file.read_bytes() for file in files[:-1]} == {file: before[file] for file in files[:-1]}
+    assert len(before) == 4 and {file: file.read_bytes() for file in before} == before
 
 
 def test_what_exists_is_kept_without_force(trained: Path, tmp_path: Path) -> None:
@@ -187,7 +190,7 @@ def test_what_exists_is_kept_without_force(trained: Path, tmp_path: Path) -> Non
 
 
 def expect_error(done: Done, *parts: str) -> None:
-    """One plain line on standard error, exit code 2, nothing on standard output."""
+    """Expects one line on standard error, exit code 2, nothing on standard output."""
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     for part in parts:
@@ -195,13 +198,13 @@ def expect_error(done: Done, *parts: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "part"),
+    ("arguments", "part"),
     [
-        (("arithmetic", "--plus", "3,64"), "no sample 64 on a sheet of 64"),
-        (("arithmetic", "--plus", "3", "--minus", "1,x"), "'x' is no number"),
+        (("arithmetic", "--plus", "3,64"), "no sample 64 in a grid of 64"),
+        (("arithmetic", "--plus", "3", "--minus", "1,x"), "'x' is not a sample number"),
         (("arithmetic", "--minus", "1"), "at least one --plus"),
         (("walk", "--through", "1,99"), "no sample 99"),
-        (("walk", "--through", "1"), "two samples"),
+        (("walk", "--through", "1"), "at least two samples"),
         (("walk", "--points", "65"), "--points is 65"),
         (("walk", "--frames", "0"), "--frames is 0"),
         (("walk", "--frames", "100", "--points", "41"), "at most 40 samples"),
@@ -211,8 +214,8 @@ def expect_error(done: Done, *parts: str) -> None:
         (("grid", "--out", "x.jpg"), "must end in .png"),
     ],
 )
-def test_bad_words_are_one_line(trained: Path, words: tuple[str, ...], part: str) -> None:
-    expect_error(explore(trained, *words), part)
+def test_a_bad_option_is_one_line(trained: Path, arguments: tuple[str, ...], part: str) -> None:
+    expect_error(explore(trained, *arguments), part)
     assert not (trained / "explore").exists()
 
 
@@ -240,11 +243,19 @@ def test_a_pickled_checkpoint_is_refused_and_never_executed(trained: Path, tmp_p
     assert not (tmp_path / "executed").exists()
 
 
-def test_help_teaches_without_torch() -> None:
-    top, kind = start("--help"), start("runs/x", "arithmetic", "--help")
-    assert top.returncode == kind.returncode == 0
-    assert "Example: python -m trainer.explore runs/faces grid" in top.stdout
-    assert all(name in top.stdout for name in ("grid", "walk", "arithmetic"))
-    assert "--plus 3,17,21 --minus 5,9,11" in " ".join(kind.stdout.split())
-    code = "import sys, trainer.explore.__main__; sys.exit(bool({'torch', 'wandb', 'accelerate'} & sys.modules.keys()))"
-    assert launch(words=[sys.executable, "-c", code]).returncode == 0
+def test_help_shows_examples_and_loads_no_torch() -> None:
+    code = """if True:
+        import sys
+        from trainer.explore.__main__ import explore
+        for arguments in (["--help"], ["runs/x", "arithmetic", "--help"]):
+            try:
+                explore(arguments)
+            except SystemExit as end:
+                assert end.code == 0
+        sys.exit(bool({"torch", "wandb", "accelerate"} & sys.modules.keys()))"""
+    done = launch(words=[sys.executable, "-c", code])
+    assert done.returncode == 0, done.stderr
+    shown = " ".join(done.stdout.replace("│", " ").split())
+    assert "Example: python -m trainer.explore runs/faces grid" in shown
+    assert all(name in shown for name in ("grid", "walk", "arithmetic"))
+    assert "--plus 3,17,21 --minus 5,9,11" in shown

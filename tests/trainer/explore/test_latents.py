@@ -7,8 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.explore.latents import add, slerp, variations, walk
-from trainer.explore.terms import REACH
+from trainer.explore.latents import REACH, add, slerp, variations, walk
 
 ABSENT_OR_REAL = st.just(0.0) | st.floats(1e-3, 1e3) | st.floats(-1e3, -1e-3)
 
@@ -70,7 +69,7 @@ def test_opposite_latents_are_joined_outside_the_middle() -> None:
     assert abs(middle @ start) < 1e-9
 
 
-def test_a_walk_passes_all_points_and_comes_home() -> None:
+def test_a_walk_passes_all_points_and_returns_to_the_first() -> None:
     points = torch.randn(4, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     legs = walk(points, 3)
     assert legs.shape == (4, 4, 10)

@@ -17,7 +17,7 @@ def test_numbers_come_back_in_their_order(numbers: list[int], comma: str) -> Non
     "text", ["", ",", "3,,4", "3;4", "x", "-1", "+1", "1.5", "0x3", "²", "٣", "3 4", "1_0", "9" * 5000]
 )
 def test_junk_is_named_with_its_flag(text: str) -> None:
-    with pytest.raises(InputError, match=r"--minus .* is no number of a sample"):
+    with pytest.raises(InputError, match=r"--minus .* is not a sample number"):
         read_numbers(text, 100, "--minus")
 
 
@@ -33,7 +33,7 @@ def test_anything_is_numbers_or_one_line_of_error(text: str) -> None:
 
 def test_a_number_off_the_sheet_is_named() -> None:
     assert read_numbers("63", 64, "--plus") == (63,)
-    with pytest.raises(InputError, match=r"no sample 64 on a sheet of 64 \(0 to 63\).*--count 65"):
+    with pytest.raises(InputError, match=r"no sample 64 in a grid of 64 \(0 to 63\).*--count 65"):
         read_numbers("3,64", 64, "--plus")
 
 

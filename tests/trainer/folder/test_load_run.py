@@ -13,7 +13,7 @@ import yaml
 from shards.common.errors import InputError
 from shards.format.manifest import Manifest, Shard
 from trainer.config import Config, Data, Model, flatten
-from trainer.explore.record import origin
+from trainer.explore.gallery import origin
 from trainer.export.card import facts
 from trainer.folder import checkpoint
 from trainer.folder.load_run import load_run

@@ -48,23 +48,23 @@ class Generator(nn.Module, PyTorchModelHubMixin, library_name="shardgan"):
         return model.eval()
 
 
-def push(what: Path, repository: str) -> str:
-    """Uploads the folder or file ``what`` to ``repository``, which is made private if it is new; returns its address.
+def push(path: Path, repository: str) -> str:
+    """Uploads the folder or file ``path`` to ``repository``, private if it is new; returns its URL.
 
     Raises:
-        InputError: the Hub cannot be reached or refuses; what was written stays where it is.
+        InputError: the Hub cannot be reached or refuses; the files at ``path`` stay.
     """
     api = HfApi()
     try:
         url = api.create_repo(repository, private=True, exist_ok=True)
-        if what.is_dir():
-            api.upload_folder(repo_id=repository, folder_path=what)
+        if path.is_dir():
+            api.upload_folder(repo_id=repository, folder_path=path)
         else:
-            api.upload_file(repo_id=repository, path_or_fileobj=what, path_in_repo=what.name)
+            api.upload_file(repo_id=repository, path_or_fileobj=path, path_in_repo=path.name)
     except Exception as error:  # the client's own, and those of the HTTP library that its version is built on
         reason = " ".join(redact(str(error)).split())
         raise InputError(
-            f"{what} is written, but could not be uploaded to {repository} on the Hub ({reason}). "
+            f"{path} is written, but could not be uploaded to {repository} on the Hub ({reason}). "
             "Log in with `hf auth login`, and give a name like me/mnist-dcgan."
         ) from error
     return str(url)

@@ -21,7 +21,7 @@ from tests.support.forks import python
 from tests.support.launching import ROOT
 from tests.support.pages import FENCE, PAGES, Command, commands
 from tests.support.shell import Shell
-from trainer.export.card import CARD
+from trainer.export.folder import CARD
 
 Rule = Callable[[Shell, Command], None]
 

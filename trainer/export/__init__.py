@@ -1,1 +1,1 @@
-"""``python -m trainer.export``: a run's generator for other programs."""
+"""``python -m trainer.export``: the generator of a run for other programs."""

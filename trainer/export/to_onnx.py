@@ -1,4 +1,4 @@
-"""The generator as one ONNX file, which needs neither torch nor this project, held against torch before it is used."""
+"""Exports a generator as one ONNX file, which needs neither torch nor this project, and compares it with torch."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import onnxruntime
 import torch
 
 from shards.common.errors import InputError
-from trainer.export.card import INPUT, OUTPUT
+from trainer.export.folder import INPUT, OUTPUT
 from trainer.gan.networks import Generator
 from trainer.gan.noise import latents
 
 OPSET = 18
-"""The one that torch's exporter writes by itself, so that nothing is converted; every runtime since 2023 reads it."""
+"""The version that torch's exporter writes without conversion; runtimes since 2023 support it."""
 
 TOLERANCE = 1e-4
-"""Most that a value of an image, in [-1, 1], may differ from torch's; a step of 8 bits is 8e-3."""
+"""Largest accepted difference from torch of a value in [-1, 1]; a step of 8 bits is 8e-3."""
 
 
-def to_onnx(generator: Generator, known: dict[str, Any]) -> bytes:
-    """The model file of ``generator``, float32 and in ``eval`` mode, for any batch; ``known`` goes into its metadata.
+def to_onnx(generator: Generator, metadata: dict[str, Any]) -> bytes:
+    """Returns the ONNX file of ``generator``, float32 and in ``eval`` mode, for any batch size, with ``metadata``.
 
-    By the exporter that is built on ``torch.export``: the older one, on TorchScript, warns that it will be removed, and
-    this one folds BatchNorm into the convolutions besides. Its first call costs 6 s.
+    Uses the exporter based on ``torch.export``, which also folds BatchNorm into the convolutions; the one based on
+    TorchScript is deprecated. The first call takes 6 s.
 
     Raises:
-        InputError: onnxruntime makes other images of it than torch.
+        InputError: onnxruntime and torch make different images.
     """
-    example = torch.zeros(2, generator.z_dim)  # 0 and 1 would be taken for constants
+    example = torch.zeros(2, generator.z_dim)  # batch sizes 0 and 1 would be taken for constants
     program = torch.onnx.export(
         generator,
         (example,),
@@ -42,11 +42,11 @@ def to_onnx(generator: Generator, known: dict[str, Any]) -> bytes:
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         opset_version=OPSET,
     )
-    assert program is not None  # torch's signature covers the older exporter too
+    assert program is not None  # None only from the TorchScript exporter
     model = program.model_proto
     for entry in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
-        entry.ClearField("metadata_props")  # stack traces: the paths of this machine
-    onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in known.items()})
+        entry.ClearField("metadata_props")  # stack traces with paths of this machine
+    onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
     onnx.checker.check_model(model, full_check=True)
     data: bytes = model.SerializeToString()
     for batch in (1, 5):
@@ -61,6 +61,6 @@ def _compare(data: bytes, generator: Generator, noise: torch.Tensor) -> None:
     error = float(np.abs(images - generator(noise).numpy()).max())
     if not error <= TOLERANCE:
         raise InputError(
-            f"onnxruntime {onnxruntime.__version__} makes images that differ from torch's by {error:.1e}, more than "
-            f"{TOLERANCE:.0e}, so nothing was written. Export as safetensors, or try another onnxruntime."
+            f"Images from onnxruntime {onnxruntime.__version__} differ from torch's by {error:.1e}, more than "
+            f"{TOLERANCE:.0e}; nothing was written. Export as safetensors, or try another onnxruntime."
         )

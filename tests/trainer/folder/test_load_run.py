@@ -14,7 +14,7 @@ from shards.common.errors import InputError
 from shards.format.manifest import Manifest, Shard
 from trainer.config import Config, Data, Model, flatten
 from trainer.explore.gallery import origin
-from trainer.export.card import facts
+from trainer.export.folder import describe
 from trainer.folder import checkpoint
 from trainer.folder.load_run import load_run
 from trainer.folder.run_folder import RunFolder
@@ -61,7 +61,7 @@ def test_a_checkpoint_may_go_once_it_is_loaded(tmp_path: Path) -> None:
     digest = checkpoint.digest(loaded.checkpoint)
     shutil.rmtree(loaded.checkpoint)
     assert origin(tmp_path / "run", loaded)["checkpoint_sha256"] == digest
-    assert facts(loaded)["training"]["data_digest"] == "abc"
+    assert describe(loaded)["training"]["data_digest"] == "abc"
 
 
 def test_a_run_without_average_gives_its_generator_and_doubles_stay_doubles(tmp_path: Path) -> None:

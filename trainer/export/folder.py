@@ -1,0 +1,116 @@
+"""Writes a generator as a folder of weights, config.json and a model card, for :mod:`trainer.hub` to load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shards.common.files import atomic_folder
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from trainer.folder.load_run import LoadedRun
+
+INPUT, OUTPUT = "latents", "images"
+"""Names of the input and the output of an exported generator."""
+CARD_FILE, WEIGHTS_FILE = "README.md", "model.safetensors"
+FILES = {CARD_FILE, WEIGHTS_FILE, "config.json"}
+"""Names of all files in the folder."""
+
+
+def write_folder(loaded: LoadedRun, out: Path, repository: str | None = None) -> dict[str, Any]:
+    """Writes the generator of ``loaded`` as the folder ``out``, atomically; returns its metadata.
+
+    The example on the card loads it from ``repository``, by default from the folder's name.
+    """
+    # Not at the top: huggingface_hub takes 0.2 s to import, which the start of a training should not wait for.
+    from trainer.hub import Generator
+
+    metadata = describe(loaded)
+    generator = Generator(**{name: metadata[name] for name in ("size", "channels", "z_dim", "features", "kind")})
+    generator.network.load_state_dict(loaded.generator.state_dict())  # copies, and so converts to float32
+    with atomic_folder(out) as folder:
+        # First, because the mixin writes a card of its own where there is none.
+        (folder / CARD_FILE).write_text(model_card(metadata, repository or out.name))
+        generator.save_pretrained(folder, config=metadata)
+        (folder / WEIGHTS_FILE).chmod((folder / CARD_FILE).stat().st_mode)  # safetensors makes it private to its owner
+    return metadata
+
+
+def describe(run: LoadedRun) -> dict[str, Any]:
+    """Metadata of an export, JSON-ready: architecture, input, output and training. No paths, no host names."""
+    config, (channels, size) = run.config, run.shape
+    return {
+        "kind": config.model.kind,
+        "size": size,
+        "channels": channels,
+        "z_dim": config.model.z_dim,
+        "features": config.model.features_g,
+        "architecture": f"{run.generator.title} generator ({run.generator.paper})",
+        "input": {
+            "name": INPUT,
+            "shape": ["batch", config.model.z_dim],
+            "dtype": "float32",
+            "distribution": "N(0, 1), independent values",
+        },
+        "output": {"name": OUTPUT, "shape": ["batch", channels, size, size], "dtype": "float32", "range": [-1, 1]},
+        "batch_norm": "eval: running statistics, so that an image does not depend on the others of its batch",
+        "weights": "moving average" if config.ema_images else "of the last step",
+        "training": {
+            "step": run.step,
+            "images": run.position,
+            "data": run.facts.get("data", "unknown"),
+            "data_digest": run.facts.get("manifest", "unknown"),
+            "precision": run.facts.get("precision", "unknown"),
+            "batch_size": config.batch_size,
+            "loss": config.loss,
+            "seed": config.seed,
+        },
+    }
+
+
+def model_card(metadata: dict[str, Any], repository: str) -> str:
+    """The README.md of an export with :func:`describe`'s ``metadata`` that is loaded from ``repository``."""
+    training = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in metadata["training"].items())
+    return CARD.format(**{**metadata, "where": repository, "training": training})
+
+
+CARD = """---
+library_name: shardgan
+pipeline_tag: unconditional-image-generation
+tags: [gan, {kind}, pytorch]
+---
+
+# {architecture} of {size}x{size} images
+
+Trained with shardgan, which has to be installed. This example draws eight samples:
+
+```python
+import numpy as np
+import torch
+from PIL import Image
+from trainer.hub import Generator
+from trainer.samples import generate, to_pixels
+
+generator = Generator.from_pretrained("{where}")
+latents = torch.randn(8, generator.z_dim, generator=torch.Generator().manual_seed(0))
+pixels = to_pixels(generate(generator, latents))  # uint8 (8, height, width, channels)
+Image.fromarray(np.hstack(list(pixels)).squeeze()).save("samples.png")
+```
+
+| | |
+| --- | --- |
+| input | {input[dtype]} (batch, {z_dim}), {input[distribution]} |
+| output | {output[dtype]} (batch, {channels}, {size}, {size}) in [-1, 1] |
+| BatchNorm | {batch_norm} |
+| weights | {weights} |
+
+## Training
+
+| | |
+| --- | --- |
+{training}
+
+## Licence
+
+Not stated yet: add `license:` to the metadata of this file. The licence of the training images applies too.
+"""

@@ -30,8 +30,7 @@ from benchmarks.measure.machine import describe
 from shards.common.errors import InputError
 from shards.loading.loader import normalise
 from trainer.cli import conclude
-from trainer.explore.latents import add, variations
-from trainer.explore.terms import VARIATIONS
+from trainer.explore.latents import VARIATIONS, add, variations
 from trainer.folder.load_run import LoadedRun, load_run
 from trainer.gan.dcgan import DcganDiscriminator
 from trainer.gan.networks import initialise

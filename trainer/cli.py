@@ -18,7 +18,6 @@ from tyro.conf import (
 )
 
 from shards.common.errors import InputError
-from shards.common.errors import require as require
 
 USAGE_ERROR = 2
 STYLE = (DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, PositionalMetavarFromFieldName)

@@ -1,1 +1,1 @@
-"""``python -m trainer.represent``: how well the discriminator's features separate classes."""
+"""``python -m trainer.represent``: how well the features of a discriminator separate classes."""

@@ -1,63 +1,52 @@
-"""``python -m trainer.represent RUN --shards LABELLED``: what a run's discriminator has learnt to see."""
+"""``python -m trainer.represent RUN --shards LABELLED``: the command line and the report."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import tyro
-from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, PositionalMetavarFromFieldName
+from tyro.conf import Positional
 
-from shards.common.errors import InputError
+from shards.common.errors import InputError, require
 from shards.common.files import atomic_write
-from trainer.cli import check_free, conclude, require
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
-    from trainer.folder.load_run import LoadedRun
-    from trainer.gan.networks import Discriminator
+from trainer.cli import check_free, conclude, parse_command
 
 REPORT = "representation.json"
 
 
 @dataclass(frozen=True)
 class Represent:
-    """Say how well the features of a run's discriminator tell classes apart that it was never told of.
+    """Measure how well the features of a run's discriminator separate classes that it was not trained on.
 
-    As the DCGAN paper (arXiv 1511.06434, section 5.1): the features of all its convolutions, max-pooled to 4x4, under a
-    linear L2-SVM; beside them raw pixels and the discriminator that the run began with, under the same. Prints a table
-    and writes a report, JSON. Needs the extra: uv sync --extra represent.
+    As in the DCGAN paper (arXiv 1511.06434, section 5.1): a linear L2-SVM classifies the outputs of all convolutions,
+    max-pooled to 4x4. Raw pixels and the untrained discriminator of the run are measured too, for comparison. Prints a
+    table and writes a JSON report. Needs an extra: uv sync --extra represent.
 
     Example: python -m trainer.represent runs/mnist --shards data/mnist32 --test-shards data/mnist32-test
     """
 
     run: Positional[Path]
-    """Folder of the run."""
+    """Run folder."""
     shards: str
-    """Labelled images of the size that the run was trained on, which may be its own: folder or URL, as `python -m
-    shards build mnist|lsun|folder` makes them."""
+    """Folder or URL of labelled images of the run's image size, as `python -m shards build mnist|lsun|folder` makes
+    them. May be the training data of the run."""
     test_shards: str | None = None
-    """Take the test samples from here, another data set than --shards. Without, from --shards, other ones than for
-    training."""
+    """Folder or URL of other labelled images to test on. Default: samples of --shards that are not trained on."""
     train: int = 5000
-    """Samples that the SVM is trained on. A fit takes 16 bytes a value: 600 MB for 5,000 at 64 features and 32x32."""
+    """Number of samples to train the SVM on. A fit takes 16 bytes a value: 600 MB for 5,000 at 64 features and
+    32x32."""
     test: int = 5000
-    """Samples that it is tested on."""
+    """Number of samples to test the SVM on."""
     seed: int = 0
-    """Of the choice of samples, and of the SVM."""
+    """Seed of the choice of samples and of the SVM."""
     checkpoint: Path | None = None
-    """The checkpoint of RUN to take, such as step-000000480; the newest whole one unless given."""
+    """Checkpoint of RUN to use, such as step-000000480. Default: the newest whole one."""
     out: Path | None = None
-    """The report; RUN/representation.json unless given."""
+    """Path of the report. Default: RUN/representation.json."""
     force: bool = False
-    """Replace the report if it is there."""
+    """Replace the report if it exists."""
 
     def __post_init__(self) -> None:
         if self.seed >= 2**32:
@@ -67,37 +56,37 @@ class Represent:
                 raise InputError(f"{flag} is {value}; it must be at least {least}.")
 
 
-def run(asked: Represent) -> None:
-    """Do what was ``asked``.
+def represent(options: Represent) -> None:
+    """Scores the representations, prints a table and writes the report.
 
     Raises:
-        InputError: no run or no checkpoint there, a report that is kept, or shards as ``read_samples`` refuses them.
+        InputError: there is no run or no checkpoint, the report exists, or the shards do not suit the run.
     """
     require("represent", "sklearn")
-    path = asked.out or asked.run / REPORT
-    if not asked.force:
+    path = options.out or options.run / REPORT
+    if not options.force:
         check_free([path])
-    # Not at the top: torch takes seconds to import, and --help or a typo should not wait for it.
+    # Not at the top: torch and sklearn take seconds to import, which --help and a typo should not wait for.
     from trainer.folder.load_run import load_run
-    from trainer.represent.labelled import read_samples
-    from trainer.represent.svm import score
+    from trainer.represent.probe import read_samples, representations, score
 
-    loaded = load_run(asked.run, asked.checkpoint)
+    loaded = load_run(options.run, options.checkpoint)
     path.parent.mkdir(parents=True, exist_ok=True)
-    counts = asked.train, asked.test
-    (train, labels), (test, expected) = read_samples(asked.shards, asked.test_shards, counts, asked.seed, loaded.shape)
-    print(f"{'':24} {'values':>7} {'C':>5}  right of {len(test):,}", flush=True)
+    (train, labels), (test, expected) = read_samples(
+        options.shards, options.test_shards, (options.train, options.test), options.seed, loaded.shape
+    )
+    print(f"{'':24} {'values':>7} {'C':>5}  accuracy on {len(test):,}", flush=True)
     scores = {}
-    for name, see in _representations(loaded).items():
-        found = score(see(train), labels, see(test), expected, asked.seed)
-        scores[name] = asdict(found)
-        print(f"{name:24} {found.values:7,} {found.strength:5g}  {found.accuracy:.2%}", flush=True)
+    for name, extract in representations(loaded).items():
+        result = score(extract(train), labels, extract(test), expected, options.seed)
+        scores[name] = asdict(result)
+        print(f"{name:24} {result.values:7,} {result.strength:5g}  {result.accuracy:.2%}", flush=True)
     report = {
         "checkpoint": loaded.checkpoint.name,
         "position": loaded.position,
         "train": len(train),
         "test": len(test),
-        "seed": asked.seed,
+        "seed": options.seed,
         "batch_norm": "eval: running statistics",
         "representations": scores,
     }
@@ -106,32 +95,9 @@ def run(asked: Represent) -> None:
     print(f"Written to {path}.", file=sys.stderr)
 
 
-def _representations(loaded: LoadedRun) -> dict[str, Callable[[torch.Tensor], list[np.ndarray]]]:
-    """By name: from images, uint8 (n, height, width, channels), to what the SVM gets of them."""
-    from trainer.represent.features import features, pixels
-
-    return {
-        "raw pixels": pixels,
-        "untrained discriminator": partial(features, untrained(loaded)),
-        "discriminator": partial(features, loaded.discriminator),
-    }
-
-
-def untrained(loaded: LoadedRun) -> Discriminator:
-    """The discriminator that the run began with, weight by weight, in ``eval`` mode."""
-    from trainer.gan.factory import create_networks
-    from trainer.gan.networks import initialise
-
-    config, (channels, size) = loaded.config, loaded.shape
-    _, network = create_networks(config.model, size, channels)
-    initialise(network, 2 * config.seed + 1, config.model.bn_init_mean)
-    return network.eval()
-
-
 def main() -> int:
-    """Parse, run, and turn what went wrong into one line and an exit code."""
-    config = (DisallowNone, FlagCreatePairsOff, PositionalMetavarFromFieldName)
-    return conclude(lambda: run(tyro.cli(Represent, prog="python -m trainer.represent", config=config)))
+    """Runs the command and returns its exit code."""
+    return conclude(lambda: represent(parse_command(Represent, "represent")))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from shards.loading.dataset import Batch, ShardDataset
 from shards.loading.loader import normalise
 from trainer.config import Config
 from trainer.errors import SharedInputError
-from trainer.export.__main__ import write
+from trainer.export.folder import write_folder
 from trainer.folder import checkpoint
 from trainer.folder.background import Background, Snapshot
 from trainer.folder.bad_samples import BadSampleLog, check_bad_samples
@@ -182,7 +182,7 @@ class Session:
         """Log the generator of a run that is done, where that was asked for."""
         if self.tracker and self.config.tracking.artifacts:
             run = self.folder.path
-            self.tracker.log_generator(f"{run.name}-generator", lambda folder: write(load_run(run), folder))
+            self.tracker.log_generator(f"{run.name}-generator", lambda folder: write_folder(load_run(run), folder))
 
     def settle(self) -> None:
         """Wait until the main rank has published the last checkpoint.

@@ -1,4 +1,4 @@
-"""The data set of a run: the embedded one drawn on first use, and every check that needs no other rank."""
+"""The data set of a run: draws the embedded one on first use and checks that the data fit the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainer.presets import PRESETS
 
 
 def wants_default(preset: str, config: Config) -> bool:
-    """Whether the run is to train on the embedded data set, and it is not there yet."""
+    """Whether the run trains on the embedded data set and that does not exist yet."""
     shards = Path(config.data.shards)
     return (
         preset == "faces" and config.data.shards == PRESETS["faces"][1].data.shards and not (shards / MANIFEST).exists()
@@ -27,7 +27,7 @@ def wants_default(preset: str, config: Config) -> bool:
 
 
 def build_default(config: Config, *, shown: bool) -> None:
-    """Draw the embedded data set; ranks that come second wait for the first."""
+    """Draw the embedded data set; other ranks wait for the first one."""
     shards = Path(config.data.shards)
     if shown:
         print(f"Drawing the embedded data set into {shards}, once.", file=sys.stderr, flush=True)
@@ -35,22 +35,22 @@ def build_default(config: Config, *, shown: bool) -> None:
 
 
 def planned_default() -> Manifest:
-    """What the embedded data set will be, for a dry run that draws nothing."""
+    """The manifest of the embedded data set, for a dry run, which draws nothing."""
     faces = Faces()
     return Manifest(faces.name, faces.format, 64, faces.channels, (Shard("not drawn yet", len(faces), 1, ""),), "")
 
 
-def open_data(config: Config, facts: dict[str, Any]) -> ShardDataset:
-    """The data set, in the order that the run whose checkpoint says ``facts`` began with.
+def open_data(config: Config, metadata: dict[str, Any]) -> ShardDataset:
+    """Open the data set in the order of the run whose checkpoint stored ``metadata``.
 
     Raises:
-        InputError: it is not there, not whole, too small, of a size without networks, or not the one of that run.
+        InputError: the data set is missing, incomplete, too small, of an unsupported size, or not the one of that run.
     """
     dataset = ShardDataset(
         config.data.shards,
         seed=config.seed,
-        lanes=facts.get("lanes", config.batch_size),
-        block=facts.get("block"),
+        lanes=metadata.get("lanes", config.batch_size),
+        block=metadata.get("block"),
         flip=config.data.flip,
         keys=config.data.audit is not None,
         strict=config.data.strict,
@@ -67,7 +67,7 @@ def open_data(config: Config, facts: dict[str, Any]) -> ShardDataset:
             f"{shown} holds {manifest.samples} samples, fewer than one batch of {config.batch_size}. "
             "Give a smaller --batch-size or more data."
         )
-    if facts and facts["manifest"] != manifest.digest:
+    if metadata and metadata["manifest"] != manifest.digest:
         raise InputError(
             f"{shown} is not the data set that the run in {config.out} was started on: now "
             f"{manifest.summary}, then {facts['data']}. Give the old data, or another --out for a new run."

@@ -1,4 +1,4 @@
-"""The loop, and nothing else."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from trainer.watch.meter import Meter
 
 
 def train(session: Session, preemption: Preemption) -> RunState:
-    """Train until the run is long enough or is asked to leave; either way it ends with a checkpoint.
+    """Train until the run is long enough or is asked to stop. Both end with a checkpoint.
 
     Raises:
-        InputError: data that cannot be read, a disk that is full, losses that are no longer finite.
+        InputError: the data cannot be read, the disk is full, or the losses are not finite.
     """
     config, state, accelerator = session.config, session.state, session.accelerator
     stream = batches(
@@ -36,7 +36,7 @@ def train(session: Session, preemption: Preemption) -> RunState:
                 with meter.waiting():
                     parts = list(islice(stream, config.d_steps))
             except InputError:
-                session.rescue()
+                session.save_before_error()
                 raise
             report = session.steps_left == 1 or (state.step + 1) % config.log_every == 0
             metrics = session.advance(parts, report=report)
@@ -45,14 +45,14 @@ def train(session: Session, preemption: Preemption) -> RunState:
                 session.report(metrics, meter)
             if done or (config.samples.every and state.step % config.samples.every == 0):
                 session.draw_samples()
-            reason = session.agree(preemption.reason())
+            reason = session.stop_reason(preemption.reason())
             if done or reason or state.step % config.checkpoint.every == 0:
                 with meter.saving():
                     session.save(metrics)
-    session.settle()
+    session.finish_checkpoint()
+    progress, samples = session.outputs.progress, session.outputs.folder.samples
     if session.steps_left:
-        session.progress.write(f"Leaving at step {state.step} because of {reason}; the same command goes on from here.")
+        progress.write(f"Stopped at step {state.step} because of {reason}. The same command resumes the run.")
         return "preempted"
-    sheet = session.folder.samples / f"step-{state.step:09d}.png"
-    session.progress.write(f"Done: {sheet}. Further: python -m trainer.explore {config.out} grid")
+    progress.write(f"Done: {samples / f'step-{state.step:09d}.png'}. Next: python -m trainer.explore {config.out} grid")
     return "done"

@@ -1,4 +1,4 @@
-"""What a run is about to do, in a few lines: the header of every run and the whole of ``--dry-run``."""
+"""Describes a run in a few lines: the header of every run and of ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from trainer.ranks.launch import Launch
 
 
 def checkpoint_bytes(config: Config, manifest: Manifest) -> int:
-    """Size of one checkpoint: the generator twice, for its average; Adam keeps two values a weight."""
+    """Size of one checkpoint: the generator, its average, the discriminator, and two values a weight for Adam."""
     g, d = _parameters(config, manifest)
     return (8 if config.dtype == "float64" else 4) * (2 * g + d + 2 * (g + d))
 
 
 def disk_note(config: Config, manifest: Manifest) -> str | None:
-    """A line, if the checkpoints that are to be kept, and one more while it is written, may not fit.
+    """One line if the disk may be too small for all checkpoints kept and one that is being written.
 
     Raises:
-        InputError: not even one fits, as 500 steps later would turn out.
+        InputError: not even one checkpoint fits.
     """
     folder = next(path for path in (config.out, *config.out.absolute().parents) if path.is_dir())
     free, one = shutil.disk_usage(folder).free, checkpoint_bytes(config, manifest)
     if free < one:
         raise InputError(f"A checkpoint takes {one / 1e6:.0f} MB; {folder} has {free / 1e6:.0f} MB free. Make room.")
     if free < one * (config.checkpoint.keep + 1):
-        return f"{folder} has {free / 1e6:.0f} MB free, perhaps too few for the checkpoints (--checkpoint.keep 1?)."
+        return f"{folder} has {free / 1e6:.0f} MB free, which may be too little for the checkpoints (try --checkpoint.keep 1)."
     return None
 
 
 def notes(config: Config, manifest: Manifest, launch: Launch) -> list[str]:
-    """What of the launch or the flags will not serve as it may have been meant, a line each.
+    """Flags and launch options that will not have the effect the user may expect, a line each.
 
     Raises:
         InputError: no checkpoint fits on the disk.
     """
     cores = available_cores()
-    graphs = "--cuda-graphs is for one GPU: left out here."
-    threads = f"--threads {config.threads} on {cores} cores: they will wait for each other. 0 shares the cores out."
+    graphs = "--cuda-graphs needs one GPU and has no effect here."
+    threads = f"--threads {config.threads} on {cores} cores: they will compete. With 0, ranks share the cores."
     found = (
         idle_gpus(launch),
         disk_note(config, manifest),
@@ -64,7 +64,7 @@ def _parameters(config: Config, manifest: Manifest) -> tuple[int, int]:
 
 
 def describe(config: Config, manifest: Manifest, launch: Launch, precision: str, position: int, steps_left: int) -> str:
-    """Data, networks, ranks, precision, length and disk, one line each."""
+    """Data, networks, ranks, precision, length and disk, a line each."""
     g, d = _parameters(config, manifest)
     checkpoint = checkpoint_bytes(config, manifest) / 1e6
     arithmetic = f"{precision} mixed precision" if precision != "no" else config.dtype
@@ -84,5 +84,5 @@ def describe(config: Config, manifest: Manifest, launch: Launch, precision: str,
 
 
 def with_notes(header: str, notes: Iterable[str]) -> str:
-    """``header`` and a line for each note that there is."""
+    """``header`` and a line for each note."""
     return "\n".join([header, *(f"note     {note}" for note in notes)])

@@ -1,4 +1,4 @@
-"""From a config to a finished run: check everything, open everything, train, leave word of how it ended."""
+"""Runs a training from a config to its end: check, open, train, and record how it ended."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from accelerate import Accelerator
 from shards.common.processes import available_cores
 from shards.common.urls import is_remote
 from trainer.config import Config
-from trainer.folder.background import Background, Snapshot
 from trainer.folder.bad_samples import BadSampleLog
 from trainer.folder.journal import Journal, roll_back
 from trainer.folder.run_folder import RunFolder
-from trainer.gan.kernels.cuda_graph import Replay, cuda_graph
-from trainer.gan.state import create_state
+from trainer.gan.kernels.cuda_graph import Iteration, Replay, cuda_graph
+from trainer.gan.state import State, create_state
 from trainer.gan.step import Step
 from trainer.ranks.collectives import StopVote, describe_environment
 from trainer.ranks.device import set_kernels, set_threads, supports_cuda_graphs
@@ -27,21 +26,23 @@ from trainer.ranks.preemption import Preemption
 from trainer.ranks.rendezvous import compare_ranks
 from trainer.ranks.setup import create_accelerator, wrap
 from trainer.train import plan
-from trainer.train.examine import Found, dry_run, examine
+from trainer.train.checkpoint_writer import CheckpointWriter
 from trainer.train.loop import train
+from trainer.train.outputs import Outputs
+from trainer.train.prepare import Prepared, dry_run, prepare
 from trainer.train.session import Session
 from trainer.watch.meter import DataAdvisor
 from trainer.watch.progress import Progress
 from trainer.watch.tracker import Tracker
 
 KEEP_STOP = "SHARDGAN_KEEP_STOP"
-"""Set by a script that has removed old STOP files itself, and may write one before the trainer has started."""
+"""Environment variable of scripts that remove old STOP files themselves and may write one before the trainer starts."""
 
 
 def run(preset: str, config: Config, launch: Launch) -> None:
     """Train as ``config`` says, from the newest checkpoint in the run folder or from the start.
 
-    Everything that can be wrong with the input is found before the first collective, and told once.
+    All errors in the input are found before the first collective.
 
     Raises:
         InputError: the data, the run folder or the launch does not fit the config.
@@ -50,100 +51,115 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     folder = RunFolder(config.out)
     if config.dry_run:
         return dry_run(preset, config, launch, folder)
-    with ExitStack() as held:
-        found = compare_ranks(launch, lambda: examine(preset, config, launch, folder, held))
-    dataset, facts, left = found.dataset, found.facts, found.left
-    step, position = facts.get("step", 0), facts.get("position", 0)
+    with ExitStack() as locks:
+        prepared = compare_ranks(launch, lambda: prepare(preset, config, launch, folder, locks))
     if main:
-        header = plan.describe(config, dataset.manifest, launch, found.precision, position, left)
-        print(plan.with_notes(header, found.notes), file=sys.stderr, flush=True)
+        manifest, left = prepared.dataset.manifest, prepared.steps_left
+        header = plan.describe(config, manifest, launch, prepared.precision, prepared.position, left)
+        print(plan.with_notes(header, prepared.notes), file=sys.stderr, flush=True)
         folder.write_config(config)
-    if not left:
+    if not prepared.steps_left:
         if main:
-            folder.write_status("done", step, position)  # whoever finished may have been killed before it did
+            folder.write_status("done", prepared.step, prepared.position)  # a kill may have prevented this before
             print("Done already: nothing to do. Raise --steps or --epochs, or give another --out.", file=sys.stderr)
         return None
     set_threads(launch, config.threads)
     set_kernels(tf32=config.tf32)
-    with _word_of_failure(folder, launch, lambda: (step, position)):
-        accelerator = create_accelerator(config, launch, found.precision)
-        session = _open_session(config, folder, accelerator, found, launch)
-    # To the last word, or a signal's echo would cut that short.
+    with _failure_recorded(folder, launch, lambda: (prepared.step, prepared.position)):
+        accelerator = create_accelerator(config, launch, prepared.precision)
+        session = _open_session(config, folder, accelerator, prepared, launch)
+    # Until the end, because a repeated signal would kill the process while it writes its status.
     with Preemption(folder.stop if main else None) as preemption:
-        _conduct(session, preemption, launch)
-        accelerator.wait_for_everyone()  # the first launcher to end takes the job along; rank 0 may still be writing
+        _train(session, preemption, launch)
+        accelerator.wait_for_everyone()  # the first launcher to end ends the job, and rank 0 may still be writing
     accelerator.state.destroy_process_group()
     return None
 
 
-def _open_session(config: Config, folder: RunFolder, accelerator: Accelerator, found: Found, launch: Launch) -> Session:
-    main, rank, dataset = accelerator.is_main_process, accelerator.process_index, found.dataset
-    state = create_state(
-        config,
-        dataset.manifest.size,
-        dataset.manifest.channels,
-        accelerator.device,
-        fp16=accelerator.mixed_precision == "fp16",
-    )
-    if found.resumed:
-        _, tensors, facts = found.resumed
-        state.load(tensors)
-        if facts["scaler"]:  # empty unless the run was trained in fp16 before
-            state.scaler.load_state_dict(facts["scaler"])
-        state.step, state.position = facts["step"], facts["position"]
-    if main:
-        if KEEP_STOP not in os.environ:
-            folder.remove_old_stop(before=launch_time())
-        audits = config.data.audit.glob("rank-*.jsonl") if config.data.audit else ()
-        for journal in (folder.metrics, *folder.path.glob("bad-rank-*.jsonl"), *audits):
-            roll_back(journal, state.step)
+def _open_session(
+    config: Config, folder: RunFolder, accelerator: Accelerator, prepared: Prepared, launch: Launch
+) -> Session:
+    state = _restore_state(config, accelerator, prepared)
+    if accelerator.is_main_process:
+        _roll_back_folder(config, folder, state.step)
     accelerator.wait_for_everyone()
+    return Session(
+        config=config,
+        dataset=prepared.dataset,
+        accelerator=accelerator,
+        state=state,
+        step=_create_step(config, accelerator, state, launch),
+        stop_vote=StopVote(accelerator.num_processes),
+        checkpoints=CheckpointWriter(folder.checkpoints, config.checkpoint.keep),
+        outputs=_open_outputs(config, folder, accelerator, prepared, launch),
+        first_position=state.position,
+    )
+
+
+def _restore_state(config: Config, accelerator: Accelerator, prepared: Prepared) -> State:
+    manifest, fp16 = prepared.dataset.manifest, accelerator.mixed_precision == "fp16"
+    state = create_state(config, manifest.size, manifest.channels, accelerator.device, fp16=fp16)
+    if prepared.resumed:
+        _, tensors, metadata = prepared.resumed
+        state.load(tensors)
+        if metadata["scaler"]:  # empty unless the run was trained in fp16 before
+            state.scaler.load_state_dict(metadata["scaler"])
+        state.step, state.position = prepared.step, prepared.position
+    return state
+
+
+def _roll_back_folder(config: Config, folder: RunFolder, step: int) -> None:
+    """Remove an old STOP file, and what the journals hold of steps after the checkpoint."""
+    if KEEP_STOP not in os.environ:
+        folder.remove_old_stop(before=launch_time())
+    audits = config.data.audit.glob("rank-*.jsonl") if config.data.audit else ()
+    for journal in (folder.metrics, *folder.path.glob("bad-rank-*.jsonl"), *audits):
+        roll_back(journal, step)
+
+
+def _create_step(config: Config, accelerator: Accelerator, state: State, launch: Launch) -> Iteration:
     generator, discriminator = wrap(accelerator, state, sync_bn=config.model.sync_bn)
     step = Step(state, generator, discriminator, config.loss)
-    # Not with DDP's exchanges.
-    recorded = config.cuda_graphs and supports_cuda_graphs(launch) and generator is state.generator
+    replayed = config.cuda_graphs and supports_cuda_graphs(launch) and generator is state.generator  # not with DDP
+    return Replay(step, cuda_graph) if replayed else step
+
+
+def _open_outputs(
+    config: Config, folder: RunFolder, accelerator: Accelerator, prepared: Prepared, launch: Launch
+) -> Outputs:
+    main, rank, manifest = accelerator.is_main_process, accelerator.process_index, prepared.dataset.manifest
+    metadata = {"data.digest": manifest.digest, **describe_environment(accelerator)}  # a collective
     cores = max(1, available_cores() // launch.local_ranks)
-    told = {"data.digest": dataset.manifest.digest, **describe_environment(accelerator)}
-    return Session(
-        config,
-        folder,
-        dataset,
-        accelerator,
-        state,
-        Replay(step, cuda_graph) if recorded else step,
-        Tracker(accelerator, folder, config, told, state.position) if main else None,
-        Journal(config.data.audit / f"rank-{rank}.jsonl") if config.data.audit else None,
-        BadSampleLog(folder.path / f"bad-rank-{rank}.jsonl"),
-        Progress(state.step, state.step + found.left, shown=main),
-        StopVote(accelerator.num_processes),
-        Background(),
-        Background(),
-        Snapshot(),
-        DataAdvisor(config.data.workers, dataset.manifest.format, is_remote(config.data.shards), cores),
-        state.position,
+    return Outputs(
+        folder=folder,
+        progress=Progress(prepared.step, prepared.step + prepared.steps_left, shown=main),
+        tracker=Tracker(accelerator, folder, config, metadata, prepared.position) if main else None,
+        audit=Journal(config.data.audit / f"rank-{rank}.jsonl") if config.data.audit else None,
+        bad_samples=BadSampleLog(folder.path / f"bad-rank-{rank}.jsonl"),
+        advisor=DataAdvisor(config.data.workers, manifest.format, is_remote(config.data.shards), cores),
     )
 
 
 @contextmanager
-def _word_of_failure(folder: RunFolder, launch: Launch, where: Callable[[], tuple[int, int]]) -> Iterator[None]:
-    """The main rank's status names the cause of what fails inside, and the step and position it failed at."""
+def _failure_recorded(folder: RunFolder, launch: Launch, progress: Callable[[], tuple[int, int]]) -> Iterator[None]:
+    """If the block fails, write its cause, step and position to the main rank's status."""
     try:
         yield
     except Exception as error:
-        step, position = where()
+        step, position = progress()
         cause = explain_failure(error, launch, step)
         if launch.rank == 0:
-            with suppress(OSError):  # on a full disk the first error is the one to tell
+            with suppress(OSError):  # on a full disk, the first error is the one to report
                 folder.write_status("failed", step, position, error=cause)
         raise
 
 
-def _conduct(session: Session, preemption: Preemption, launch: Launch) -> None:
-    """Train, and leave word of how it ended."""
-    state, folder, main = session.state, session.folder, session.accelerator.is_main_process
-    failed = True
+def _train(session: Session, preemption: Preemption, launch: Launch) -> None:
+    """Train, and record how it ended."""
+    state, outputs, main = session.state, session.outputs, session.accelerator.is_main_process
+    folder, failed = outputs.folder, True
     try:
-        with _word_of_failure(folder, launch, lambda: (state.step, state.position)):
+        with _failure_recorded(folder, launch, lambda: (state.step, state.position)):
             if main:
                 folder.write_status("running", state.step, state.position)
             if state.step == 0:
@@ -154,7 +170,7 @@ def _conduct(session: Session, preemption: Preemption, launch: Launch) -> None:
             if main:
                 folder.stop.unlink(missing_ok=True)
                 folder.write_status(ending, state.step, state.position)
-                if ending == "done":
-                    session.offer()
+                if ending == "done" and session.config.tracking.artifacts:
+                    outputs.log_generator()
     finally:
         session.close(failed=failed)

@@ -53,7 +53,7 @@ def test_a_run_goes_on_past_its_first_end(faces32: Path, finished: Path, tmp_pat
     more[more.index("--steps") : more.index("--steps") + 2] = []
     done = run(*more, env={"ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr
-    assert "--cuda-graphs is for one GPU: left out here." in done.stderr
+    assert "--cuda-graphs needs one GPU and has no effect here." in done.stderr
     assert f"Done: {tmp_path / 'run' / 'samples' / 'step-000000025.png'}." in done.stderr
     assert status(tmp_path / "run") == {"state": "done", "step": 25, "position": 200}
 
@@ -79,7 +79,7 @@ def test_a_dry_run_prints_and_leaves_nothing(faces32: Path, tmp_path: Path) -> N
 def test_a_dry_run_says_what_will_not_serve(faces32: Path, tmp_path: Path) -> None:
     done = run(*flags(faces32, tmp_path / "run", "--dry-run", "--cuda-graphs", "--threads", "999"))
     assert done.returncode == 0, done.stderr
-    assert "note     --cuda-graphs is for one GPU: left out here." in done.stderr
+    assert "note     --cuda-graphs needs one GPU and has no effect here." in done.stderr
     assert "note     --threads 999 on " in done.stderr
     done = run(*flags(faces32, tmp_path / "run", "--dry-run", "--model.features-g", "100000"))
     assert done.returncode == 2 and done.stderr.startswith("error: A checkpoint takes ")

@@ -1,0 +1,92 @@
+"""What a run writes besides checkpoints: the terminal, figures, sheets, the audit and the list of bad samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from shards.common.sheet import write_sheet
+from shards.loading.dataset import Batch
+from trainer.export.__main__ import write
+from trainer.folder.background import Background
+from trainer.folder.bad_samples import BadSampleLog
+from trainer.folder.journal import Journal
+from trainer.folder.load_run import load_run
+from trainer.folder.run_folder import RunFolder
+from trainer.gan.state import State
+from trainer.watch.board import AXIS
+from trainer.watch.meter import DataAdvisor
+from trainer.watch.progress import Progress
+from trainer.watch.tracker import Tracker
+
+
+@dataclass(kw_only=True)
+class Outputs:
+    """All outputs of one rank. Only the main rank has a tracker and draws sheets."""
+
+    folder: RunFolder
+    progress: Progress
+    tracker: Tracker | None
+    audit: Journal | None
+    bad_samples: BadSampleLog
+    advisor: DataAdvisor
+    sheets: Background = field(default_factory=Background)
+    """Thread of its own, because a slow board must not delay a checkpoint."""
+
+    def record_step(self, state: State, batches: Sequence[Batch]) -> None:
+        """Log the samples of a step that is done."""
+        if self.audit:
+            keys = [key for batch in batches for key in batch.keys]
+            self.audit.append({"step": state.step, "position": batches[0].position, "keys": keys})
+        for batch in batches:
+            self.bad_samples.add(batch.bad, state.step)
+        self.progress.step()
+
+    def report(self, row: Mapping[str, float], state: State, seconds_left: float) -> None:
+        """Show and log one row of figures.
+
+        Raises:
+            InputError: an earlier sheet, or the row, could not be written.
+        """
+        self.sheets.check()
+        self.progress.report(row, seconds_left)
+        if advice := self.advisor.advise(row["data/wait"]):
+            self.progress.write(advice)
+        if self.tracker:
+            self.tracker.log(row)
+            self.folder.write_status("running", state.step, state.position)
+
+    def draw_sheet(self, name: str, file: str, images: np.ndarray, caption: str, position: int) -> None:
+        """Write ``images``, uint8 (n, height, width, channels), to the PNG ``file``, on a background thread."""
+        path = self.folder.samples / file
+
+        def draw() -> None:
+            write_sheet(images, path, {"name": name, "caption": caption, AXIS: str(position)})
+            if self.tracker:
+                self.tracker.log_sheet(name, path, position, caption)
+
+        self.sheets.submit(draw)
+
+    def log_generator(self) -> None:
+        """Log the generator of the newest checkpoint as an artifact of the board."""
+        run = self.folder.path
+        if self.tracker:
+            self.tracker.log_generator(f"{run.name}-generator", lambda folder: write(load_run(run), folder))
+
+    def sync(self) -> None:
+        """Make the journals durable, before a checkpoint that relies on them is published."""
+        for journal in (self.audit, self.tracker):
+            if journal:
+                journal.sync()
+
+    def close(self, *, failed: bool) -> None:
+        """Close everything. Nothing is lost without it."""
+        self.progress.close()
+        self.sheets.close()
+        self.bad_samples.close()
+        if self.audit:
+            self.audit.close()
+        if self.tracker:
+            self.tracker.close(failed=failed)

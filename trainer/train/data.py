@@ -70,6 +70,6 @@ def open_data(config: Config, metadata: dict[str, Any]) -> ShardDataset:
     if metadata and metadata["manifest"] != manifest.digest:
         raise InputError(
             f"{shown} is not the data set that the run in {config.out} was started on: now "
-            f"{manifest.summary}, then {facts['data']}. Give the old data, or another --out for a new run."
+            f"{manifest.summary}, then {metadata['data']}. Give the old data, or another --out for a new run."
         )
     return dataset

@@ -34,7 +34,7 @@ def disk_note(config: Config, manifest: Manifest) -> str | None:
     if free < one:
         raise InputError(f"A checkpoint takes {one / 1e6:.0f} MB; {folder} has {free / 1e6:.0f} MB free. Make room.")
     if free < one * (config.checkpoint.keep + 1):
-        return f"{folder} has {free / 1e6:.0f} MB free, which may be too little for the checkpoints (try --checkpoint.keep 1)."
+        return f"{folder} has {free / 1e6:.0f} MB free, perhaps too little for the checkpoints (--checkpoint.keep 1?)."
     return None
 
 

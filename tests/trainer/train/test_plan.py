@@ -43,7 +43,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(CONFIG, out=tmp_path / "not" / "there" / "yet")
-    for free, says in ((10**10, None), (700 * 10**6, "700 MB free, which may be too little")):
+    for free, says in ((10**10, None), (700 * 10**6, "700 MB free, perhaps too little")):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         note = disk_note(config, MANIFEST)
         assert (note is None) if says is None else (note is not None and says in note and str(tmp_path) in note)

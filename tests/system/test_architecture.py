@@ -18,7 +18,7 @@ SHARDS = {
     "sources": "common",
     "storage": "common format",
     "loading": "common format order storage",
-    "building": "common format order sources",
+    "building": "check common format order sources",
     "check": "common format loading storage",
 }
 TRAINER = {
@@ -35,7 +35,7 @@ TRAINER = {
     "export": "cli folder gan hub",
     "explore": "cli folder gan samples",
     "represent": "cli folder gan",
-    "status": "config folder",
+    "status": "cli config folder",
     "train": "config errors export folder gan presets ranks samples watch",
     "run": "config errors presets ranks train",
 }

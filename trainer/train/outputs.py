@@ -9,7 +9,7 @@ import numpy as np
 
 from shards.common.sheet import write_sheet
 from shards.loading.dataset import Batch
-from trainer.export.__main__ import write
+from trainer.export.folder import write_folder
 from trainer.folder.background import Background
 from trainer.folder.bad_samples import BadSampleLog
 from trainer.folder.journal import Journal
@@ -73,7 +73,7 @@ class Outputs:
         """Log the generator of the newest checkpoint as an artifact of the board."""
         run = self.folder.path
         if self.tracker:
-            self.tracker.log_generator(f"{run.name}-generator", lambda folder: write(load_run(run), folder))
+            self.tracker.log_generator(f"{run.name}-generator", lambda folder: write_folder(load_run(run), folder))
 
     def sync(self) -> None:
         """Make the journals durable, before a checkpoint that relies on them is published."""

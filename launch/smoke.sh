@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole path in about a minute, on two CPU ranks: draw, build, train, resume on one rank, and look at what is left.
+# End-to-end test of about a minute: build drawn faces, train on two CPU ranks, resume on one, check the run folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -14,4 +14,4 @@ uv run accelerate launch --config_file accelerate_config.yaml trainer/run.py "${
 grep -q '"state": "done", "step": 20, "position": 320' "$work/run/status.json"
 [ "$(wc -l < "$work/run/metrics.jsonl")" = 4 ]
 [ -s "$work/run/samples/step-000000020.png" ]
-echo "smoke: two ranks trained, one resumed, samples drawn"
+echo "smoke: trained on two ranks, resumed on one, wrote samples"

@@ -1,1 +1,1 @@
-"""One program per question, each a ratio to a rival in the same run."""
+"""Benchmarks of training and data loading, each relative to a rival measured in the same run."""

@@ -26,7 +26,7 @@ from PIL import Image
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tyro.conf import Positional
 
-from benchmarks.measure.machine import describe
+from benchmarks.measure.cli import describe_machine
 from shards.common.errors import InputError
 from shards.loading.loader import normalise
 from trainer.cli import conclude
@@ -192,7 +192,7 @@ def run(arguments: Arguments) -> None:
     """Measure, print the table, write the JSON."""
     loaded = load_run(arguments.run)
     figures = measure(loaded, arguments)
-    print(f"{loaded.checkpoint}, {describe()}")
+    print(f"{loaded.checkpoint}, {describe_machine()}")
     for name, value in asdict(figures).items():
         print(f"{name:<18}{value:.3f}" if isinstance(value, float) else f"{name:<18}{value}")
     if arguments.json is not None:

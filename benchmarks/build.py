@@ -1,8 +1,8 @@
-"""How fast is ``shards build celeba``, beside the loop that everybody writes?
+"""Measures how fast `shards build celeba` is, compared with a plain loop over the images.
 
-The plain loop is one process: Pillow opens, crops, resizes with the same filter and saves at the same quality, and
-``webdataset.TarWriter`` writes the same members. Ours shuffles, indexes, checksums and syncs as well. The contestants
-take turns, so that whatever else the machine does hits them alike; the table gives medians.
+The plain loop is one process. Pillow opens, crops, resizes with the same filter and saves at the same quality, and
+``webdataset.TarWriter`` writes the same members. `shards build` also shuffles, indexes, checksums and syncs. The
+contestants take turns, so that a change of the machine's speed affects all alike. The table shows medians.
 
 Example: uv run python -m benchmarks.build raw/celeba --json build.json
 """
@@ -26,39 +26,39 @@ import tyro
 import webdataset
 from PIL import Image
 
-from benchmarks.measure.command import call, write
-from benchmarks.measure.machine import describe
+from benchmarks.measure import cli
 from shards.building.build import build
 from shards.building.recipe import Options
 from shards.format.codec import FILTER, JPEG_QUALITY
 from shards.sources.celeba import Celeba
 
+PLAIN, START = "plain Pillow loop", "(start of a worker)"
 
-class Median(NamedTuple):
-    """Of the runs of one contestant, in seconds."""
+
+class Seconds(NamedTuple):
+    """Time of one run of a contestant, or a median."""
 
     wall: float
     cpu: float
+    """Of all processes, including workers that have ended."""
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """Images per second of `shards build celeba` against a plain Pillow loop."""
+@dataclass(frozen=True, kw_only=True)
+class Arguments(cli.Arguments):
+    """Images per second of `shards build celeba`, compared with a plain Pillow loop."""
 
     raw: tyro.conf.Positional[Path]
-    """Folder that holds img_align_celeba and its lists."""
+    """The folder with img_align_celeba and its lists."""
     images: int = 3000
-    """How many to build; all count, and so does starting the workers."""
+    """Number of images to build."""
     rounds: int = 5
-    """How often each contestant runs."""
-    json: Path | None = None
-    """Write the figures here too, for programs."""
+    """Number of turns of each contestant."""
 
 
 def plain_loop(source: Celeba, images: int, out: Path) -> None:
-    """Sequential, unshuffled, unindexed."""
+    """Builds a tar sequentially, without shuffle and index."""
     folder = source.raw / "img_align_celeba"
-    names = sorted(os.listdir(folder))[:images]  # noqa: PTH208  what the loop that everybody writes does
+    names = sorted(os.listdir(folder))[:images]  # noqa: PTH208  as in the usual loop
     rows = dict(line.split(maxsplit=1) for line in (source.raw / "list_attr_celeba.txt").read_text().splitlines()[2:])
     with webdataset.TarWriter(str(out / "plain.tar"), encoder=False) as writer:
         for number, name in enumerate(names):
@@ -66,57 +66,57 @@ def plain_loop(source: Celeba, images: int, out: Path) -> None:
                 face = image.convert("RGB").crop((0, 20, 178, 198)).resize((64, 64), FILTER)
             file = io.BytesIO()
             face.save(file, "jpeg", quality=JPEG_QUALITY, subsampling=0)
-            facts = json.dumps([int(mark) for mark in rows[name].split()]).encode()
-            writer.write({"__key__": f"{number:09d}", "jpg": file.getvalue(), "json": facts})
+            attributes = json.dumps([int(value) for value in rows[name].split()]).encode()
+            writer.write({"__key__": f"{number:09d}", "jpg": file.getvalue(), "json": attributes})
 
 
-def spent(contestant: Callable[[Path], object]) -> tuple[float, float]:
-    """Seconds of one run into a new folder: by the clock, and of all processors with those of ended workers."""
+def timed(contestant: Callable[[Path], object]) -> Seconds:
+    """Runs a contestant once, with a new folder."""
     with tempfile.TemporaryDirectory() as folder:
         before, start = os.times(), time.perf_counter()
         contestant(Path(folder))
         wall, after = time.perf_counter() - start, os.times()
-    return wall, sum(after[:4]) - sum(before[:4])
+    return Seconds(wall, sum(after[:4]) - sum(before[:4]))
 
 
 def benchmark(arguments: Arguments) -> None:
-    """Run all, print the table, write the JSON."""
+    """Runs all contestants in turns and reports the medians."""
     source = Celeba(arguments.raw)
     images = min(arguments.images, len(source))
 
-    def ours(workers: int, limit: int = images) -> Callable[[Path], object]:
+    def shards_build(workers: int, limit: int = images) -> Callable[[Path], object]:
         options = Options(limit=limit, shard_samples=-(-limit // 8))
         return lambda out: build(source, out, options, workers)
 
     contestants: dict[str, Callable[[Path], object]] = {
-        "plain Pillow loop": lambda out: plain_loop(source, images, out),
-        "shards build, 1 worker": ours(1),
-        "shards build, 2 workers": ours(2),
-        "(start of a worker)": ours(1, limit=1),
+        PLAIN: lambda out: plain_loop(source, images, out),
+        "shards build, 1 worker": shards_build(1),
+        "shards build, 2 workers": shards_build(2),
+        START: shards_build(1, limit=1),
     }
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+    seconds: dict[str, list[Seconds]] = {name: [] for name in contestants}
     with redirect_stderr(io.StringIO()):
         for _ in range(arguments.rounds):
             for name, contestant in contestants.items():
-                times[name].append(spent(contestant))
-    medians = {name: Median(*map(statistics.median, zip(*values, strict=True))) for name, values in times.items()}
-    start = medians.pop("(start of a worker)")
+                seconds[name].append(timed(contestant))
+    medians = {name: Seconds(*map(statistics.median, zip(*runs, strict=True))) for name, runs in seconds.items()}
+    start = medians.pop(START)
     report(medians, start, images)
-    write(arguments, start=start, seconds=times, median=medians)
+    cli.write_json(arguments, start=start, seconds=seconds, median=medians)
 
 
-def report(medians: dict[str, Median], start: Median, images: int) -> None:
-    """The table. "Running" leaves the start of the workers out, as a set of millions does."""
-    plain = medians["plain Pillow loop"].wall
-    print(f"{describe()}\n\n{images:,} images; to start and stop a worker takes {start.wall:.2f} s\n")
-    print(f"{'':<26}{'images/s':>10}{'of plain':>10}{'running':>10}{'of plain':>10}{'ms of CPU an image':>20}")
+def report(medians: dict[str, Seconds], start: Seconds, images: int) -> None:
+    """Prints the table. "Without start" excludes the start of the workers, which is negligible for large data sets."""
+    plain = medians[PLAIN].wall
+    print(f"{cli.describe_machine()}\n\n{images:,} images; starting and stopping a worker takes {start.wall:.2f} s\n")
+    print(f"{'':<26}{'images/s':>10}{'of plain':>10}{'without start':>15}{'of plain':>10}{'ms of CPU per image':>21}")
     for name, median in medians.items():
         running = median.wall - start.wall * name.startswith("shards")
         print(
             f"{name:<26}{images / median.wall:>10,.0f}{plain / median.wall:>9.2f}x"
-            f"{images / running:>10,.0f}{plain / running:>9.2f}x{median.cpu / images * 1e3:>20.2f}"
+            f"{images / running:>15,.0f}{plain / running:>9.2f}x{median.cpu / images * 1e3:>21.2f}"
         )
 
 
 if __name__ == "__main__":
-    sys.exit(call(Arguments, benchmark, __doc__))
+    sys.exit(cli.main(Arguments, benchmark, __doc__))

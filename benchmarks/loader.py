@@ -1,12 +1,12 @@
-"""How fast do images come out of shards, beside the pipelines that people use?
+"""Measures how fast images are read from shards, compared with the data loaders of other libraries.
 
-The same images are written once in every contestant's own format; then each reads them in batches
-of 128 with one worker process, in turns, so that whatever else the machine does hits them alike. The table gives
-medians of images per second, from the second batch on, and ratios to webdataset's usual pipeline.
+The same images are written in the format of every contestant. Each contestant reads batches of 128 with one worker
+process, in turns, so that a change of the machine's speed affects all alike. The table shows medians of images per
+second, from the second batch on, and ratios to webdataset's usual pipeline.
 
 Example: uv run --no-dev --group peers python -m benchmarks.loader data/celeba64 --json loader.json
 
-The peers are an optional group of dependencies; those that are not installed are left out by name.
+The other libraries are the dependency group `peers`. Those that are not installed are skipped with a message.
 """
 
 from __future__ import annotations
@@ -16,43 +16,38 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from benchmarks.measure.command import call, write
-from benchmarks.measure.machine import describe
-from benchmarks.rivals import peers
+from benchmarks.measure import cli
+from benchmarks.rivals import loaders
+from benchmarks.rivals.loaders import Stream
 from shards.loading.dataset import ShardDataset
 from shards.loading.loader import batches
 
-Stream = Callable[[], Iterator[int]]
-"""Starts anew and yields the number of images in each batch, for at least an epoch."""
 
-
-@dataclass(frozen=True)
-class Arguments:
-    """Images per second out of the shards, beside the usual pipelines."""
+@dataclass(frozen=True, kw_only=True)
+class Arguments(cli.Arguments):
+    """Images per second read from shards, compared with other loaders."""
 
     shards: tyro.conf.Positional[Path]
-    """A data set in JPEG that `python -m shards build` wrote."""
+    """A data set of JPEG images written by `python -m shards build`."""
     images: int = 20_000
-    """How many each contestant gets; some come more than once if the data set has fewer."""
+    """Number of images for each contestant; images repeat if the data set has fewer."""
     batch_size: int = 128
-    """Images in a batch."""
+    """Images per batch."""
     rounds: int = 5
-    """Turns of each contestant."""
+    """Number of turns of each contestant."""
     seconds: float = 4.0
-    """How long a turn is measured."""
-    json: Path | None = None
-    """Write the figures here too, for programs."""
+    """Length of a turn."""
 
 
-def ours(folder: Path, workers: int, batch_size: int) -> Stream:
-    """Through our own loader, as the trainer reads."""
+def shardgan(folder: Path, workers: int, batch_size: int) -> Stream:
+    """Shardgan's loader, as used by the trainer."""
 
     def stream() -> Iterator[int]:
         dataset = ShardDataset(folder, lanes=batch_size)
@@ -63,62 +58,62 @@ def ours(folder: Path, workers: int, batch_size: int) -> Stream:
     return stream
 
 
-def contestants(arguments: Arguments, work: Path) -> dict[str, Stream]:
-    """Everything that can run here, with its data written into ``work``."""
+def create_contestants(arguments: Arguments, work: Path) -> dict[str, Stream]:
+    """Writes the data to ``work`` and returns all contestants that are installed."""
     size = arguments.batch_size
-    data = peers.prepare(arguments.shards, arguments.images, work)
-    found = {
-        "webdataset, usual": peers.webdataset_usual(data, size),
-        "webdataset, simplejpeg": peers.webdataset_simplejpeg(data, size),
-        "torchvision ImageFolder": peers.image_folder(data, size),
-        "shardgan jpg, 1 worker": ours(data.jpg, 1, size),
-        "shardgan jpg, 2 workers": ours(data.jpg, 2, size),
-        "shardgan npy, 1 worker": ours(data.npy, 1, size),
-        "shardgan npy, 2 workers": ours(data.npy, 2, size),
+    data = loaders.prepare(arguments.shards, arguments.images, work)
+    contestants = {
+        "webdataset, usual": loaders.webdataset_usual(data, size),
+        "webdataset, simplejpeg": loaders.webdataset_simplejpeg(data, size),
+        "torchvision ImageFolder": loaders.image_folder(data, size),
+        "shardgan jpg, 1 worker": shardgan(data.jpg, 1, size),
+        "shardgan jpg, 2 workers": shardgan(data.jpg, 2, size),
+        "shardgan npy, 1 worker": shardgan(data.npy, 1, size),
+        "shardgan npy, 2 workers": shardgan(data.npy, 2, size),
     }
-    for module, name, make in (
-        ("streaming", "mosaicml-streaming", peers.mosaic),
-        ("litdata", "litdata", peers.lit),
-        ("litdata", "litdata, simplejpeg", peers.lit_simplejpeg),
+    for module, name, create in (
+        ("streaming", "mosaicml-streaming", loaders.mosaic),
+        ("litdata", "litdata", loaders.lit),
+        ("litdata", "litdata, simplejpeg", loaders.lit_simplejpeg),
     ):
         if importlib.util.find_spec(module):
-            found[name] = make(data, size)
+            contestants[name] = create(data, size)
         else:
-            print(f"{name} is not installed and left out.", file=sys.stderr)
-    return found
+            print(f"{name} is not installed and is skipped.", file=sys.stderr)
+    return contestants
 
 
-def rate(stream: Stream, seconds: float) -> float:
-    """Images per second once the first batch is there, over at least ``seconds``."""
+def measure_rate(stream: Stream, seconds: float) -> float:
+    """Images per second after the first batch, over at least ``seconds``."""
     source = stream()
     next(source)
-    began, images = time.perf_counter(), 0
+    start, images = time.perf_counter(), 0
     for count in source:
         images += count
-        if time.perf_counter() - began >= seconds:
+        if time.perf_counter() - start >= seconds:
             break
-    took = time.perf_counter() - began
+    elapsed = time.perf_counter() - start
     source.close()  # type: ignore[attr-defined]  # a generator
-    return images / took
+    return images / elapsed
 
 
 def benchmark(arguments: Arguments) -> None:
-    """Run all contestants in turns, print the table, write the JSON."""
+    """Runs all contestants in turns and reports the medians."""
     with tempfile.TemporaryDirectory() as folder:
-        streams = contestants(arguments, Path(folder))
+        streams = create_contestants(arguments, Path(folder))
         rates: dict[str, list[float]] = {name: [] for name in streams}
         for _ in range(arguments.rounds):
             for name, stream in streams.items():
-                rates[name].append(rate(stream, arguments.seconds))
+                rates[name].append(measure_rate(stream, arguments.seconds))
     medians = {name: statistics.median(values) for name, values in rates.items()}
     usual = medians["webdataset, usual"]
-    print(f"{describe()}\n\n{arguments.images:,} images, batches of {arguments.batch_size}; one worker unless told\n")
-    print(f"{'':<26}{'images/s':>10}{'of the usual':>14}")
+    print(f"{cli.describe_machine()}\n\n{arguments.images:,} images, batches of {arguments.batch_size}, one worker\n")
+    print(f"{'':<26}{'images/s':>10}{'of webdataset':>15}")
     for name, median in sorted(medians.items(), key=lambda item: item[1]):
         ratio = f"{median / usual:.2f}x" if "2 workers" not in name else ""
-        print(f"{name:<26}{median:>10,.0f}{ratio:>14}")
-    write(arguments, rates=rates, median=medians)
+        print(f"{name:<26}{median:>10,.0f}{ratio:>15}")
+    cli.write_json(arguments, rates=rates, median=medians)
 
 
 if __name__ == "__main__":
-    sys.exit(call(Arguments, benchmark, __doc__))
+    sys.exit(cli.main(Arguments, benchmark, __doc__))

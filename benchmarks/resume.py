@@ -1,6 +1,6 @@
-"""How fast a run leaves and comes back.
+"""Measures how fast a run stops and resumes, which is what a preempted job pays.
 
-SIGTERM to a whole checkpoint, and the same command again to its first step, imports and all: what a preempted job pays.
+The two figures are the time from SIGTERM to a complete checkpoint, and from the same command to its first step.
 
 Example: uv run python -m benchmarks.resume --features 64
 """
@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure.command import call, write
-from benchmarks.measure.machine import describe
+from benchmarks.measure import cli
+from benchmarks.measure.trainer import started, train_command
 from shards.building.build import build
 from shards.building.recipe import Options
 from shards.sources.faces import Faces
@@ -30,32 +30,19 @@ from shards.sources.faces import Faces
 IMAGES, BATCH = 2000, 32
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(cli.Arguments):
     """Seconds from a signal to a checkpoint, and from a command to its first step."""
 
     features: int = 64
     """Width of both networks."""
     ranks: int = 1
-    """CPU ranks, or GPUs."""
+    """Number of CPU ranks or GPUs."""
     rounds: int = 3
-    """Times to stop and come back."""
-    json: Path | None = None
-    """Write the figures here too, for programs."""
+    """Number of stops and resumes."""
 
 
-def start(arguments: Arguments, shards: Path, out: Path) -> subprocess.Popen[bytes]:
-    """The trainer, as a user starts it, with a line for every step."""
-    launch = ["--multi_gpu", "--main_process_port", "0"] if arguments.ranks > 1 else []
-    words = [sys.executable, "-m", "accelerate.commands.launch", *launch, "--num_processes", str(arguments.ranks),
-             "trainer/run.py", "--data.shards", str(shards), "--out", str(out), "--steps", "100000",
-             "--batch-size", str(BATCH), "--model.features-g", str(arguments.features), "--model.features-d",
-             str(arguments.features), "--log-every", "1", "--samples.every", "0", "--tracking.mode",
-             "disabled"]  # fmt: skip
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-
-
-def step(out: Path) -> int:
+def read_step(out: Path) -> int:
     """The last step that the run reported."""
     try:
         return int(json.loads((out / "status.json").read_text())["step"])
@@ -63,47 +50,49 @@ def step(out: Path) -> int:
         return 0
 
 
-def until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Wait for it while ``process`` lives."""
-    while not true():
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Polls until ``condition()`` holds, while ``process`` is alive."""
+    while not condition():
         if process.poll() is not None:
-            raise RuntimeError(f"the trainer ended with code {process.returncode}; run it by hand: {process.args}")
+            raise RuntimeError(f"the trainer ended with code {process.returncode}; run it by hand: {process.args!r}")
         time.sleep(0.01)
 
 
-def once(arguments: Arguments, shards: Path, out: Path) -> tuple[float, float]:
+def measure_round(command: list[str], out: Path) -> tuple[float, float]:
     """Seconds from the command to its first step, and from SIGTERM until the checkpoint has its final name."""
-    before, began = step(out), time.perf_counter()
-    process = start(arguments, shards, out)
-    until(lambda: step(out) > before, process)
-    first = time.perf_counter() - began
-    until(lambda: step(out) >= before + 4, process)
-    old = {*(out / "checkpoints").glob("step-*")}
-    began = time.perf_counter()
-    os.killpg(process.pid, signal.SIGTERM)
-    while {*(out / "checkpoints").glob("step-*")} <= old:
-        if time.perf_counter() > began + 120:
-            raise RuntimeError("two minutes after SIGTERM there is no checkpoint")
-        time.sleep(0.01)
-    left = time.perf_counter() - began
-    process.wait()
-    return first, left
+    previous, start = read_step(out), time.perf_counter()
+    with out.with_suffix(".log").open("w") as log, started(command, log) as process:
+        wait_until(lambda: read_step(out) > previous, process)
+        resume = time.perf_counter() - start
+        wait_until(lambda: read_step(out) >= previous + 4, process)
+        old = {*(out / "checkpoints").glob("step-*")}
+        start = time.perf_counter()
+        os.killpg(process.pid, signal.SIGTERM)
+        while {*(out / "checkpoints").glob("step-*")} <= old:
+            if time.perf_counter() > start + 120:
+                raise RuntimeError("two minutes after SIGTERM there is no checkpoint")
+            time.sleep(0.01)
+        return resume, time.perf_counter() - start
 
 
 def benchmark(arguments: Arguments) -> None:
-    """Stop and come back, print, write."""
+    """Stops and resumes a run and reports the medians."""
     with tempfile.TemporaryDirectory() as folder:
         shards, out = Path(folder) / "shards", Path(folder) / "run"
         build(Faces(IMAGES), shards, Options(size=64))
-        once(arguments, shards, out)  # to fill the disk's cache, and so that each start below is a resume
-        rounds = [once(arguments, shards, out) for _ in range(arguments.rounds)]
+        launcher = ("--multi_gpu", "--main_process_port", "0") if arguments.ranks > 1 else ()
+        flags = ("--out", str(out), "--steps", "100000", "--log-every", "1", "--samples.every", "0")
+        command = train_command(shards, arguments.features, BATCH, *flags, processes=arguments.ranks, launcher=launcher)
+        measure_round(command, out)  # fills the page cache, and makes each start below a resume
+        rounds = [measure_round(command, out) for _ in range(arguments.rounds)]
     resume, leave = (statistics.median(column) for column in zip(*rounds, strict=True))
-    print(f"{describe()}, torch {torch.__version__}, features {arguments.features}, {arguments.ranks} ranks\n")
     slowest = [max(column) for column in zip(*rounds, strict=True)]
-    print(f"command to the first step after a resume {resume:>8.1f} s (slowest {slowest[0]:.1f})")
-    print(f"SIGTERM to a whole checkpoint            {leave:>8.1f} s (slowest {slowest[1]:.1f})")
-    write(arguments, resume=resume, leave=leave, rounds=rounds)
+    machine = f"{cli.describe_machine()}, torch {torch.__version__}"
+    print(f"{machine}, features {arguments.features}, {arguments.ranks} ranks\n")
+    print(f"from the command to the first step after a resume {resume:>8.1f} s (slowest {slowest[0]:.1f})")
+    print(f"from SIGTERM to a complete checkpoint             {leave:>8.1f} s (slowest {slowest[1]:.1f})")
+    cli.write_json(arguments, resume=resume, leave=leave, rounds=rounds)
 
 
 if __name__ == "__main__":
-    sys.exit(call(Arguments, benchmark, __doc__))
+    sys.exit(cli.main(Arguments, benchmark, __doc__))

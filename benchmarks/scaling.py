@@ -1,7 +1,8 @@
-"""What more ranks cost and bring.
+"""Measures how the training step scales to several ranks.
 
-Two CPU ranks of one thread each against one rank of two threads, the same global batch, in turns; the exchanges of one
-iteration, counted, against the least that mathematics allows; and a projection to many GPUs, which is a projection.
+The benchmark compares two CPU ranks with one thread each to one rank with two threads, at the same global batch, in
+turns. It counts the bytes that the ranks exchange in one iteration and compares them with the minimum. It also prints a
+projection to many GPUs, which is not a measurement.
 
 Example: uv run python -m benchmarks.scaling --features 32 --batch-size 64
 """
@@ -13,15 +14,15 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 
-from benchmarks.measure.command import call, write
-from benchmarks.measure.machine import describe
+from benchmarks.measure import cli
 from shards.common.errors import InputError
 from shards.format.manifest import Manifest, Shard
 from tests.support.ranks import on_ranks
@@ -32,45 +33,43 @@ from trainer.gan.step import Step
 from trainer.ranks.launch import read_launch
 from trainer.ranks.setup import create_accelerator, wrap
 
+ONE, TWO = "1 rank, 2 threads", "2 ranks, 1 thread"
 BANDWIDTH, LATENCY = 50e9, 5e-6
-"""Of the projection: bytes a second that a GPU sends and receives (400 Gb/s InfiniBand each), seconds a message."""
+"""Assumptions of the projection: bytes per second of each GPU (400 Gb/s InfiniBand), and seconds per message."""
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """Images per second on one rank and on two, and what they say to each other."""
+@dataclass(frozen=True, kw_only=True)
+class Arguments(cli.Arguments):
+    """Images per second on one rank and on two, and the bytes that they exchange."""
 
     features: int = 32
     """Width of both networks."""
     batch_size: int = 64
-    """Global batch of 64x64x3."""
+    """Global batch size of 64x64x3 images."""
     iterations: int = 5
-    """Iterations in a turn."""
+    """Iterations per turn."""
     rounds: int = 5
-    """Turns of each."""
+    """Number of turns of each."""
     gpu_steps: tuple[float, ...] = (0.005, 0.02, 0.08)
-    """Seconds of one iteration on one GPU, for the projection: assumed ones, unless you measured yours with
-    benchmarks/step.py."""
-    json: Path | None = None
-    """Write the figures here too, for programs."""
+    """Seconds of one iteration on one GPU, for the projection. benchmarks/step.py can measure them."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What rank 0 saw."""
+    """Figures of rank 0."""
 
     seconds: float
-    """Of one iteration."""
+    """Time of one iteration."""
     gradients: list[int]
     """Bytes of each exchange of gradients in one iteration."""
     statistics: list[int]
-    """Bytes of each exchange of BatchNorm's in one iteration."""
+    """Bytes of each exchange of BatchNorm statistics in one iteration."""
     least: int
-    """Bytes of all gradients: each once."""
+    """Bytes of all gradients, which is the minimum to exchange."""
 
 
 def turn(arguments: Arguments) -> dict[str, Any]:
-    """A :class:`Turn`, on each rank: one step to warm up, the timed ones, then one in which exchanges are counted."""
+    """Runs on each rank: one step to warm up, the timed steps, and one step that counts exchanges. Returns a `Turn`."""
     torch.set_flush_denormal(True)
     ranks, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     config = Config(
@@ -89,49 +88,51 @@ def turn(arguments: Arguments) -> dict[str, Any]:
         state.position += arguments.batch_size
 
     iterate()
-    began = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(arguments.iterations):
         iterate()
-    seconds = (time.perf_counter() - began) / arguments.iterations
-    return asdict(Turn(seconds, *(_count(step, iterate) if ranks > 1 else ([], [])), _least(state)))
+    seconds = (time.perf_counter() - start) / arguments.iterations
+    return asdict(Turn(seconds, *(_exchanges(step, iterate) if ranks > 1 else ([], [])), _gradient_bytes(state)))
 
 
-def _least(state: State) -> int:
+def _gradient_bytes(state: State) -> int:
     networks = (state.generator, state.discriminator)
     return sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
 
 
-def _count(step: Step, iterate: Any) -> tuple[list[int], list[int]]:
+def _exchanges(step: Step, iterate: Callable[[], None]) -> tuple[list[int], list[int]]:
+    """Bytes of each exchange of gradients, and of each other exchange, in one iteration."""
     gradients: list[int] = []
     others: list[int] = []
-    exchange, gather = dist.all_reduce, dist.all_gather_into_tensor
+    all_reduce, all_gather = dist.all_reduce, dist.all_gather_into_tensor
 
     def hook(_, bucket):  # type: ignore[no-untyped-def]  # DDP compares annotations and takes no strings
         gradients.append(bucket.buffer().nbytes)
-        future = exchange(bucket.buffer(), async_op=True).get_future()
+        future = all_reduce(bucket.buffer(), async_op=True).get_future()
         return future.then(lambda done: done.value()[0] / dist.get_world_size())
 
-    def counted(tensor: torch.Tensor, *more: Any, **options: Any) -> Any:
+    def counting_reduce(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         others.append(tensor.nbytes)
-        return exchange(tensor, *more, **options)
+        return all_reduce(tensor, *args, **kwargs)
 
-    def gathered(every: torch.Tensor, mine: torch.Tensor, **options: Any) -> Any:
-        others.append(every.nbytes)
-        return gather(every, mine, **options)
+    def counting_gather(output: torch.Tensor, tensor: torch.Tensor, **kwargs: Any) -> Any:
+        others.append(output.nbytes)
+        return all_gather(output, tensor, **kwargs)
 
     for network in (step.generator, step.discriminator):
         network.register_comm_hook(None, hook)  # type: ignore[operator]
-    dist.all_reduce, dist.all_gather_into_tensor = counted, gathered
-    try:
+    with (
+        patch.object(dist, "all_reduce", counting_reduce),
+        patch.object(dist, "all_gather_into_tensor", counting_gather),
+    ):
         iterate()
-    finally:
-        dist.all_reduce, dist.all_gather_into_tensor = exchange, gather
     return gradients, others
 
 
 def projected(ranks: int, step: float, gradients: int, messages: int) -> float:
-    """Share of perfect scaling on ``ranks`` GPUs, each with a batch of its own: gradients by rings, small messages by
-    trees, nothing overlapped.
+    """Share of perfect scaling on ``ranks`` GPUs with a fixed batch size per GPU.
+
+    Gradients use ring all-reduce and small messages use trees. Communication does not overlap with computation.
     """
     rings = 2 * (ranks - 1) / ranks * gradients / BANDWIDTH
     trees = messages * 2 * math.ceil(math.log2(ranks)) * LATENCY
@@ -139,33 +140,36 @@ def projected(ranks: int, step: float, gradients: int, messages: int) -> float:
 
 
 def benchmark(arguments: Arguments) -> None:
-    """Measure in turns, print, write."""
+    """Measures one and two ranks in turns and reports the medians."""
     if arguments.batch_size % 2:
         raise InputError(f"--batch-size {arguments.batch_size} does not divide among two ranks.")
-    turns: dict[str, list[Turn]] = {"1 rank, 2 threads": [], "2 ranks, 1 thread": []}
+    turns: dict[str, list[Turn]] = {ONE: [], TWO: []}
     for _ in range(arguments.rounds):
-        turns["1 rank, 2 threads"].append(Turn(**on_ranks(1, turn, arguments, threads=2)[0]))
-        turns["2 ranks, 1 thread"].append(Turn(**on_ranks(2, turn, arguments)[0]))
+        turns[ONE].append(Turn(**on_ranks(1, turn, arguments, threads=2)[0]))
+        turns[TWO].append(Turn(**on_ranks(2, turn, arguments)[0]))
     medians = {name: statistics.median(one.seconds for one in several) for name, several in turns.items()}
-    one = medians["1 rank, 2 threads"]
-    print(f"{describe()}, torch {torch.__version__}, features {arguments.features}, batch {arguments.batch_size}\n")
+    width = f"features {arguments.features}, batch {arguments.batch_size}"
+    print(f"{cli.describe_machine()}, torch {torch.__version__}, {width}\n")
     for name, seconds in medians.items():
-        print(f"{name:<20}{arguments.batch_size / seconds:>8.1f} images/s{one / seconds:>8.2f}x")
-    last = turns["2 ranks, 1 thread"][-1]
-    print(
-        f"\ngradients: {len(last.gradients)} exchanges of {sum(last.gradients):,} bytes; the least: 2 of {last.least:,}"
-    )
+        print(f"{name:<20}{arguments.batch_size / seconds:>8.1f} images/s{medians[ONE] / seconds:>8.2f}x")
+    last = turns[TWO][-1]
+    gradients = f"{len(last.gradients)} exchanges of {sum(last.gradients):,} bytes"
+    print(f"\ngradients: {gradients}; the minimum is 2 exchanges of {last.least:,} bytes")
     print(f"BatchNorm: {len(last.statistics)} exchanges of {sum(last.statistics):,} bytes")
-    print("\nProjection, not a measurement, of the share of perfect scaling if a step on one GPU takes so long:")
-    print(f"(features {arguments.features}: {last.least:,} bytes; 50 GB/s and 5 us a message, nothing overlapped; the")
-    print("batch grows with the GPUs)")
+    print_projection(arguments, last)
+    rows = {name: [asdict(one) for one in several] for name, several in turns.items()}
+    cli.write_json(arguments, median=medians, turns=rows)
+
+
+def print_projection(arguments: Arguments, turn: Turn) -> None:
+    """Prints the share of perfect scaling on 8 to 512 GPUs for each assumed time of a step."""
+    print("\nProjection (not a measurement) of the share of perfect scaling, by the time of a step on one GPU.")
+    print(f"Assumed: {turn.least:,} bytes of gradients, 50 GB/s, 5 us per message, no overlap, a fixed batch per GPU.")
     print(f"{'GPUs':>6}" + "".join(f"{1e3 * step:>9.1f} ms" for step in arguments.gpu_steps))
     for ranks in (8, 16, 32, 64, 128, 256, 512):
-        shares = [projected(ranks, step, last.least, len(last.statistics)) for step in arguments.gpu_steps]
+        shares = [projected(ranks, step, turn.least, len(turn.statistics)) for step in arguments.gpu_steps]
         print(f"{ranks:>6}" + "".join(f"{share:>12.1%}" for share in shares))
-    rows = {name: [asdict(one) for one in several] for name, several in turns.items()}
-    write(arguments, median=medians, turns=rows)
 
 
 if __name__ == "__main__":
-    sys.exit(call(Arguments, benchmark, __doc__))
+    sys.exit(cli.main(Arguments, benchmark, __doc__))

@@ -1,1 +1,1 @@
-"""How benchmarks measure and report."""
+"""Timing, operation counts, data sets and command line of the benchmarks."""

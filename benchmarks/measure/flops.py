@@ -1,21 +1,21 @@
-"""The arithmetic of one training iteration, layer by layer, and what the device could do of it.
+"""The number of operations of a training iteration, by layer, and the rate that a device can reach.
 
-A multiplication and an addition are two operations. Convolutions only: BatchNorm, activations and Adam are below one
-percent of it.
+A multiplication and an addition are two operations. Only convolutions are counted: BatchNorm, activations and Adam take
+less than one percent of the operations.
 """
 
 from __future__ import annotations
 
-import time
 from itertools import pairwise
 
 import torch
 
+from benchmarks.measure.timing import timed
 from trainer.gan.networks import levels
 
 
 def forward(size: int, channels: int, z_dim: int, features_g: int, features_d: int) -> dict[str, dict[str, int]]:
-    """Multiplications of one image's way through each layer of the ``generator`` and of the ``discriminator``."""
+    """Multiplications per image in the forward pass of each layer of ``generator`` and ``discriminator``."""
     wide = [features_g * 2**level for level in range(levels(size), 0, -1)] + [channels]
     narrow = [channels] + [features_d * 2**level for level in range(levels(size))]
     up = {f"{z_dim} -> {wide[0]} at 4x4": z_dim * wide[0] * 16}
@@ -30,33 +30,21 @@ def forward(size: int, channels: int, z_dim: int, features_g: int, features_d: i
 
 
 def iteration(layers: dict[str, dict[str, int]]) -> int:
-    """Operations of one iteration per image: one discriminator step, one generator step.
+    """Operations per image of one iteration, which is one discriminator step and one generator step.
 
-    Backward costs a layer twice its forward, but once where nobody wants the gradient of what came in (latents, real
-    images, and fakes in the discriminator's step) or of the weights (the discriminator's, in the generator's step).
+    The backward pass of a layer costs twice its forward pass. It costs only once where the gradient of the input is not
+    needed (latents, real images, and fakes in the discriminator's step), or the gradient of the weights (those of the
+    discriminator in the generator's step).
     """
     g, d = (list(layers[name].values()) for name in ("generator", "discriminator"))
     generator = 3 * sum(g) - g[0]
     discriminator_step = 2 * (3 * sum(d) - d[0])
-    judged = 2 * sum(d)
-    return 2 * (generator + discriminator_step + judged)
+    discriminator_in_generator_step = 2 * sum(d)
+    return 2 * (generator + discriminator_step + discriminator_in_generator_step)
 
 
-def rate(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> float:
-    """Operations a second of a plain matrix product on ``device``: the best of ``rounds``."""
+def matrix_product_rate(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> float:
+    """Operations per second of a plain matrix product on ``device``; the best of ``rounds``."""
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(rounds + 1):
-        synchronise(device)
-        began = time.perf_counter()
-        a @ b
-        synchronise(device)
-        best = min(best, time.perf_counter() - began)
-    return 2 * side**3 / best
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for what ``device`` still has to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return 2 * side**3 / min(timed(lambda right: a @ right, b, 1) for _ in range(rounds + 1))

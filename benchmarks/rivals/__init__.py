@@ -1,1 +1,1 @@
-"""The programs that benchmarks compare with."""
+"""Programs that the benchmarks compare with."""

@@ -1,7 +1,6 @@
-"""What a person would use instead: the tutorial's loop and the PyTorch ``dcgan`` example's, written again by us.
+"""The training iterations of the DCGAN tutorial and of PyTorch's ``dcgan`` example, reimplemented.
 
-Both are plain: NCHW, float32 unless autocast is added around them, stock Adam, two separate networks as
-``nn.Sequential``.
+Both use NCHW, float32 (unless run under autocast), stock Adam, and two separate ``nn.Sequential`` networks.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ Iteration = Callable[[torch.Tensor], None]
 
 
 def generator(wide: int, features: int, channels: int = 3) -> nn.Sequential:
-    """Latents (n, 100, 1, 1) to images; widths from ``wide * features`` down to ``wide / 8 * features``."""
+    """Maps latents (n, 100, 1, 1) to images, with ``wide * features`` down to ``wide / 8 * features`` channels."""
     layers: list[nn.Module] = [nn.ConvTranspose2d(100, wide * features, 4, 1, 0, bias=False)]
     while True:
         layers += [nn.BatchNorm2d(wide * features), nn.ReLU(True)]
@@ -27,7 +26,7 @@ def generator(wide: int, features: int, channels: int = 3) -> nn.Sequential:
 
 
 def discriminator(features: int, channels: int = 3) -> nn.Sequential:
-    """Images to probabilities (n, 1, 1, 1)."""
+    """Maps images to logits (n, 1, 1, 1)."""
     layers: list[nn.Module] = [nn.Conv2d(channels, features, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
     for width in (features, 2 * features, 4 * features):
         layers += [nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * width), nn.LeakyReLU(0.2, True)]
@@ -43,7 +42,7 @@ def _networks(features: int, device: torch.device) -> tuple[nn.Sequential, nn.Se
 
 
 def tutorial(features: int, device: torch.device) -> Iteration:
-    """The tutorial: one backward over both halves of D's loss; G's backward goes through a D that is not frozen."""
+    """The tutorial: one backward pass over both parts of D's loss. D is not frozen in the backward pass of G."""
     g, d, (g_optim, d_optim) = _networks(features, device)
     criterion = nn.BCEWithLogitsLoss()
 
@@ -64,7 +63,7 @@ def tutorial(features: int, device: torch.device) -> Iteration:
 
 
 def pytorch_example(features: int, device: torch.device) -> Iteration:
-    """The PyTorch example: two backwards in the D step, three ``.item()`` an iteration."""
+    """The PyTorch example: two backward passes in the D step and three calls of ``.item()`` per iteration."""
     g, d, (g_optim, d_optim) = _networks(features, device)
     criterion = nn.BCEWithLogitsLoss()
 

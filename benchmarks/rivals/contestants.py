@@ -1,4 +1,4 @@
-"""Who takes part in :mod:`benchmarks.step`: the loops that people start from, and ours in each way of running it."""
+"""The contestants of :mod:`benchmarks.step`: the baselines, and shardgan's step in each of its modes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ EXAMPLE = "PyTorch example, float32"
 
 
 @dataclass
-class Ours:
-    """The trainer's own step on uint8 images, latents drawn as in a run."""
+class Shardgan:
+    """The trainer's step on uint8 images, with latents drawn as in a run."""
 
     config: Config
     state: State
@@ -35,19 +35,20 @@ class Ours:
         self.average(len(images))
 
     def prepare(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """The images as the networks want them, and latents."""
+        """Returns the normalised images and latents of one discriminator step, each in a list."""
         noise = latents(0, self.state.position, len(images), self.config.model.z_dim).to(torch.float32)
-        noise = noise.pin_memory() if self.device.type == "cuda" else noise  # as a run does, or the host would wait
+        if self.device.type == "cuda":
+            noise = noise.pin_memory()  # as in a run; otherwise the copy blocks the host
         return [normalise(images, torch.float32)], [noise.to(self.device, non_blocking=True)]
 
     def average(self, count: int) -> None:
-        """What a run does behind an iteration over ``count`` images."""
+        """Updates position and moving average, as a run does after an iteration over ``count`` images."""
         self.state.position += count
         self.state.update_average(count, self.config.ema_images)
 
 
-def create(features: int, batch_size: int, accelerator: Accelerator, *, compiled: bool = False) -> Ours:
-    """Ours; ``compiled`` means both networks by ``torch.compile``, forwards and backwards."""
+def create(features: int, batch_size: int, accelerator: Accelerator, *, compiled: bool = False) -> Shardgan:
+    """Creates shardgan's step; with ``compiled``, both networks use ``torch.compile``, forward and backward."""
     config = Config(model=Model(features_g=features, features_d=features), batch_size=batch_size)
     manifest = Manifest("benchmark", "npy", SIZE, CHANNELS, (Shard("none", 1, 1, ""),), "")
     state = create_state(config, manifest.size, manifest.channels, accelerator.device)
@@ -55,35 +56,36 @@ def create(features: int, batch_size: int, accelerator: Accelerator, *, compiled
         state.generator.compile()
         state.discriminator.compile()
     networks = accelerator.prepare(state.generator, state.discriminator)
-    return Ours(config, state, Step(state, *networks, config.loss), accelerator.device)
+    return Shardgan(config, state, Step(state, *networks, config.loss), accelerator.device)
 
 
-def contestants(
+def create_contestants(
     features: int, batch_size: int, accelerator: Accelerator, *, compiled: bool
 ) -> dict[str, tuple[Iteration, torch.Tensor]]:
-    """Who runs, on what; the last one is ours as a run has it unless told otherwise."""
+    """Iterations and their input by name. The last one is shardgan with its default settings."""
     device, precision = accelerator.device, {"no": "float32"}.get(accelerator.mixed_precision, "bf16")
     images = torch.randint(256, (batch_size, SIZE, SIZE, CHANNELS), dtype=torch.uint8, device=device)
     real = normalise(images, torch.float32).contiguous()
-    those: dict[str, tuple[Iteration, torch.Tensor]] = {
+    iterations: dict[str, tuple[Iteration, torch.Tensor]] = {
         "tutorial, float32": (tutorial(features, device), real),
         EXAMPLE: (pytorch_example(features, device), real),
     }
     if precision == "bf16":
-        those["PyTorch example, bf16 autocast"] = (autocast(pytorch_example(features, device), device), real)
-    for by_compiler in (True, False) if compiled else (False,):
-        for recorded in (True, False) if device.type == "cuda" else (False,):
-            ours = create(features, batch_size, accelerator, compiled=by_compiler)
-            if recorded:
-                ours.step = Replay(ours.step, cuda_graph)
-            how = ["compiled"] * by_compiler + ["CUDA graph"] * recorded
-            those[", ".join(["shardgan", precision, *how])] = (ours, images)
-    return those
+        iterations["PyTorch example, bf16 autocast"] = (autocast(pytorch_example(features, device), device), real)
+    for with_compiler in (True, False) if compiled else (False,):
+        for with_graph in (True, False) if device.type == "cuda" else (False,):
+            shardgan = create(features, batch_size, accelerator, compiled=with_compiler)
+            if with_graph:
+                shardgan.step = Replay(shardgan.step, cuda_graph)
+            mode = ["compiled"] * with_compiler + ["CUDA graph"] * with_graph
+            iterations[", ".join(["shardgan", precision, *mode])] = (shardgan, images)
+    return iterations
 
 
 def autocast(iteration: Iteration, device: torch.device) -> Iteration:
-    """``iteration`` as somebody who knows of it would run it; without the cache of casts, which would outlive the
-    discriminator's update and train the generator against the old one.
+    """Returns ``iteration`` under bf16 autocast.
+
+    The cache of casts is off, because the generator's step would use the discriminator's weights before their update.
     """
 
     def iterate(real: torch.Tensor) -> None:

@@ -13,7 +13,7 @@ from signal import SIGINT, SIGTERM, Signals
 import psutil
 import pytest
 
-from benchmarks.measure.whole import Turns, whole
+from benchmarks.measure.turns import Turns, measure_run
 from shards.building.build import build
 from shards.building.recipe import Options
 from shards.common.errors import InputError
@@ -49,7 +49,7 @@ def test_a_run_stands_still_while_its_step_has_a_turn(tmp_path: Path) -> None:
         return 50.0 * len(worked)
 
     turns = Turns(alone, every=0.3)
-    found = whole([sys.executable, "-c", TRAINER, "12", str(out)], out, turns)
+    found = measure_run([sys.executable, "-c", TRAINER, "12", str(out)], out, turns)
     assert found.turns == len(worked) >= 2 and max(worked) <= 1  # a stop takes a moment to arrive
     assert turns.stopped >= 0.3 * len(worked)
     assert found.alone == pytest.approx(len(worked) / sum(1 / (50 * n) for n in range(1, len(worked) + 1)))
@@ -61,15 +61,15 @@ def test_a_run_stands_still_while_its_step_has_a_turn(tmp_path: Path) -> None:
 def test_a_run_that_is_too_short_or_fails_is_told(tmp_path: Path) -> None:
     out = tmp_path / "short"
     with pytest.raises(InputError, match="give more --steps"):
-        whole([sys.executable, "-c", TRAINER, "2", str(out)], out, Turns(lambda: 1.0, every=60))
-    found = whole(
+        measure_run([sys.executable, "-c", TRAINER, "2", str(out)], out, Turns(lambda: 1.0, every=60))
+    found = measure_run(
         [sys.executable, "-c", TRAINER, "2", str(tmp_path / "gpu")], tmp_path / "gpu", Turns(lambda: 1.0, None)
     )
     assert found.turns == 2
     for code in (0, 3):
         words = f"import sys; print('no luck', file=sys.stderr); sys.exit({code})"
         with pytest.raises(InputError, match="no luck"):
-            whole([sys.executable, "-c", words], tmp_path / "failed", Turns(lambda: 1.0, every=60))
+            measure_run([sys.executable, "-c", words], tmp_path / "failed", Turns(lambda: 1.0, every=60))
 
 
 BENCHMARK = ["benchmarks.run", "--features", "4", "--batch-size", "8", "--rounds", "1", "--threads", "1", "--steps"]
@@ -102,8 +102,8 @@ STUB = """
 import sys
 from benchmarks import run
 script = sys.argv.pop(1)
-run.trainer = lambda *_: [sys.executable, "-c", script, "100000"]
-sys.exit(run.call(run.Arguments, run.benchmark, ""))
+run.train_command = lambda *_, **__: [sys.executable, "-c", script, "100000"]
+sys.exit(run.cli.main(run.Arguments, run.benchmark, ""))
 """
 """The benchmark on a trainer that takes no time to start."""
 
@@ -136,7 +136,7 @@ def test_nothing_is_left_of_a_run_that_stood_still_when_it_was_interrupted(
 
 KILLED = """
 import sys, time
-from benchmarks.measure.standstill import paused, started
+from benchmarks.measure.trainer import paused, started
 with started(["sleep", "600"], sys.stderr) as process:
     print("started", flush=True)
     if sys.argv[1] == "still":

@@ -1,9 +1,8 @@
-"""The usual pipelines over the same images, each in its own format and set up as its documentation shows."""
+"""Data loaders of other libraries, each with its own format and set up as in its documentation."""
 
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,59 +15,54 @@ import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from benchmarks.measure.data import extract
 from shards.building.build import build
 from shards.building.recipe import Options
-from shards.format.index import walk_tar
 from shards.format.manifest import read_manifest
 from shards.sources.folder import Folder
 
 Stream = Callable[[], Iterator[int]]
+"""Starts to read and yields the number of images in each batch, for at least an epoch."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """The same images in every format."""
+    """The same images in the format of every loader."""
 
-    files: Path
-    """Folder with one class folder of JPEG files."""
-    jpg: Path
-    npy: Path
     work: Path
+    files: Path
+    """A folder with one class folder of JPEG files."""
+    jpg: Path
+    """shardgan's shards with JPEG images, and below with raw images."""
+    npy: Path
+
+    @property
+    def paths(self) -> list[Path]:
+        """The JPEG files."""
+        return sorted((self.files / "all").iterdir())
 
     @property
     def tars(self) -> list[str]:
-        """For webdataset: its own writer's, with nothing but the JPEGs."""
+        """Tars by webdataset's own writer, with only the JPEG images."""
         return sorted(str(path) for path in (self.work / "tars").glob("*.tar"))
-
-    def encoded(self) -> Iterator[bytes]:
-        """The JPEG files' bytes."""
-        return (path.read_bytes() for path in sorted((self.files / "all").iterdir()))
 
 
 def prepare(shards: Path, images: int, work: Path) -> Data:
-    """Unpack ``images`` JPEGs of a data set into files, some more than once if it has fewer, and build both of our
-    formats from them.
-    """
-    data = Data(work / "files", work / "jpg", work / "npy", work)
-    (data.files / "all").mkdir(parents=True)
+    """Writes ``images`` JPEG images of a data set as files, as webdataset's tars and in both formats of shardgan."""
+    data = Data(work, work / "files", work / "jpg", work / "npy")
+    extract(shards, data.files, images)
     (work / "tars").mkdir()
-    manifest = read_manifest(shards)
-    members = []
-    for shard in manifest.shards:
-        with (shards / shard.name).open("rb") as file:
-            members += [member.data for member in walk_tar(file, shard.name)]
     with webdataset.ShardWriter(str(work / "tars" / "%06d.tar"), maxcount=2048, verbose=0) as tars:
-        for number, member in zip(range(images), itertools.cycle(members), strict=False):
-            (data.files / "all" / f"{number:09d}.jpg").write_bytes(member)
-            tars.write({"__key__": f"{number:09d}", "jpg": member})
-    size = manifest.size
+        for path in data.paths:
+            tars.write({"__key__": path.stem, "jpg": path.read_bytes()})
+    size = read_manifest(shards).size
     for out, format in ((data.jpg, "jpg"), (data.npy, "npy")):
         build(Folder(data.files), out, Options(size=size, format=format, shard_samples=2048))  # type: ignore[arg-type]
     return data
 
 
 def loader(dataset: Any, **options: Any) -> Stream:
-    """Epochs of a DataLoader with one worker; forked, as on any Linux, whatever a peer has set."""
+    """Endless epochs of a DataLoader with one worker, which is forked whatever default a library has set."""
 
     def stream() -> Iterator[int]:
         source = DataLoader(dataset, num_workers=1, persistent_workers=True, multiprocessing_context="fork", **options)
@@ -80,7 +74,7 @@ def loader(dataset: Any, **options: Any) -> Stream:
 
 
 def webdataset_usual(data: Data, batch_size: int) -> Stream:
-    """Shuffle, decode, to_tuple, batched: as webdataset's own examples do."""
+    """Shuffle, decode, to_tuple and batched, as in webdataset's examples."""
     dataset = (
         webdataset.WebDataset(data.tars, shardshuffle=100, seed=0)
         .shuffle(1000)
@@ -93,7 +87,7 @@ def webdataset_usual(data: Data, batch_size: int) -> Stream:
 
 
 def webdataset_simplejpeg(data: Data, batch_size: int) -> Stream:
-    """The same with the fastest decoder."""
+    """Webdataset with the fastest decoder."""
 
     def decode(sample: dict[str, bytes]) -> tuple[np.ndarray]:
         return (simplejpeg.decode_jpeg(sample["jpg"], "RGB"),)
@@ -109,7 +103,7 @@ def webdataset_simplejpeg(data: Data, batch_size: int) -> Stream:
 
 
 def image_folder(data: Data, batch_size: int) -> Stream:
-    """torchvision's, with its own JPEG decoder on uint8."""
+    """Torchvision's ImageFolder with its own JPEG decoder on uint8."""
     from torchvision.datasets import ImageFolder
     from torchvision.io import decode_image
 
@@ -118,13 +112,13 @@ def image_folder(data: Data, batch_size: int) -> Stream:
 
 
 def mosaic(data: Data, batch_size: int) -> Stream:
-    """mosaicml-streaming, images stored as JPEG."""
+    """mosaicml-streaming with images stored as JPEG."""
     from streaming import MDSWriter, StreamingDataset
 
     out = data.work / "mosaic"
     with MDSWriter(out=str(out), columns={"image": "bytes"}) as writer:
-        for encoded in data.encoded():
-            writer.write({"image": encoded})
+        for path in data.paths:
+            writer.write({"image": path.read_bytes()})
 
     class Images(StreamingDataset):  # type: ignore[misc]
         def __getitem__(self, index: int) -> torch.Tensor:
@@ -136,7 +130,7 @@ def mosaic(data: Data, batch_size: int) -> Stream:
 
 
 def lit(data: Data, batch_size: int) -> Stream:
-    """Litdata as its documentation shows: images stored as JPEG, decoded by its own deserializer (torchvision)."""
+    """Litdata as in its documentation: images stored as JPEG, decoded by its own deserializer (torchvision)."""
     import litdata
 
     out = data.work / "lit"
@@ -145,7 +139,7 @@ def lit(data: Data, batch_size: int) -> Stream:
 
 
 def lit_simplejpeg(data: Data, batch_size: int) -> Stream:
-    """The same with the fastest decoder, which takes a data set of one's own."""
+    """Litdata with the fastest decoder, which needs a custom data set."""
     import litdata
 
     out = data.work / "lit-bytes"
@@ -175,7 +169,7 @@ def _lit_loader(dataset: Callable[[], Any], batch_size: int) -> Stream:
 def _optimize(fn: Callable[[str], Any], data: Data, out: Path) -> None:
     import litdata
 
-    files = [str(path) for path in sorted((data.files / "all").iterdir())]
+    files = [str(path) for path in data.paths]
     litdata.optimize(fn=fn, inputs=files, output_dir=str(out), chunk_bytes="8MB", num_workers=1)
 
 

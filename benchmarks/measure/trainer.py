@@ -1,0 +1,59 @@
+"""The trainer as a child process, as a user starts it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
+GUARD = 'read -r line; kill -s KILL -- "-$0"'
+"""Kills a process group when the pipe on standard input closes, which happens even if this process gets SIGKILL."""
+
+
+def train_command(
+    shards: Path, features: int, batch_size: int, *flags: str, processes: int = 1, launcher: Sequence[str] = ()
+) -> list[str]:
+    """Returns the command that trains networks of width ``features``; ``launcher`` holds flags of accelerate."""
+    return [
+        sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), *launcher,
+        "trainer/run.py", "--data.shards", str(shards), "--batch-size", str(batch_size),
+        "--model.features-g", str(features), "--model.features-d", str(features), "--tracking.mode", "disabled", *flags,
+    ]  # fmt: skip
+
+
+@contextmanager
+def started(command: list[str], log: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs ``command`` in its own process group, with standard error in ``log``. On exit the process has ended.
+
+    The group is killed after an exception and when this process dies.
+    """
+    process = subprocess.Popen(command, stderr=log, start_new_session=True)
+    guard = subprocess.Popen(["sh", "-c", GUARD, str(process.pid)], stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        yield process
+        process.wait()
+    finally:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)  # a second Ctrl-C must not interrupt the cleanup
+        guard.kill()
+        guard.communicate()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def paused(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Stops ``process`` and its group during the block."""
+    os.killpg(process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGCONT)

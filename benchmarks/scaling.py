@@ -153,9 +153,9 @@ def benchmark(arguments: Arguments) -> None:
     for name, seconds in medians.items():
         print(f"{name:<20}{arguments.batch_size / seconds:>8.1f} images/s{medians[ONE] / seconds:>8.2f}x")
     last = turns[TWO][-1]
-    gradients = f"{len(last.gradients)} exchanges of {sum(last.gradients):,} bytes"
-    print(f"\ngradients: {gradients}; the minimum is 2 exchanges of {last.least:,} bytes")
-    print(f"BatchNorm: {len(last.statistics)} exchanges of {sum(last.statistics):,} bytes")
+    gradients = f"{len(last.gradients)} exchanges, {sum(last.gradients):,} bytes in total"
+    print(f"\ngradients: {gradients}; the minimum is 2 exchanges, {last.least:,} bytes in total")
+    print(f"BatchNorm: {len(last.statistics)} exchanges, {sum(last.statistics):,} bytes in total")
     print_projection(arguments, last)
     rows = {name: [asdict(one) for one in several] for name, several in turns.items()}
     cli.write_json(arguments, median=medians, turns=rows)

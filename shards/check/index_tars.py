@@ -6,6 +6,7 @@ import hashlib
 import io
 import tempfile
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -137,7 +138,7 @@ def _check_access(target: Path, tars: TarList) -> None:
         raise _unwritable(target, error) from error
     if is_remote(tars.base):
         first = tars.path(tars.names[0])
-        with StorageClient(first, PATIENCE) as client:
+        with closing(StorageClient(first, PATIENCE)) as client:
             client.size(first)
 
 

@@ -60,12 +60,6 @@ class StorageClient:
         self._fs: Any = None
         self._stopped = threading.Event()
 
-    def __enter__(self) -> StorageClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def read(self, url: str, start: int, end: int, *, file_size: int | None = None) -> bytearray:
         """Bytes ``start`` to ``end`` of the file at ``url``. A broken response is continued where it ended.
 
@@ -77,7 +71,10 @@ class StorageClient:
 
         def read_rest() -> None:
             while (received := len(data)) < end - start:
-                self._append(url, start + received, end, file_size, data)
+                if self._http:
+                    self._get(url, start + received, end, file_size, data)
+                else:
+                    data.extend(self._call("cat_file", url, start=start + received, end=end))
                 if len(data) == received:
                     raise ConnectionError("the response is empty")
 
@@ -100,24 +97,18 @@ class StorageClient:
         """Close all connections. No thread may be reading."""
         self.stop()
         fs, self._fs = self._fs, None
-        if self._http and fs is not None:
+        if self._http and fs is not None and fs._session is not None:
             with suppress(Exception):
-                sync(fs.loop, _close_session, fs, timeout=1)
+                sync(fs.loop, fs._session.close, timeout=1)
         if isinstance(fs, AsyncFileSystem):
             # It refers to itself. The garbage collector might finalize it in a forked process, where it would wait 1 s
             # for the event loop's thread, which only the parent has.
             vars(fs).clear()
 
-    def _append(self, url: str, start: int, end: int, file_size: int | None, data: bytearray) -> None:
-        if self._http:
-            self._get(url, start, end, file_size, data)
-        else:
-            data += self._call("cat_file", url, start=start, end=end)
-
     def _get(self, url: str, start: int, end: int, file_size: int | None, data: bytearray) -> int:
         fs = self._filesystem()
-        total: int = sync(fs.loop, _get, fs, url, start, end, file_size, self._stall, data)
-        return total
+        size: int = sync(fs.loop, _get, fs, url, start, end, file_size, self._stall, data)
+        return size
 
     def _call(self, method: str, url: str, **range_: int) -> Any:
         fs = self._filesystem()
@@ -187,11 +178,6 @@ async def _get(fs: Any, url: str, start: int, end: int, file_size: int | None, s
         async for chunk in response.content.iter_any():
             data += chunk
         return size
-
-
-async def _close_session(fs: Any) -> None:
-    if fs._session is not None:
-        await fs._session.close()
 
 
 def _status_error(url: str, status: int) -> Exception:

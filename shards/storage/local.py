@@ -13,7 +13,7 @@ from shards.common.errors import InputError
 from shards.format.manifest import Manifest
 
 OPEN_FILES = 128
-"""Default number of tars that stay open. Reopening one costs about 10 us, or a message to a file server."""
+"""Default number of tars or blocks that stay open. Reopening one costs 10 to 20 us, or a message to a file server."""
 
 
 def open_file_limit(wanted: int) -> int:

@@ -7,6 +7,7 @@ import mmap
 import os
 import re
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,16 +109,16 @@ def locate(where: str | Path, cache: CacheOptions | None = None) -> Location:
 
 
 def fetch_file(url: str, *, patience: float = PATIENCE) -> bytes:
-    """The whole file at ``url``, in memory.
+    """The whole file at ``url``, after retries for at most ``patience`` seconds.
 
     Raises:
         InputError: see :meth:`StorageClient.read`.
     """
-    with StorageClient(url, patience) as client:
+    with closing(StorageClient(url, patience)) as client:
         return bytes(client.read(url, 0, client.size(url)))
 
 
-def fetch_index(url: str, manifest: Manifest, folder: Path, *, patience: float = PATIENCE) -> Path:
+def fetch_index(url: str, manifest: Manifest, folder: Path) -> Path:
     """The index of the data set at ``url``, cached in ``folder`` under its checksum. One process per node fetches it.
 
     Raises:
@@ -134,15 +135,15 @@ def fetch_index(url: str, manifest: Manifest, folder: Path, *, patience: float =
             if not _is_complete(path, checksum):
                 for leftover in folder.glob(f".{path.name}.*.partial"):
                     leftover.unlink()
-                _download(join(url, INDEX), checksum, path, patience)
+                _download(join(url, INDEX), checksum, path)
     except OSError as error:
         raise InputError(f"The index of {redact(url)} cannot be stored in {folder} ({error.strerror}).") from error
     return path
 
 
-def _download(url: str, checksum: str, path: Path, patience: float) -> None:
+def _download(url: str, checksum: str, path: Path) -> None:
     digest = hashlib.sha256()
-    with StorageClient(url, patience) as client, atomic_write(path) as file:
+    with closing(StorageClient(url)) as client, atomic_write(path) as file:
         size = client.size(url)
         for start in range(0, size, DOWNLOAD_BYTES):
             data = client.read(url, start, min(size, start + DOWNLOAD_BYTES), file_size=size)

@@ -17,10 +17,7 @@ from shards.format.manifest import Manifest
 from shards.storage.cache import Block, BlockCache, Data
 from shards.storage.client import PATIENCE, STALL, StorageClient
 from shards.storage.download_pool import DownloadPool, Key
-
-OPEN_BLOCKS = 256
-"""Default number of blocks that stay open, of the 1,024 descriptors that a process usually has. Reopening one costs
-about 20 us."""
+from shards.storage.local import OPEN_FILES
 
 REMEMBERED = 4096
 """Prefetched blocks that are not checked again: a ``stat`` for each of them in every batch would cost as much as
@@ -56,7 +53,7 @@ class RemoteStorage:
         block: int,
         cache: BlockCache,
         *,
-        max_open: int = OPEN_BLOCKS,
+        max_open: int = OPEN_FILES,
         patience: float = PATIENCE,
         stall: float = STALL,
     ) -> None:

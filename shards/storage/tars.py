@@ -48,7 +48,7 @@ class TarList:
 
 
 def list_tars(where: str) -> TarList:
-    """The tars at ``where``, sorted by name.
+    """The tars at ``where``: a folder, a tar, or a pattern of tars; or a URL of these.
 
     Raises:
         InputError: there are none, or a named one is missing.

@@ -1,4 +1,4 @@
-"""A real HTTP server on the loopback that does what networks and servers do, as often as it is told to."""
+"""A real HTTP server on the loopback interface that injects faults on a schedule."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 FAULTS = ("latency", "500", "503", "reset", "truncated", "short", "stall")
-"""A late answer; errors; a connection reset in mid-body; a body that ends before its Content-Length; a 206 with less
-than was asked for, and saying so; silence in mid-body."""
+"""In turn: a late response; two errors; a connection reset within the body; a body shorter than its Content-Length; a
+206 with a smaller range than requested; silence within the body."""
 
 
 def random_faults(seed: int, rate: float, faults: Iterable[str] = FAULTS) -> Iterator[str | None]:
-    """An endless schedule: each request meets one of ``faults`` with probability ``rate``."""
-    generator, kinds = random.Random(seed), tuple(faults)
+    """An endless schedule: each request has one of ``faults`` with probability ``rate``."""
+    generator, choices = random.Random(seed), tuple(faults)
     while True:
-        yield generator.choice(kinds) if generator.random() < rate else None
+        yield generator.choice(choices) if generator.random() < rate else None
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked and what was sent of the body."""
+    """A request, and how many bytes of the body were served."""
 
     path: str
     start: int
@@ -42,15 +42,14 @@ class Request:
 
 
 class FaultyServer:
-    """Serves ``folder`` at ``url`` while the context is entered.
+    """Serves ``folder`` at ``url`` inside a ``with`` block.
 
     Args:
-        folder: what to serve.
-        schedule: the fault of each request in turn, or None; clean when it ends.
-        latency: seconds before every answer; a ``latency`` fault adds 50 ms.
+        schedule: the fault, or None, of each request in turn; no faults after its end.
+        latency: seconds before every response; a ``latency`` fault adds 50 ms.
         ranges: False ignores Range headers and sends whole files.
-        refuse: a status for every request instead of an answer.
-        login: ``user:password`` that must be given, or 401.
+        refuse: an HTTP status with which every request is refused.
+        login: ``user:password`` without which requests are refused with 401.
     """
 
     def __init__(
@@ -92,17 +91,17 @@ class FaultyServer:
 
     @property
     def served(self) -> int:
-        """Bytes of bodies sent."""
+        """Bytes of all bodies that were sent."""
         with self._lock:
             return sum(request.served for request in self.requests)
 
     def per_path(self) -> Counter[str]:
-        """Requests by file."""
+        """Number of requests per file."""
         with self._lock:
             return Counter(request.path for request in self.requests)
 
     def per_range(self) -> Counter[tuple[str, int, int]]:
-        """Requests by file and range."""
+        """Number of requests per file and range."""
         with self._lock:
             return Counter((request.path, request.start, request.stop) for request in self.requests)
 
@@ -110,7 +109,7 @@ class FaultyServer:
         with self._lock:
             return next(self._schedule, None)
 
-    def note(self, request: Request) -> None:
+    def record(self, request: Request) -> None:
         with self._lock:
             self.requests.append(request)
 
@@ -122,10 +121,10 @@ class _Server(ThreadingHTTPServer):
     faulty: FaultyServer
 
     def shutdown_request(self, request: Any) -> None:
-        self.close_request(request)  # no farewell: with a linger of 0 the connection is reset
+        self.close_request(request)  # without a shutdown, so that a linger of 0 resets the connection
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # clients hang up
+        pass  # clients close connections early
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -149,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not status and span and start >= size:
             status = 416
         if status:
-            faulty.note(Request(path, start, stop, fault, 0))
+            faulty.record(Request(path, start, stop, fault, 0))
             self._head(status, 0, {"Content-Range": f"bytes */{size}"} if status == 416 else {})
         else:
             self._serve(path, start, stop, size, fault, ranged=span is not None)
@@ -170,16 +169,18 @@ class _Handler(BaseHTTPRequestHandler):
         with (faulty.folder / path).open("rb") as file:
             file.seek(start)
             data = file.read(end - start)
-        faulty.note(Request(path, start, stop, fault, len(data)))
-        told = end if fault == "short" else stop
-        self._head(206 if ranged else 200, told - start, {"Content-Range": f"bytes {start}-{told - 1}/{size}"})
+        faulty.record(Request(path, start, stop, fault, len(data)))
+        announced = end if fault == "short" else stop
+        self._head(
+            206 if ranged else 200, announced - start, {"Content-Range": f"bytes {start}-{announced - 1}/{size}"}
+        )
         self.wfile.write(data)
         if fault in {"reset", "truncated", "stall"}:
             self.close_connection = True
         if fault == "stall":
             faulty.stopping.wait(30)
         if fault == "reset":
-            time.sleep(0.01)  # or the reset overtakes the data
+            time.sleep(0.01)  # otherwise the reset overtakes the data
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _head(self, status: int, length: int, headers: dict[str, str]) -> None:

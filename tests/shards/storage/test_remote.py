@@ -35,7 +35,7 @@ Storages = Callable[..., RemoteStorage]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Only read; tests that break things make their own."""
+    """Shared and read-only: tests that damage shards make their own."""
     path = tmp_path_factory.mktemp("shards")
     make_shards(path, samples=SAMPLES, shard_samples=SHARD)
     return path
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def storages(folder: Path, tmp_path: Path) -> Iterator[Storages]:
-    """Makes storages of ``folder``'s data set with one cache; closes them."""
+    """Makes storages of the data set in ``folder`` that share one cache, and closes them."""
     made: list[RemoteStorage] = []
 
     def make(url: str, manifest: Manifest | None = None, **options: Any) -> RemoteStorage:
@@ -58,13 +58,13 @@ def storages(folder: Path, tmp_path: Path) -> Iterator[Storages]:
 
 
 def everything() -> tuple[np.ndarray, np.ndarray]:
-    """Shard and row of all samples, mixed."""
+    """Shard and row of all samples, shuffled."""
     samples = np.random.default_rng(0).permutation(SAMPLES)
     return samples // SHARD, samples % SHARD
 
 
 def compare(storage: RemoteStorage, folder: Path) -> None:
-    """Every sample's header and image, against the files."""
+    """Compare every sample's header and image with the files."""
     local = LocalStorage(folder, read_manifest(folder))
     index = np.load(folder / INDEX)
     for shard, row in zip(*(column.tolist() for column in everything()), strict=True):
@@ -95,13 +95,13 @@ def test_each_block_is_fetched_once_in_one_request(folder: Path, storages: Stora
         assert server.served == sum(spans(folder).values())
 
 
-def test_reading_fetches_what_nobody_expected(folder: Path, storages: Storages) -> None:
+def test_reading_fetches_what_was_not_prefetched(folder: Path, storages: Storages) -> None:
     with FaultyServer(folder) as server:
         compare(storages(server.url), folder)
         assert len(server.requests) == len(BLOCKS)
 
 
-def test_what_is_expected_comes_in_the_background(folder: Path, storages: Storages) -> None:
+def test_prefetched_blocks_are_not_fetched_again(folder: Path, storages: Storages) -> None:
     with FaultyServer(folder, latency=0.1) as server:
         storage = storages(server.url)
         storage.prefetch(*everything())
@@ -114,7 +114,7 @@ def test_what_is_expected_comes_in_the_background(folder: Path, storages: Storag
         assert len(server.requests) == len(BLOCKS)
 
 
-def test_what_came_is_not_kept_twice(folder: Path, storages: Storages) -> None:
+def test_blocks_on_disk_leave_no_result_behind(folder: Path, storages: Storages) -> None:
     with FaultyServer(folder) as server:
         storage = storages(server.url)
         storage.prefetch(*everything())
@@ -124,7 +124,9 @@ def test_what_came_is_not_kept_twice(folder: Path, storages: Storages) -> None:
         assert not pool._futures
 
 
-def test_what_is_needed_comes_first(folder: Path, storages: Storages, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_needed_blocks_overtake_prefetched_ones(
+    folder: Path, storages: Storages, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(download_pool, "THREADS", 1)
     with FaultyServer(folder, latency=0.05) as server:
         storage = storages(server.url)
@@ -164,23 +166,23 @@ def test_a_broken_answer_is_continued(folder: Path, storages: Storages, fault: s
 
 
 def fail(storage: RemoteStorage, match: str) -> None:
-    """Every way to ask says the same, and no way says the secret."""
+    """Every method raises the same error, and none contains the secret."""
     shards, rows = np.array([0]), np.array([0])
     offset, _, size, _ = storage._index[0].tolist()
 
-    def expected() -> None:
+    def prefetch_and_fetch() -> None:
         storage.prefetch(shards, rows)
         storage.fetch(shards, rows)
 
-    for ask in (storage.check, lambda: storage.read(0, 0, offset, size), expected):
+    for method in (storage.check, lambda: storage.read(0, 0, offset, size), prefetch_and_fetch):
         with pytest.raises(InputError, match=match) as caught:
-            ask()
+            method()
         assert "s3cret" not in "".join(traceback.format_exception(caught.value))
         assert "s3cret" not in repr(caught.value) + repr(caught.value.__cause__) + repr(caught.value.__context__)
     assert "s3cret" not in storage.name(0)
 
 
-def secretly(server: FaultyServer) -> str:
+def url_with_secrets(server: FaultyServer) -> str:
     return f"http://user:s3cret@127.0.0.1:{server.port}/?token=s3cret"
 
 
@@ -195,27 +197,27 @@ def secretly(server: FaultyServer) -> str:
         (416, "shorter than when it was indexed"),
     ],
 )
-def test_what_will_not_pass_is_an_error_at_once(folder: Path, storages: Storages, status: int, match: str) -> None:
+def test_permanent_failures_are_not_retried(folder: Path, storages: Storages, status: int, match: str) -> None:
     with FaultyServer(folder, refuse=status) as server:
-        fail(storages(secretly(server)), match)
-        assert len(server.requests) == 3  # once for each way to ask
+        fail(storages(url_with_secrets(server)), match)
+        assert len(server.requests) == 3  # one for each method
 
 
 def test_patience_ends(folder: Path, storages: Storages) -> None:
     with FaultyServer(folder, refuse=503) as server:
-        fail(storages(secretly(server), patience=0.5), r"cannot be read: ConnectionError: HTTP 503, for 0 s\.")
+        fail(storages(url_with_secrets(server), patience=0.5), r"cannot be read: ConnectionError: HTTP 503, for 0 s\.")
         assert len(server.requests) > 6
 
 
-def test_nobody_answers(folder: Path, storages: Storages) -> None:
+def test_a_server_that_is_down(folder: Path, storages: Storages) -> None:
     with FaultyServer(folder) as server:
-        url = secretly(server)
+        url = url_with_secrets(server)
     fail(storages(url, patience=0.3), "cannot be read: ClientConnectorError: Cannot connect")
 
 
 def test_credentials_are_sent_and_not_shown(folder: Path, storages: Storages) -> None:
     with FaultyServer(folder, login="user:s3cret") as server:
-        storages(secretly(server)).check()
+        storages(url_with_secrets(server)).check()
         fail(
             storages(f"http://user:s3cret2@127.0.0.1:{server.port}", replace(read_manifest(folder), size=1)), "HTTP 401"
         )
@@ -228,7 +230,7 @@ def test_a_wrong_address(storages: Storages, url: str) -> None:
 
 def test_a_server_that_ignores_ranges(folder: Path, storages: Storages) -> None:
     with FaultyServer(folder, ranges=False) as server:
-        fail(storages(secretly(server)), "ignores the requested range")
+        fail(storages(url_with_secrets(server)), "ignores the requested range")
         assert len(server.requests) == 3
 
 
@@ -236,7 +238,10 @@ def test_a_tar_of_another_size(folder: Path, storages: Storages) -> None:
     manifest = read_manifest(folder)
     shards = tuple(replace(shard, bytes=shard.bytes + 512) for shard in manifest.shards)
     with FaultyServer(folder) as server:
-        fail(storages(secretly(server), replace(manifest, shards=shards)), r"shard-00000.tar\S* has \d+ bytes, the man")
+        fail(
+            storages(url_with_secrets(server), replace(manifest, shards=shards)),
+            r"shard-00000.tar\S* has \d+ bytes, the man",
+        )
 
 
 def test_a_tar_that_changed(storages: Storages, tmp_path: Path) -> None:
@@ -246,8 +251,8 @@ def test_a_tar_that_changed(storages: Storages, tmp_path: Path) -> None:
     data[int(np.load(tmp_path / "other" / INDEX)["offset"][ROWS - 1]) + 500] ^= 1
     path.write_bytes(data)
     with FaultyServer(tmp_path / "other") as server:
-        fail(storages(secretly(server)), "shard-00000.tar.* is not what was indexed: the shard changed since")
-        assert len(server.requests) == 6  # each time a second look
+        fail(storages(url_with_secrets(server)), "shard-00000.tar.* is not what was indexed: the shard changed since")
+        assert len(server.requests) == 6  # two for each method
 
 
 def test_a_block_that_rotted_is_fetched_again(folder: Path, storages: Storages, tmp_path: Path) -> None:
@@ -383,7 +388,7 @@ def test_any_file_system_of_fsspec(folder: Path, storages: Storages) -> None:
     fail(storages("memory://nowhere", replace(read_manifest(folder), size=1)), "there is no such file")
 
 
-def test_what_others_say_is_redacted(storages: Storages, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_file_systems_are_redacted(storages: Storages, monkeypatch: pytest.MonkeyPatch) -> None:
     def cat_file(*_: object, **__: object) -> bytes:
         raise ValueError("bad: https://user:s3cret@h/x?token=s3cret")
 
@@ -393,7 +398,7 @@ def test_what_others_say_is_redacted(storages: Storages, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An S3 file system on a server of our own, which fsspec finds by its environment."""
+    """An S3 file system on a local server, which fsspec finds through its configuration."""
     from moto.server import ThreadedMotoServer  # 2 s
 
     server = ThreadedMotoServer(port=0, verbose=False)

@@ -58,9 +58,9 @@ def describe(run: LoadedRun) -> dict[str, Any]:
         "training": {
             "step": run.step,
             "images": run.position,
-            "data": run.facts.get("data", "unknown"),
-            "data_digest": run.facts.get("manifest", "unknown"),
-            "precision": run.facts.get("precision", "unknown"),
+            "data": run.metadata.get("data", "unknown"),
+            "data_digest": run.metadata.get("manifest", "unknown"),
+            "precision": run.metadata.get("precision", "unknown"),
             "batch_size": config.batch_size,
             "loss": config.loss,
             "seed": config.seed,

@@ -1,4 +1,4 @@
-"""A run's networks out of its newest whole checkpoint, ready to draw and to judge. Needs no data and opens no tar."""
+"""Loads the networks of a run from a checkpoint. Needs only the run folder, no data."""
 
 from __future__ import annotations
 
@@ -20,79 +20,75 @@ from trainer.gan.optimizer import Tensors
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """What a run had learnt by one checkpoint. The networks are on the CPU, in ``eval`` mode, and ask for no gradients.
-
-    ``eval``: BatchNorm takes its running statistics, so that an image does not depend on those drawn beside it.
-    """
+    """One checkpoint of a run. The networks are on the CPU, in ``eval`` mode, without gradients."""
 
     config: Config
     checkpoint: Path
     step: int
     position: int
     generator: Generator
-    """The averaged one, if the run keeps an average."""
+    """The moving average, if the run has one."""
     discriminator: Discriminator
     shape: tuple[int, int]
     """(channels, height and width in pixels) of the images."""
-    facts: dict[str, Any]
-    """What the checkpoint says beside its tensors. In memory, as all of this is: of a run that goes on, the folder may
-    be removed at any time."""
+    metadata: dict[str, Any]
+    """What the checkpoint stores besides tensors. In memory, because a running training may remove the checkpoint."""
     digest: str
     """SHA-256 (hex) of the checkpoint."""
 
 
 def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
-    """The run in the folder ``run`` as of ``checkpoint``, or of its newest whole one. Nothing is unpickled.
+    """Load ``checkpoint``, by default the newest complete one, of the run in the folder ``run``. Nothing is unpickled.
 
     Raises:
-        InputError: no such folder, not a run, no checkpoint in it, or none that is whole and of these networks.
+        InputError: there is no such run, or no complete checkpoint of its networks.
     """
     config = _read_config(run)
     if checkpoint is None:
-        found = checkpoints.load_newest(RunFolder(run).checkpoints)
-        if found is None:
-            hint = "`touch STOP` in it saves one and ends the run, which the same command continues."
+        newest = checkpoints.load_newest(RunFolder(run).checkpoints)
+        if newest is None:
+            hint = "A file STOP in it saves one and stops the run; the same command resumes it."
             raise InputError(
-                f"{run} has no checkpoint yet; one comes every {config.checkpoint.every} steps and in the end."
-                + (f" {hint}" if is_locked(run) else " Nobody trains in it: give its command again.")
+                f"{run} has no checkpoint yet; it saves one every {config.checkpoint.every} steps and at the end."
+                + (f" {hint}" if is_locked(run) else " No process trains in it: run its command again.")
             )
-        checkpoint, tensors, facts = found
+        checkpoint, tensors, metadata = newest
     else:
         checkpoint = _own(run, checkpoint)
-        tensors, facts = _load(checkpoint)
+        tensors, metadata = _load(checkpoint)
     digest = checkpoints.digest(checkpoint)
     try:
-        networks = facts["networks"] if "networks" in facts else _describe_unrecorded(config, tensors)
+        networks = metadata["networks"] if "networks" in metadata else _describe_unrecorded(config, tensors)
         size, channels = networks["size"], networks["channels"]
         if networks != describe_networks(config.model, size, channels):
             raise ValueError("the checkpoint records other networks")
         generator, discriminator = restore_networks(networks)
-        # Assigned, not copied: the weights keep the dtype that they were trained in.
+        # Assigned, so that the weights keep their dtype.
         generator.load_state_dict(tensors["average" if config.ema_images else "generator"], assign=True)
         discriminator.load_state_dict(tensors["discriminator"], assign=True)
-        step, position = int(facts["step"]), int(facts["position"])
+        step, position = int(metadata["step"]), int(metadata["position"])
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"{checkpoint} does not hold the networks that {run / 'config.yaml'} describes: it is of another run."
+            f"{checkpoint} does not hold the networks that {run / 'config.yaml'} describes; it belongs to another run."
         ) from error
     for network in (generator, discriminator):
         network.eval().requires_grad_(False)
-    return LoadedRun(config, checkpoint, step, position, generator, discriminator, (channels, size), facts, digest)
+    return LoadedRun(config, checkpoint, step, position, generator, discriminator, (channels, size), metadata, digest)
 
 
 def _describe_unrecorded(config: Config, tensors: dict[str, Tensors]) -> dict[str, Any]:
-    """The networks of a checkpoint from before 0.2, which recorded none and were always DCGAN's."""
+    """Describes the networks of a checkpoint of version 0.1, which recorded none and always had DCGAN's."""
     weights = tensors["discriminator"]
     size = 2 ** (max(int(name.split(".")[1]) for name in weights) + 2)
     return describe_networks(config.model, size, weights["blocks.0.0.weight"].shape[1])
 
 
 def _own(run: Path, checkpoint: Path) -> Path:
-    """``checkpoint``, or the one of that name, of the run in the folder ``run``: another run's may fit its networks."""
+    """Find ``checkpoint``, a path or a name, among those of ``run``; another run's might fit the networks too."""
     if checkpoint.is_file():
         raise InputError(
-            f"{checkpoint} is a file; a checkpoint is a folder such as checkpoints/step-000000500, of safetensors and "
-            "JSON. Pickled weights (.pt, .pth, .ckpt) are never opened: they can run code."
+            f"{checkpoint} is a file; a checkpoint is a folder such as checkpoints/step-000000500. "
+            "Pickled weights (.pt, .pth, .ckpt) are never opened, because they can run code."
         )
     folder = RunFolder(run).checkpoints
     for path in (checkpoint, folder / checkpoint):
@@ -108,7 +104,7 @@ def _load(path: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
     try:
         return checkpoints.load(path)
     except checkpoints.TornCheckpoint as error:
-        raise InputError(f"{path} is torn or foreign: {error}. Leave --checkpoint away for the newest.") from error
+        raise InputError(f"{path} is torn or foreign: {error}. Omit --checkpoint for the newest.") from error
 
 
 def _read_config(run: Path) -> Config:
@@ -128,7 +124,7 @@ def _read_config(run: Path) -> Config:
 
 
 def _unflatten(kind: type, flat: dict[str, Any], prefix: str = "") -> Any:
-    """The inverse of :func:`trainer.config.flatten`. A field that an older run did not know keeps its default."""
+    """The inverse of :func:`trainer.config.flatten`. A field that ``flat`` lacks keeps its default."""
     values: dict[str, Any] = {}
     hints = get_type_hints(kind)
     for entry in dataclasses.fields(kind):

@@ -5,17 +5,24 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from shards.format.manifest import Manifest
+from shards.building.build import build
+from shards.common.errors import InputError
+from shards.common.urls import redact
+from shards.format.manifest import MANIFEST, Manifest, Shard
 from shards.loading.dataset import ShardDataset
+from shards.sources.faces import Faces
+from shards.storage.locate import CacheOptions, default_cache_folder
 from trainer.config import OF_A_NODE, Config, flatten
 from trainer.folder import checkpoint
 from trainer.folder.run_folder import RunFolder
+from trainer.gan.networks import SIZES
+from trainer.presets import PRESETS
 from trainer.ranks.device import resolve_precision
 from trainer.ranks.launch import Launch, check_batch, check_ranks
 from trainer.train import plan
-from trainer.train.data import build_default, open_data, planned_default, wants_default
 from trainer.watch import tracker
 
 
@@ -53,8 +60,10 @@ def prepare(
     precision, note = _check_launch(config, launch)
     locks.enter_context(folder.lock(launch.rank == 0))
     folder.check(config)
-    if wants_default(preset, config):
-        build_default(config, shown=launch.rank == 0)
+    if _uses_missing_default(preset, config):
+        if launch.rank == 0:
+            print(f"Drawing the embedded data set into {config.data.shards}, once.", file=sys.stderr, flush=True)
+        build(Faces(), Path(config.data.shards))  # other ranks wait for the first one
     resumed = checkpoint.load_newest(folder.checkpoints)
     metadata: dict[str, Any] = resumed[2] if resumed else {}
     dataset = open_data(config, metadata)
@@ -74,9 +83,10 @@ def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> N
     """
     precision, note = _check_launch(config, launch)
     folder.check(config)
-    if wants_default(preset, config):
+    if _uses_missing_default(preset, config):
         metadata: dict[str, Any] = {}
-        manifest = planned_default()
+        faces, shard = Faces(), Shard("not drawn yet", len(Faces()), 1, "")
+        manifest = Manifest(faces.name, faces.format, 64, faces.channels, (shard,), "")
     else:
         resumed = checkpoint.load_newest(folder.checkpoints)
         metadata = resumed[2] if resumed else {}
@@ -109,3 +119,44 @@ def _notes(
     before = metadata.get("precision", precision)
     changed = None if before == precision else f"This run was trained with mixed precision {before!r} before."
     return [each for each in (note, changed) if each] + (plan.notes(config, manifest, launch) if left else [])
+
+
+def _uses_missing_default(preset: str, config: Config) -> bool:
+    """Whether the run trains on the embedded data set and that does not exist yet."""
+    embedded = PRESETS["faces"][1].data.shards
+    return preset == "faces" and config.data.shards == embedded and not (Path(embedded) / MANIFEST).exists()
+
+
+def open_data(config: Config, metadata: dict[str, Any]) -> ShardDataset:
+    """Open the data set in the order of the run whose checkpoint stored ``metadata``.
+
+    Raises:
+        InputError: the data set is missing, incomplete, too small, of an unsupported size, or not the one of that run.
+    """
+    dataset = ShardDataset(
+        config.data.shards,
+        seed=config.seed,
+        lanes=metadata.get("lanes", config.batch_size),
+        block=metadata.get("block"),
+        flip=config.data.flip,
+        keys=config.data.audit is not None,
+        strict=config.data.strict,
+        cache=CacheOptions(config.data.cache or default_cache_folder(), int(config.data.cache_gb * 2**30)),
+    )
+    manifest, shown = dataset.manifest, redact(config.data.shards)
+    if manifest.size not in SIZES:
+        raise InputError(
+            f"The images in {shown} are {manifest.size} pixels wide; networks exist for "
+            f"{', '.join(map(str, SIZES))}. Build with --size 64."
+        )
+    if manifest.samples < config.batch_size:
+        raise InputError(
+            f"{shown} holds {manifest.samples} samples, fewer than one batch of {config.batch_size}. "
+            "Give a smaller --batch-size or more data."
+        )
+    if metadata and metadata["manifest"] != manifest.digest:
+        raise InputError(
+            f"{shown} is not the data set that the run in {config.out} was started on: now "
+            f"{manifest.summary}, then {metadata['data']}. Give the old data, or another --out for a new run."
+        )
+    return dataset

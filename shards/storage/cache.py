@@ -64,7 +64,7 @@ class BlockCache:
     """Keeps at most ``limit`` bytes of blocks in ``folder`` and evicts the least recently opened.
 
     Each process checks the size of the folder once per ``limit / 256`` bytes that it writes (10 ms for 5,000 blocks),
-    so each can exceed the limit by that much. Safe for several threads; a pickled copy shares the folder.
+    so each can exceed the limit by that much. Safe for several threads, and for all processes of a node.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -74,9 +74,6 @@ class BlockCache:
         self._verified: dict[str, int] = {}  # block name -> inode
         self._warned = False
         make_private_folder(folder)
-
-    def __reduce__(self) -> tuple[type[BlockCache], tuple[Path, int]]:
-        return BlockCache, (self._folder, self._limit)
 
     def get(self, name: str, fetch: Callable[[], Data]) -> Block:
         """The block ``name`` (a valid file name). If it is absent, one caller per node at a time calls ``fetch``.

@@ -1,10 +1,9 @@
-"""Does latent arithmetic do what the DCGAN paper's figure 7 shows, on faces whose attributes are known?
+"""Measures whether latent arithmetic works as in the DCGAN paper's figure 7, on faces with known attributes.
 
-Two classifiers learn from the drawn faces and their stored attributes what smiling is, and what another attribute is.
-They sort the run's samples; then, many times over: the mean of three that smile, less that of three neutral ones, plus
-that of three neutral ones with the other attribute, with variations. How many results smile, how many keep the
-attribute, and how many would do so by chance? Chance is the share among plain samples, and, for sums as large, that
-among neutral ones with the other attribute plus and minus three random samples.
+Two classifiers learn smiling and another attribute from the drawn faces, and label the samples of a run. Each trial
+adds up three means of three latents: smiling - neutral + neutral with the other attribute. The figures are the shares
+of results and variations that smile and have the attribute, beside two baselines: the samples themselves, and sums in
+which random samples replace the smiling and the neutral ones.
 
 Example: uv run python -m benchmarks.arithmetic runs/faces --other glasses
 """
@@ -36,74 +35,78 @@ from trainer.gan.dcgan import DcganDiscriminator
 from trainer.gan.networks import initialise
 from trainer.samples import fixed_latents, generate
 
-CONCEPT, POOL = 3, 40
-"""Samples averaged, as in the paper, out of so many: people pick the clear cases of a concept too."""
+CONCEPT = 3
+"""Samples whose latents are averaged, as in the paper."""
+POOL = 40
+"""Samples to choose them from, those that the classifiers are surest of; people also choose clear cases."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Shares of results that smile, against chance."""
+    """Shares of results that smile, beside baselines."""
 
     run: Positional[Path] = Path("runs/faces")
-    """A run on drawn faces."""
+    """Folder of a run on drawn faces."""
     shards: Path | None = None
-    """The faces it was trained on; as its config says unless given."""
+    """Drawn faces for the classifiers; if not given, the training data of the run."""
     other: Literal["man", "woman", "glasses", "beard"] = "man"
-    """The attribute that the result should have beside smiling."""
+    """Attribute that the result should have besides smiling."""
     samples: int = 2048
-    """Samples to choose from."""
+    """Number of samples to choose from."""
     trials: int = 200
-    """Sums, each with 8 variations."""
+    """Number of sums, each with 8 variations."""
     images: int = 4096
-    """Drawn faces for the classifiers; a tenth is kept to test them."""
+    """Number of drawn faces for the classifiers; a tenth of them is for testing."""
     seed: int = 0
     json: Path | None = None
-    """Write the figures here too, for programs."""
+    """Also write the figures to this JSON file."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Shares in [0, 1]; results counts each trial's sum and its variations."""
+    """Shares in [0, 1], of smiling, of the other attribute, and of both."""
 
     accuracy_smiling: float
-    """Of the classifier, on drawn faces that it has not seen."""
+    """Of the classifier, on drawn faces that it was not trained on."""
     accuracy_other: float
     results: int
+    """Number of sums and variations."""
     smiling: float
     """Of the results."""
     other: float
     both: float
     plain_smiling: float
-    """Of the run's samples."""
+    """Of the samples of the run."""
     plain_both: float
     random_smiling: float
-    """Of sums with random samples in place of the smiling and the neutral ones."""
+    """Of sums with random samples."""
     random_both: float
 
 
 def read_faces(folder: Path, count: int, names: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first ``count`` images, float32 (n, 3, size, size) in [-1, 1], and attributes ``names``, (n, names).
+    """The first ``count`` images, float32 (n, 3, size, size) in [-1, 1], and their attributes ``names``, (n, names).
 
     Raises:
-        InputError: there are no images, or not all have these attributes.
+        InputError: there are no images, or some lack these attributes.
     """
-    images, truths = [], []
+    images, attributes = [], []
     for path in sorted(folder.glob("*.tar")):
-        with tarfile.open(path) as tar:  # not webdataset, which leaves it open
+        with tarfile.open(path) as tar:  # webdataset would leave the file open
             for member in tar:
                 data = tar.extractfile(member)
                 if data and member.name.endswith(".json"):
-                    facts = json.load(data)
-                    truths += [[float(facts[name]) for name in names]] if facts.keys() >= {*names} else []
+                    metadata = json.load(data)
+                    if metadata.keys() >= {*names}:
+                        attributes.append([float(metadata[name]) for name in names])
                 elif data and member.name.endswith((".jpg", ".png")):
                     images.append(np.asarray(Image.open(data)))
-    if not images or len(images) != len(truths):
+    if not images or len(images) != len(attributes):
         raise InputError(f"{folder} holds no drawn faces with their attributes. Give --shards, made by `build faces`.")
-    return normalise(torch.from_numpy(np.stack(images[:count])), torch.float32), torch.tensor(truths[:count])
+    return normalise(torch.from_numpy(np.stack(images[:count])), torch.float32), torch.tensor(attributes[:count])
 
 
-def train_classifier(images: torch.Tensor, truths: torch.Tensor, seed: int, epochs: int = 3) -> DcganDiscriminator:
-    """A small network of the discriminator's shape: images to logits of a binary attribute, in ``eval`` mode."""
+def train_classifier(images: torch.Tensor, labels: torch.Tensor, seed: int, epochs: int = 3) -> DcganDiscriminator:
+    """Trains a small discriminator to map images to logits of a binary attribute; returned in ``eval`` mode."""
     network = DcganDiscriminator(images.shape[-1], images.shape[1], 8)
     initialise(network, seed)
     optimizer = torch.optim.Adam(network.parameters(), 2e-3)
@@ -111,14 +114,14 @@ def train_classifier(images: torch.Tensor, truths: torch.Tensor, seed: int, epoc
     for _ in range(epochs):
         for rows in torch.randperm(len(images), generator=shuffle).split(64):
             optimizer.zero_grad()
-            binary_cross_entropy_with_logits(network(images[rows]), truths[rows]).backward()
+            binary_cross_entropy_with_logits(network(images[rows]), labels[rows]).backward()
             optimizer.step()
     return network.eval()
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Draws latents and tells what the two classifiers see."""
+class Labeller:
+    """Generates images and classifies them."""
 
     loaded: LoadedRun
     classifiers: tuple[DcganDiscriminator, DcganDiscriminator]
@@ -130,22 +133,20 @@ class Judge:
         return torch.stack([torch.cat([net(part) for part in images.split(64)]) for net in self.classifiers], 1)
 
 
-def surest(latents: torch.Tensor, seen: torch.Tensor, called: torch.Tensor) -> torch.Tensor:
-    """Of ``latents`` (n, z_dim) those that are ``called`` (n,) so; the ``POOL`` that the classifiers are surest of.
+def surest(latents: torch.Tensor, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The ``POOL`` rows of ``latents`` (n, z_dim) in ``mask`` (n,) with the clearest ``logits`` (n, 2).
 
     Raises:
-        InputError: they are too few to average.
+        InputError: there are too few to average.
     """
-    margins = seen.abs().amin(1)[called]
+    margins = logits.abs().amin(1)[mask]
     if len(margins) < CONCEPT:
         raise InputError(f"Only {len(margins)} samples show one of the concepts. Train longer, or raise --samples.")
-    return latents[called][margins.argsort(descending=True)[:POOL]]
+    return latents[mask][margins.argsort(descending=True)[:POOL]]
 
 
 def sums(pools: tuple[torch.Tensor, ...], trials: int, seed: int) -> Iterator[torch.Tensor]:
-    """Of each trial, its result and variations (9, z_dim): three of the first pool - three of the second + three of the
-    third.
-    """
+    """For each trial first - second + third of the ``pools``, by means of three, and its variations: (9, z_dim)."""
     rng = np.random.default_rng(seed)
     for trial in range(trials):
         means = torch.stack([pool[rng.choice(len(pool), CONCEPT, replace=False)].mean(0) for pool in pools])
@@ -154,29 +155,29 @@ def sums(pools: tuple[torch.Tensor, ...], trials: int, seed: int) -> Iterator[to
 
 
 def measure(loaded: LoadedRun, arguments: Arguments) -> Figures:
-    """Train the classifiers, sort the samples, add them up, and count."""
+    """Trains the classifiers, labels the samples, and counts the attributes of the sums."""
     folder = arguments.shards or Path(loaded.config.data.shards)
-    images, truths = read_faces(folder, arguments.images, ("smiling", arguments.other))
-    kept = len(images) // 10
-    nets = [train_classifier(images[kept:], truths[kept:, column], column) for column in (0, 1)]
+    images, attributes = read_faces(folder, arguments.images, ("smiling", arguments.other))
+    tested = len(images) // 10
+    classifiers = [train_classifier(images[tested:], attributes[tested:, column], column) for column in (0, 1)]
     with torch.no_grad():
-        right = [((net(images[:kept]) > 0) == (truths[:kept, column] > 0)) for column, net in enumerate(nets)]
-    judge = Judge(loaded, (nets[0], nets[1]))
+        predictions = torch.stack([classifier(images[:tested]) > 0 for classifier in classifiers], 1)
+    correct = predictions == (attributes[:tested] > 0)
+    label = Labeller(loaded, (classifiers[0], classifiers[1]))
     latents = fixed_latents(arguments.seed, arguments.samples, loaded.config.model.z_dim)
-    seen = judge(latents)
-    smiling, other = (seen > 0).T
-    happy, neutral, aim = (
-        surest(latents, seen, called) for called in (smiling & ~other, ~smiling & ~other, ~smiling & other)
-    )
-    results = judge(torch.cat([*sums((happy, neutral, aim), arguments.trials, arguments.seed)])) > 0
-    random = judge(torch.cat([*sums((latents, latents, aim), arguments.trials, arguments.seed)])) > 0
+    logits = label(latents)
+    smiling, other = (logits > 0).T
+    masks = (smiling & ~other, ~smiling & ~other, ~smiling & other)
+    plus, minus, target = (surest(latents, logits, mask) for mask in masks)
+    results = label(torch.cat([*sums((plus, minus, target), arguments.trials, arguments.seed)])) > 0
+    random = label(torch.cat([*sums((latents, latents, target), arguments.trials, arguments.seed)])) > 0
 
-    def share(truths: torch.Tensor) -> float:
-        return truths.float().mean().item()
+    def share(mask: torch.Tensor) -> float:
+        return mask.float().mean().item()
 
     return Figures(
-        accuracy_smiling=share(right[0]),
-        accuracy_other=share(right[1]),
+        accuracy_smiling=share(correct[:, 0]),
+        accuracy_other=share(correct[:, 1]),
         results=len(results),
         smiling=share(results[:, 0]),
         other=share(results[:, 1]),
@@ -189,7 +190,7 @@ def measure(loaded: LoadedRun, arguments: Arguments) -> Figures:
 
 
 def run(arguments: Arguments) -> None:
-    """Measure, print the table, write the JSON."""
+    """Measures, prints the table, writes the JSON."""
     loaded = load_run(arguments.run)
     figures = measure(loaded, arguments)
     print(f"{loaded.checkpoint}, {describe_machine()}")
@@ -200,7 +201,7 @@ def run(arguments: Arguments) -> None:
 
 
 def main() -> int:
-    """Parse, run, and turn what went wrong into one line and an exit code."""
+    """Runs the benchmark and returns its exit code."""
     return conclude(lambda: run(tyro.cli(Arguments, description=__doc__)))
 
 

@@ -23,8 +23,8 @@ def test_bad_input_is_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["arithmetic", str(tmp_path / "nowhere")])
     assert main() == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and "no such folder" in said and said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and "no such folder" in message and message.count("\n") == 1
     monkeypatch.setattr(sys, "argv", ["arithmetic", "--other", "foo"])
     with pytest.raises(SystemExit, match="2"):
         main()
@@ -36,9 +36,10 @@ def test_bad_input_is_one_line(
 
 @pytest.mark.timeout(900)  # a minute's work for two idle cores, and much more on busy ones
 def test_arithmetic_makes_faces_smile(tmp_path: Path) -> None:
-    """A short run learns enough for it, on some seeds more than on others: six runs, of seeds 0 to 2 on kernels that
-    round differently, gave 0.63 to 0.99 smiling; 0.39 to 0.95 of their plain samples and 0.03 to 0.40 of the sums with
-    random samples smiled. Both attributes at once need a longer run.
+    """A short run learns enough, with some seeds more than with others.
+
+    In six runs with seeds 0 to 2 and kernels that round differently, 0.63 to 0.99 of the results smiled, 0.39 to 0.95
+    of the samples, and 0.03 to 0.40 of the sums with random samples. Both attributes at once need a longer run.
     """
     faces, out = tmp_path / "faces", tmp_path / "run"
     build(Faces(2400), faces, Options(size=32))

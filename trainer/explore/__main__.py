@@ -38,11 +38,11 @@ class Kind(ABC):
     count: int = 64
     """Number of samples in the grid, numbered from 0. A number means the same sample in a grid of any count."""
     seed: int | None = None
-    """Seed of the samples. Default: the seed of the run, whose samples are also those of the grids in RUN/samples."""
+    """Seed of the samples; if not given, that of the run, whose samples are also those of the grids in RUN/samples."""
     checkpoint: Path | None = None
-    """Checkpoint of RUN to use, such as step-000000480. Default: the newest whole one."""
+    """Checkpoint of RUN to use, such as step-000000480; if not given, the newest whole one."""
     out: Path | None = None
-    """Path of the picture, a .png. Default: a file in RUN/explore. The .json beside it tells how to make it again."""
+    """Path of the picture, a .png; if not given, in RUN/explore. The .json beside it tells how to make it again."""
     force: bool = False
     """Replace the picture if it exists."""
 
@@ -114,7 +114,7 @@ class Walk(Kind):
     suffixes: ClassVar[tuple[str, ...]] = (".png", ".gif", ".json")
 
     through: str | None = None
-    """Comma-separated sample numbers of the grid. Default: the first --points samples."""
+    """Comma-separated sample numbers of the grid; if not given, the first --points samples."""
     points: int = 5
     """Number of samples to walk through, without --through."""
     frames: int = 16

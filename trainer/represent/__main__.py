@@ -33,7 +33,7 @@ class Represent:
     """Folder or URL of labelled images of the run's image size, as `python -m shards build mnist|lsun|folder` makes
     them. May be the training data of the run."""
     test_shards: str | None = None
-    """Folder or URL of other labelled images to test on. Default: samples of --shards that are not trained on."""
+    """Folder or URL of other labelled images to test on; if not given, samples of --shards that are not trained on."""
     train: int = 5000
     """Number of samples to train the SVM on. A fit takes 16 bytes a value: 600 MB for 5,000 at 64 features and
     32x32."""
@@ -42,9 +42,9 @@ class Represent:
     seed: int = 0
     """Seed of the choice of samples and of the SVM."""
     checkpoint: Path | None = None
-    """Checkpoint of RUN to use, such as step-000000480. Default: the newest whole one."""
+    """Checkpoint of RUN to use, such as step-000000480; if not given, the newest whole one."""
     out: Path | None = None
-    """Path of the report. Default: RUN/representation.json."""
+    """Path of the report; if not given, RUN/representation.json."""
     force: bool = False
     """Replace the report if it exists."""
 

@@ -35,7 +35,7 @@ def test_an_error_is_raised_by_the_next_call(call: str) -> None:
     background.close()
 
 
-def test_closing_waits_for_what_was_promised_and_tells_what_failed() -> None:
+def test_closing_waits_for_all_jobs_and_warns_of_errors() -> None:
     background, done = Background(), []
 
     def fail() -> None:

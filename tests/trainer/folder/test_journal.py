@@ -31,7 +31,7 @@ def test_a_row_is_on_file_as_soon_as_it_is_written(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_full_disk_is_said_with_the_files_name() -> None:
+def test_a_full_disk_is_an_error_that_names_the_file() -> None:
     journal = Journal(Path("/dev/full"))
     with pytest.raises(InputError, match=r"/dev/full cannot be written \(No space left"):
         journal.append({"step": 1})

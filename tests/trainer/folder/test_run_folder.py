@@ -65,7 +65,7 @@ def test_only_one_process_trains_in_a_folder_and_a_killed_one_frees_it(tmp_path:
         claim(path, Config())
 
 
-def test_a_claimed_folder_knows_its_config(tmp_path: Path) -> None:
+def test_a_locked_folder_holds_its_config(tmp_path: Path) -> None:
     config = Config(data=Data(audit=Path("audit")), out=tmp_path / "a" / "run", epochs=0.5)
     folder = RunFolder(config.out)
     folder.check(config)
@@ -105,14 +105,14 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     folder.check(Config())
 
 
-def test_a_mistake_leaves_no_folder_where_there_was_none(tmp_path: Path) -> None:
+def test_an_error_leaves_no_folder_where_there_was_none(tmp_path: Path) -> None:
     for path in (tmp_path / "new", tmp_path):
         with pytest.raises(InputError, match="a mistake"), RunFolder(path).lock(True):
             raise InputError("a mistake")
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
-def test_a_stop_of_an_earlier_run_is_forgotten_and_one_for_this_is_not(tmp_path: Path) -> None:
+def test_a_stop_file_of_an_earlier_run_is_removed_and_one_for_this_is_not(tmp_path: Path) -> None:
     folder, now = RunFolder(tmp_path), time.time()
     folder.remove_old_stop(before=now)
     folder.stop.touch()
@@ -122,7 +122,7 @@ def test_a_stop_of_an_earlier_run_is_forgotten_and_one_for_this_is_not(tmp_path:
     assert not folder.stop.exists()
 
 
-def test_the_status_says_how_a_run_stands(tmp_path: Path) -> None:
+def test_the_status_holds_state_step_and_position(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.write_status("running", 3, 384)
     assert json.loads(folder.status.read_text()) == {"state": "running", "step": 3, "position": 384}

@@ -34,8 +34,8 @@ def test_precision_is_what_was_asked_for_or_there_is_a_reason(
     monkeypatch: pytest.MonkeyPatch, asked: str, cpu: bool, able: bool, dtype: str, precision: str, note: str | None
 ) -> None:
     monkeypatch.setattr(device, "has_bf16", lambda _: able)
-    found, reason = resolve_precision(launch(cpu=cpu, precision=asked), dtype)
-    assert found == precision
+    resolved, reason = resolve_precision(launch(cpu=cpu, precision=asked), dtype)
+    assert resolved == precision
     if note is None:
         assert reason is None
     else:
@@ -55,11 +55,11 @@ def test_other_precisions_are_refused(dtype: str) -> None:
         resolve_precision(launch(cpu=False, precision="fp8"), dtype)
 
 
-def test_the_processor_itself_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    able: dict[str, bool] = {}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+def test_bf16_is_what_the_device_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    capabilities: dict[str, bool] = {}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     for name, expected in (("avx2", False), ("avx512_bf16", True)):
-        able[name] = True
+        capabilities[name] = True
         assert has_bf16(cpu=True) is expected
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: including_emulation)
     assert has_bf16(cpu=False) is False

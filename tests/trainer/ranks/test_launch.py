@@ -31,7 +31,7 @@ def test_without_a_launcher_it_is_one_rank(bare: pytest.MonkeyPatch) -> None:
     assert read_launch().cpu
 
 
-def test_the_launchers_word_is_taken(bare: pytest.MonkeyPatch) -> None:
+def test_the_launchers_environment_is_read(bare: pytest.MonkeyPatch) -> None:
     for name, value in zip(VARIABLES, ("false", "bf16", "8", "5", "4"), strict=True):
         bare.setenv(name, value)
     assert read_launch() == Launch(rank=5, ranks=8, local_ranks=4, cpu=False, precision="bf16")

@@ -22,12 +22,12 @@ from trainer.ranks.preemption import Preemption
 module.ECHO = float(sys.argv[2])
 with Preemption(Path(sys.argv[1])) as preemption:
     print("up", flush=True)
-    said = None
+    printed = None
     while True:
         time.sleep(0.005)
-        if preemption.reason() != said:
-            said = preemption.reason()
-            print(said, flush=True)
+        if preemption.reason() != printed:
+            printed = preemption.reason()
+            print(printed, flush=True)
 """
 
 STUCK = """
@@ -64,7 +64,9 @@ def next_line(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize("first", SIGNALS)
-def test_the_first_signal_asks_and_a_later_one_ends(tmp_path: Path, first: signal.Signals) -> None:
+def test_the_first_signal_requests_a_stop_and_a_later_one_ends_the_process(
+    tmp_path: Path, first: signal.Signals
+) -> None:
     with run(tmp_path / "STOP", echo=0.05) as process:
         process.send_signal(first)
         assert next_line(process) == first.name
@@ -96,7 +98,7 @@ def test_the_launchers_echo_of_a_signal_does_not_end(tmp_path: Path) -> None:
             process.wait(0.2)
 
 
-def test_a_stop_file_asks_until_it_is_gone(tmp_path: Path) -> None:
+def test_a_stop_file_requests_a_stop_while_it_exists(tmp_path: Path) -> None:
     stop = tmp_path / "STOP"
     with Preemption(stop) as preemption:
         assert preemption.reason() is None
@@ -115,7 +117,7 @@ def test_a_signal_is_remembered_and_comes_before_the_file(tmp_path: Path, number
     assert preemption.reason() == number.name
 
 
-def test_the_handlers_of_before_come_back(tmp_path: Path) -> None:
+def test_the_previous_handlers_are_restored(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with Preemption(tmp_path / "STOP"):
         assert all(signal.getsignal(number) not in before for number in SIGNALS)

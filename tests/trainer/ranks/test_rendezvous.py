@@ -32,17 +32,17 @@ def test_equal_reports_agree() -> None:
     assert find_difference([report(rank) for rank in range(4)]) is None
 
 
-def test_what_all_found_is_said_without_names() -> None:
+def test_an_error_of_all_ranks_names_none() -> None:
     assert find_difference([report(rank, "No shards at x.") for rank in range(4)]) == "No shards at x."
 
 
-def test_what_some_found_is_said_with_the_first_ones_name() -> None:
+def test_an_error_of_some_ranks_names_the_first() -> None:
     reports = [report(0), report(1), report(2, "No shards at x."), report(3, "No shards at x.")]
     assert find_difference(reports) == "Rank 2 on n1 (and 1 more ranks): No shards at x."
     assert find_difference(reports[:3]) == "Rank 2 on n1: No shards at x."
 
 
-def test_what_differs_is_named_with_both_values() -> None:
+def test_a_difference_is_named_with_both_values() -> None:
     message = find_difference([report(0), report(1), report(2, seed="7")])
     assert message is not None
     assert message.startswith("Rank 2 on n1 does not fit rank 0 on n0:\n  seed: 0 there, 7 here\n")
@@ -75,7 +75,7 @@ def test_ranks_that_agree_get_what_they_found(monkeypatch: pytest.MonkeyPatch) -
     assert on_threads(monkeypatch, None, None, None) == ["found by 0", "found by 1", "found by 2"]
 
 
-def test_one_ranks_mistake_is_every_ranks_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_one_rank_is_raised_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert on_threads(monkeypatch, None, "no shards", None) == 3 * [f"Rank 1 on {platform.node()}: no shards"]
 
 
@@ -89,7 +89,7 @@ def test_a_rank_that_does_not_report_is_named(monkeypatch: pytest.MonkeyPatch) -
         compare_ranks(Launch(0, 3, 3, True, "no"), lambda: (7, VALUES))
 
 
-def test_one_rank_meets_nobody() -> None:
+def test_one_rank_needs_no_store() -> None:
     launch = Launch(0, 1, 1, True, "no")
     assert compare_ranks(launch, lambda: (7, VALUES)) == 7
 
@@ -102,7 +102,7 @@ def test_one_rank_meets_nobody() -> None:
 
 @pytest.mark.parametrize("other", ["other", "none"])
 def test_a_node_with_other_data_or_none_is_named_once(faces32: Path, tmp_path: Path, other: str) -> None:
-    """From outside: rank 1 stands for another node, where the same path leads elsewhere."""
+    """Rank 1 stands for another node, on which the same path holds other data or none."""
     if other == "other":
         build(Faces(60), tmp_path / "other", Options(size=32, shard_samples=30, seed=1))
     script = tmp_path / "run.py"
@@ -126,7 +126,7 @@ def test_a_node_with_other_data_or_none_is_named_once(faces32: Path, tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
-def test_the_launchers_cpu_trap_is_told(faces32: Path, tmp_path: Path) -> None:
+def test_a_launcher_that_starts_fewer_ranks_is_an_error(faces32: Path, tmp_path: Path) -> None:
     flags = ["--data.shards", str(faces32), "--out", str(tmp_path / "run"), "--steps", "2", *SMALL]
     done = run(*flags, launcher=("--cpu", "--num_processes", "2"))
     assert done.returncode != 0

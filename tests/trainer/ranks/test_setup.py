@@ -1,4 +1,4 @@
-"""Ranks compute what one device would: the same step on 1, 2 and 4 ranks; and what they say to each other."""
+"""Several ranks compute what one device would, in steps on 1, 2 and 4 ranks; also tests their collectives."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def train(state: State, step: Step, steps: int, dtype: torch.dtype) -> tuple[lis
 
 
 def distributed() -> dict[str, Any]:
-    """Everything that the tests below look at, in one start of the ranks."""
+    """Everything that the tests below check, in one start of the ranks."""
     accelerator, state, step = join(dtype="float64")
     result: dict[str, Any] = {"float64": train(state, step, STEPS, torch.float64)}
     check_equal(accelerator, state.tensors(), STEPS, state.position)
@@ -149,10 +149,10 @@ def test_without_synchronised_statistics_the_weights_agree_all_the_same(results:
 def test_bf16_is_float32_to_its_own_precision(results: list[dict[str, Any]]) -> None:
     """Eight bits of mantissa; the second loss has been through both networks' update."""
     _, step = create(small())
-    wanted = [float(step([reals(n)], [noise(n)], report=False)["loss/d"]) for n in range(2)]
+    expected = [float(step([reals(n)], [noise(n)], report=False)["loss/d"]) for n in range(2)]
     for result in results:
-        assert result["half"] == pytest.approx(wanted, rel=0.02)
-        assert result["half"] != wanted
+        assert result["half"] == pytest.approx(expected, rel=0.02)
+        assert result["half"] != expected
 
 
 def test_the_names_are_those_of_one_rank(results: list[dict[str, Any]]) -> None:
@@ -161,7 +161,7 @@ def test_the_names_are_those_of_one_rank(results: list[dict[str, Any]]) -> None:
     assert all(result["names"] == names for result in results)
 
 
-def test_all_hear_of_leaving_at_the_same_step(results: list[dict[str, Any]]) -> None:
+def test_all_ranks_stop_at_the_same_step(results: list[dict[str, Any]]) -> None:
     assert all(result["vote"] == [False, False, False, False, True, False] for result in results)
 
 
@@ -233,7 +233,7 @@ def test_a_fingerprint_knows_signs_and_places_in_every_tensor(dtype: torch.dtype
         assert not torch.equal(of(1.0, 2.0), of(*other))
 
 
-def test_one_rank_leaves_when_it_asks() -> None:
+def test_one_rank_stops_at_its_own_vote() -> None:
     vote = StopVote(1)
     assert [vote.vote(False), vote.vote(True), vote.vote(False)] == [False, True, False]
     vote.close()

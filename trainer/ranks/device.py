@@ -67,8 +67,8 @@ def set_threads(launch: Launch, threads: int) -> int:
 
 
 def set_kernels(*, tf32: bool) -> None:
-    """On GPUs, compute float32 products in TF32 if ``tf32`` (PyTorch does so in convolutions only) and benchmark cuDNN's
-    kernels once, because all batches of a run have one shape.
+    """On GPUs, compute float32 products in TF32 if ``tf32`` (PyTorch does so in convolutions only) and benchmark
+    cuDNN's kernels once, because all batches of a run have one shape.
     """
     precision = "tf32" if tf32 else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision

@@ -15,6 +15,7 @@ from shards.sources.faces import Faces
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests share the cores, and threads that spin take them away
 
+SHARDS = Path(__file__).parent / "shards"
 NO_GPU = "no GPU here"
 """Why the tests in ``test_cuda.py`` are skipped."""
 
@@ -25,12 +26,14 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest modules first, which say so by their timeout: begun last, one would run on alone."""
+    """Longest modules first: begun last, one would run on alone. A long one has a timeout of its own; those of the
+    shards are short and come last.
+    """
     patience: dict[Path, float] = defaultdict(float)
     for item in items:
         for mark in item.iter_markers("timeout"):
             patience[item.path] = max(patience[item.path], mark.args[0])
-    items.sort(key=lambda item: -patience[item.path])
+    items.sort(key=lambda item: (-patience[item.path], SHARDS in item.path.parents))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -37,6 +37,7 @@ MpiDefault=none
 MailProg=/bin/true
 ReturnToService=2
 SlurmdTimeout=10
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=1
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1
 NodeName=spare NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[3]} CPUs=1 Weight=2

@@ -58,14 +58,15 @@ def start_equal(config: Config) -> tuple[State, Step, Tutorial]:
 
 @torch.no_grad()
 def test_outputs_are_the_tutorials() -> None:
-    state, _, tutorial = start_equal(small())
+    state, _, tutorial = start_equal(small(dtype="float64"))
     for training in (False, True):
         for network in (state.generator, state.discriminator, tutorial.generator, tutorial.discriminator):
             network.train(training)
-        images, theirs = state.generator(noise(9)), tutorial.generator(noise(9)[:, :, None, None])
-        torch.testing.assert_close(images, theirs, rtol=0, atol=1e-6)
+        z = noise(9, torch.float64)
+        images, theirs = state.generator(z), tutorial.generator(z[:, :, None, None])
+        torch.testing.assert_close(images, theirs, rtol=0, atol=1e-12)
         scores = state.discriminator(images).sigmoid()
-        torch.testing.assert_close(scores, tutorial.discriminator(theirs).flatten(), rtol=0, atol=1e-6)
+        torch.testing.assert_close(scores, tutorial.discriminator(theirs).flatten(), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("loss", ["non-saturating", "minimax"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.support.forks import python
 from tests.support.launching import ROOT, SMALL, command, rows, run, status
 from tests.support.make import make_shards
 from trainer.run import main
@@ -85,12 +85,9 @@ def test_a_dry_run_says_what_will_not_serve(faces32: Path, tmp_path: Path) -> No
     assert done.returncode == 2 and done.stderr.startswith("error: A checkpoint takes ")
 
 
-def test_a_dry_run_of_the_default_draws_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "trainer" / "run.py"), "--dry-run"],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+def test_a_dry_run_of_the_default_draws_nothing(tmp_path: Path) -> None:
+    done = python()(str(ROOT / "trainer" / "run.py"), "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0
     assert "8,192 faces images" in done.stderr and "480 steps from the start" in done.stderr
     assert not list(tmp_path.iterdir())
 

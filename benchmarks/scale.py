@@ -60,7 +60,7 @@ def look_up(folder: Path) -> dict[str, float]:
     reader.order.lookup(np.arange(BATCH))
     start = time.perf_counter() - began
     seconds, first = [], np.concatenate([[0], np.cumsum(reader.manifest.counts)])
-    index = reader.place.open_index()
+    index = reader.location.open_index()
     for position in np.linspace(0, reader.manifest.samples // 2, JUMPS, dtype=np.int64).tolist():
         for batch in range(BATCHES_PER_JUMP):  # the first batch jumps to other blocks, the others follow as in a run
             began = time.perf_counter()

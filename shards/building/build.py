@@ -7,16 +7,12 @@ manifest is complete, one without can be finished by the same call.
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import io
 import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import numpy as np
 
 from shards.building.dedup import HASHES, leave_out_duplicates
 from shards.building.pack import PackShards, Record
@@ -27,7 +23,8 @@ from shards.common.errors import InputError, require
 from shards.common.files import atomic_write
 from shards.common.processes import available_cores
 from shards.common.progress import Progress
-from shards.format.manifest import DUPLICATES, INDEX, MANIFEST, Manifest, read_manifest, write_manifest
+from shards.format.index import write_index
+from shards.format.manifest import DUPLICATES, MANIFEST, Manifest, read_manifest, write_manifest
 from shards.sources.source import Source
 
 OPTIONS = ".build.json"
@@ -152,17 +149,13 @@ def _publish(recipe: Recipe) -> Manifest:
     skipped = tuple(origin for record in records for origin in record.skipped)
     if not filled:
         raise InputError(f"None of the {len(skipped)} images can be used; the first is {skipped[0]}.")
-    index = io.BytesIO()
-    np.lib.format.write_array(index, np.concatenate([record.rows for record in filled]), allow_pickle=False)
-    with atomic_write(recipe.out / INDEX) as file:
-        file.write(index.getbuffer())
     manifest = Manifest(
         source=recipe.source.name,
         format=recipe.format,
         size=recipe.options.size,
         channels=recipe.source.channels,
         shards=tuple(record.shard for record in filled),
-        index_sha256=hashlib.sha256(index.getbuffer()).hexdigest(),
+        index_sha256=write_index([record.rows for record in filled], recipe.out),
         classes=recipe.source.classes,
         build=recipe.build_options() | ({DUPLICATES: len(recipe.duplicates)} if recipe.options.dedup else {}),
         skipped=skipped,

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tempfile
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
 from shards.common.errors import InputError
-from shards.common.files import atomic_write
+from shards.common.files import compute_sha256
 from shards.common.progress import Progress
 from shards.common.urls import bare, is_remote, redact
-from shards.format.index import ENTRY, Member, walk_tar
-from shards.format.manifest import INDEX, MANIFEST, Manifest, Shard, read_manifest, write_manifest
+from shards.format.index import ENTRY, Member, walk_tar, write_index
+from shards.format.manifest import MANIFEST, Manifest, Shard, read_manifest, write_manifest
 from shards.storage.client import StorageClient
 from shards.storage.tars import TarList, list_tars
 
@@ -28,7 +27,6 @@ SOURCE = "tars"
 PATIENCE = 15.0
 """Seconds of retries with a server before the first tar is read."""
 SIZES: tuple[Literal[32, 64, 128], ...] = (32, 64, 128)
-FORMATS = {"jpg": "jpg", "jpeg": "jpg", "png": "png", "npy": "npy", "webp": "webp"}
 
 
 @dataclass(frozen=True)
@@ -71,25 +69,22 @@ def index_tars(where: str, out: Path | None = None, size: int | None = None, cha
             f"{redact(where)} holds no images (members named KEY.jpg, .jpeg, .png, .webp or .npy), but {names}."
         )
     size = size or _common_size(headers)
-    index = io.BytesIO()
-    np.lib.format.write_array(index, np.concatenate(entries), allow_pickle=False)
-    manifest = Manifest(
-        source=SOURCE,
-        format=_common_format(headers, size),
-        size=size,
-        channels=channels or (1 if all(header is None or header.grey for header in headers) else 3),
-        shards=tuple(shards),
-        index_sha256=hashlib.sha256(index.getbuffer()).hexdigest(),
-        build={
-            "formats": _count_formats(headers),
-            "broken": headers[None],
-            "other members": dict(others.most_common(10)),
-        },
-        base="" if out is None else (bare(tars.base) if is_remote(where) else str(Path(tars.base).resolve())),
-    )
+    counts = {
+        "formats": _count_formats(headers),
+        "broken": headers[None],
+        "other members": dict(others.most_common(10)),
+    }
     try:
-        with atomic_write(target / INDEX) as file:
-            file.write(index.getbuffer())
+        manifest = Manifest(
+            source=SOURCE,
+            format=_common_format(headers, size),
+            size=size,
+            channels=channels or (1 if all(header is None or header.grey for header in headers) else 3),
+            shards=tuple(shards),
+            index_sha256=write_index(entries, target),
+            build=counts,
+            base="" if out is None else (bare(tars.base) if is_remote(where) else str(Path(tars.base).resolve())),
+        )
         write_manifest(manifest, target)
     except OSError as error:
         raise _unwritable(target, error) from error
@@ -98,7 +93,7 @@ def index_tars(where: str, out: Path | None = None, size: int | None = None, cha
 
 def read_image_header(member: Member) -> ImageHeader | None:
     """The header of an image, read in about 20 us without decoding it; None if it is broken."""
-    format = FORMATS[member.extension]
+    format = "jpg" if member.extension == "jpeg" else member.extension
     try:
         if format == "jpg":
             height, width, colours, _ = simplejpeg.decode_jpeg_header(member.data)
@@ -158,16 +153,11 @@ def _read_tars(tars: TarList) -> tuple[list[Shard], list[np.ndarray], Headers, C
                     rows.append(member.entry)
                     headers[read_image_header(member)] += 1
                 if rows:
-                    checksum = "" if is_remote(tars.base) else _checksum(file)  # else it would be fetched twice
+                    checksum = "" if is_remote(tars.base) else compute_sha256(file)  # a second fetch of a remote tar
                     shards.append(Shard(name, len(rows), file.seek(0, io.SEEK_END), checksum))
                     entries.append(np.array(rows, ENTRY))
             progress.add(1)
     return shards, entries, headers, others
-
-
-def _checksum(file: BinaryIO) -> str:
-    file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # it reads into
 
 
 def _count_formats(headers: Headers) -> dict[str, int]:

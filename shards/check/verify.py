@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,14 +12,13 @@ import numpy as np
 import xxhash
 
 from shards.common.errors import InputError
+from shards.common.files import compute_sha256
 from shards.common.progress import Progress
 from shards.format.codec import decoder
 from shards.format.index import member_key
 from shards.format.manifest import INDEX, Manifest, Shard
 from shards.storage.locate import locate
 from shards.storage.tars import TarList
-
-CHUNK = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,12 @@ def verify(where: str | Path) -> Iterator[Problem]:
     Raises:
         InputError: there is no manifest or no index to compare the shards with.
     """
-    place = locate(where)
-    manifest, index = place.manifest, place.open_index()
-    with place.index.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != manifest.index_sha256:
+    location = locate(where)
+    manifest, index = location.manifest, location.open_index()
+    with location.index.open("rb") as file:
+        if compute_sha256(file) != manifest.index_sha256:
             yield Problem(INDEX, "does not belong to this manifest")
-    tars = TarList(place.tars, tuple(shard.name for shard in manifest.shards))
+    tars = TarList(location.tars, tuple(shard.name for shard in manifest.shards))
     first = 0
     with Progress(manifest.samples, 0) as progress:
         for shard in manifest.shards:
@@ -70,13 +68,8 @@ def _verify_file(file: BinaryIO, shard: Shard) -> Iterator[Problem]:
     size = file.seek(0, os.SEEK_END)
     if size != shard.bytes:
         yield Problem(shard.name, f"has {size} bytes, the manifest says {shard.bytes}: it was truncated or replaced")
-    if not shard.sha256:
-        return  # indexed from a URL; every image has a digest of its own, which is checked below
-    file.seek(0)
-    checksum = hashlib.sha256()
-    while data := file.read(CHUNK):
-        checksum.update(data)
-    if checksum.hexdigest() != shard.sha256:
+    # Without a checksum, it was indexed from a URL; every image has a digest of its own, which is checked below.
+    if shard.sha256 and compute_sha256(file) != shard.sha256:
         yield Problem(shard.name, "is not the file that was indexed")
 
 

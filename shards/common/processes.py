@@ -31,11 +31,8 @@ class WorkerDiedError(RuntimeError):
 
     def __init__(self, exit_code: int) -> None:
         self.killed_by = signal.Signals(-exit_code) if exit_code < 0 else None
-        super().__init__(
-            f"was killed by {self.killed_by.name}"
-            if self.killed_by
-            else f"failed with exit code {exit_code}; see its output above"
-        )
+        failed = f"failed with exit code {exit_code}; see its output above"
+        super().__init__(f"was killed by {self.killed_by.name}" if self.killed_by else failed)
 
 
 class WorkerProcess:

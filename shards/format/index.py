@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +15,8 @@ import numpy as np
 import xxhash
 
 from shards.common.errors import InputError
+from shards.common.files import atomic_write
+from shards.format.manifest import INDEX
 
 ENTRY = np.dtype([("offset", "<u8"), ("digest", "<u8"), ("size", "<u4"), ("header", "<u4")])
 """Per sample: first byte of the image in the tar, XXH3-64 of its bytes, their number, and the length of the member's
@@ -41,14 +44,13 @@ class Member:
         return self.offset, xxhash.xxh3_64_intdigest(self.data), len(self.data), self.header
 
 
-def index_tar(path: Path) -> np.ndarray:
-    """Index one local tar: an ``ENTRY`` array, one row per image, in the order of the tar.
-
-    Raises:
-        InputError: see :func:`walk_tar`.
-    """
-    with path.open("rb") as file:
-        return np.array([member.entry for member in walk_tar(file, str(path))], dtype=ENTRY)
+def write_index(entries: Sequence[np.ndarray], folder: Path) -> str:
+    """Write ``index.npy``, the ``ENTRY`` arrays of all shards, to ``folder``; returns its SHA-256 (hex)."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.concatenate(entries), allow_pickle=False)
+    with atomic_write(folder / INDEX) as file:
+        file.write(buffer.getbuffer())
+    return hashlib.sha256(buffer.getbuffer()).hexdigest()
 
 
 def walk_tar(file: BinaryIO, name: str, others: Counter[str] | None = None) -> Iterator[Member]:

@@ -26,12 +26,12 @@ def read_labels(reader: Reader, start: int, count: int) -> np.ndarray:
         InputError: an image has no ``.cls``, or one that is not a whole number; a tar cannot be read.
     """
     shards, rows = reader.order.lookup(np.arange(start, start + count))
-    found = TarList(reader.place.tars, tuple(shard.name for shard in reader.manifest.shards))
+    tars = TarList(reader.location.tars, tuple(shard.name for shard in reader.manifest.shards))
     labels = np.empty(count, np.int64)
     for number in np.unique(shards).tolist():
-        name = found.names[number]
+        name = tars.names[number]
         try:
-            with found.open(name) as file:
+            with tars.open(name) as file:
                 labels_of_tar = np.array(_read(file), np.int64)
         except (OSError, ValueError, tarfile.TarError) as error:
             raise InputError(

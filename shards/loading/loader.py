@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Generator
 from contextlib import closing
 from itertools import count, pairwise
-from typing import Protocol
 
 import torch
 
@@ -57,7 +56,7 @@ def batches(
     starts = count(position + rank * rows, batch_size)
     slots = 2 + PREFETCH * bool(workers)
     with closing(Ring(slots, (rows, *dataset.manifest.shape), device)) as ring:
-        filler: _Filler = _WorkerPool(dataset.reader, ring, workers) if workers else _InProcess(dataset.reader, ring)
+        filler = _WorkerPool(dataset.reader, ring, workers) if workers else _InProcess(dataset.reader, ring)
         with closing(filler):
             requests: deque[tuple[int, int]] = deque()
             free = deque(range(slots))
@@ -78,30 +77,19 @@ def normalise(images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return images.permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1)
 
 
-class _Filler(Protocol):
-    """Fills the slots of a ring; responses come in the order of the requests."""
-
-    def request(self, slot: int, position: int) -> None:
-        """Have ``slot`` filled with the samples from ``position`` on."""
-
-    def receive(self) -> Report:
-        """Wait until the oldest request is done; raises what :func:`batches` documents."""
-
-    def close(self) -> None:
-        """End all processes."""
-
-
 class _InProcess:
-    """Reads in this process, when the response is needed."""
+    """Reads in this process, when a batch is needed."""
 
     def __init__(self, reader: Reader, ring: Ring) -> None:
         self._reader, self._ring = reader, ring
         self._requests: deque[tuple[int, int]] = deque()
 
     def request(self, slot: int, position: int) -> None:
+        """Have ``slot`` filled with the samples from ``position`` on."""
         self._requests.append((slot, position))
 
     def receive(self) -> Report:
+        """Wait until the oldest request is done; raises what :func:`batches` documents."""
         slot, position = self._requests.popleft()
         return self._reader.read(position, self._ring.array[slot])
 
@@ -110,7 +98,7 @@ class _InProcess:
 
 
 class _WorkerPool:
-    """Reads in ``workers`` processes of :mod:`shards.loading.worker`.
+    """Like :class:`_InProcess`, but reads ahead in ``workers`` processes of :mod:`shards.loading.worker`.
 
     Each fills its own rows of every slot, rather than every n-th slot: they are its own lanes, so that only one worker
     opens or fetches each block of the data.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import xxhash
 
 from shards.common.errors import InputError
+from shards.common.files import compute_sha256
 from shards.format.codec import decoder
 from shards.format.index import member_key
 from shards.format.manifest import Manifest
@@ -97,15 +97,15 @@ class Reader:
     def __init__(self, where: str | Path, **options: Unpack[Options]) -> None:
         settings: Options = {**DEFAULTS, **options}
         cache, block = settings["cache"] or CacheOptions(), settings["block"]
-        self.place = locate(where, cache)
-        self.manifest = self.place.manifest
+        self.location = locate(where, cache)
+        self.manifest = self.location.manifest
         self.seed, self.flip = settings["seed"], settings["flip"]
         self.keys, self.strict = settings["keys"], settings["strict"]
         block = block or default_block(self.manifest)
         self.order = Order(self.manifest.counts, self.seed, settings["lanes"], block)
-        self._index = self.place.open_index()
-        _check_index(self.place)
-        self._storage = self.place.open_storage(self._index, self.order.lanes, block, cache)
+        self._index = self.location.open_index()
+        _check_index(self.location)
+        self._storage = self.location.open_storage(self._index, self.order.lanes, block, cache)
         self._storage.check()
         self._first = np.concatenate([[0], np.cumsum(self.manifest.counts)])
         self._decode = decoder(self.manifest.format)
@@ -124,8 +124,8 @@ class Reader:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        self._index = self.place.open_index()  # pickled, it would take 24 bytes a sample in each worker
-        self._storage = self.place.open_storage(self._index, self.order.lanes, self.order.block, self._cache)
+        self._index = self.location.open_index()  # pickled, it would take 24 bytes a sample in each worker
+        self._storage = self.location.open_storage(self._index, self.order.lanes, self.order.block, self._cache)
         self._reset()
 
     def close(self) -> None:
@@ -238,10 +238,10 @@ def default_block(manifest: Manifest) -> int:
     return max(1, BLOCK_BYTES * manifest.samples // sum(shard.bytes for shard in manifest.shards))
 
 
-def _check_index(place: Location) -> None:
-    if place.index.stat().st_size > CHECKED_BYTES:
+def _check_index(location: Location) -> None:
+    if location.index.stat().st_size > CHECKED_BYTES:
         return
-    with place.index.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    if checksum != place.manifest.index_sha256:
-        raise InputError(f"{place.index} does not belong to this manifest. Build the data set again.")
+    with location.index.open("rb") as file:
+        if compute_sha256(file) == location.manifest.index_sha256:
+            return
+    raise InputError(f"{location.index} does not belong to this manifest. Build the data set again.")

@@ -41,9 +41,7 @@ def shuffled(generator: np.random.Philox, count: int) -> np.ndarray:
 def flips(seed: int, start: int, count: int) -> np.ndarray:
     """Whether positions ``start .. start + count`` are mirrored: bool (count,), each true with probability 1/2."""
     first, skip = divmod(start, 4)  # Philox draws four words per count
-    key, counter = np.array([seed, FLIP], dtype=np.uint64), np.array([first, 0, 0, 0], dtype=np.uint64)
-    generator = np.random.Philox(key=key, counter=counter)
-    words = generator.random_raw(skip + count)[skip:]
+    words = philox(seed, FLIP).advance(first).random_raw(skip + count)[skip:]
     return (words >> np.uint64(63)).astype(bool)
 
 

@@ -11,7 +11,7 @@ import torch
 import webdataset
 
 from shards.format.codec import encode
-from shards.format.index import index_tar
+from shards.format.index import ENTRY, walk_tar
 from shards.format.manifest import INDEX, Manifest, Shard, write_manifest
 
 MARK = 255
@@ -44,6 +44,12 @@ def make_shards(
     manifest = Manifest("folder", format, size, channels, tuple(shards), digest)
     write_manifest(manifest, folder)
     return manifest
+
+
+def index_tar(path: Path) -> np.ndarray:
+    """The ``ENTRY`` array of one tar."""
+    with path.open("rb") as file:
+        return np.array([member.entry for member in walk_tar(file, str(path))], ENTRY)
 
 
 def reindex(folder: Path, manifest: Manifest) -> None:

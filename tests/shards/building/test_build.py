@@ -22,10 +22,10 @@ from shards.building.build import build
 from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.format.codec import fit
-from shards.format.index import index_tar
 from shards.format.manifest import Manifest, read_manifest
 from shards.sources.faces import Faces
 from shards.sources.folder import Folder
+from tests.support.make import index_tar
 
 COUNT = 50
 FACES = [sys.executable, "-m", "shards", "build", "faces"]

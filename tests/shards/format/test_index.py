@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.common.errors import InputError
-from shards.format.index import ENTRY, index_tar, member_key, split_key
+from shards.format.index import ENTRY, member_key, split_key
+from tests.support.make import index_tar
 
 LONG = "a/" * 60 + "b" * 120
 MEMBERS = {

@@ -154,7 +154,7 @@ def test_workers_are_gone_with_their_parent(dataset: ShardDataset) -> None:
         "stream = batches(ShardDataset(Path(sys.argv[1])), position=0, batch_size=4, workers=2); next(stream)\n"
         "print(*(child.pid for child in psutil.Process().children()), flush=True); time.sleep(60)\n"
     )
-    words = [sys.executable, "-c", script, str(dataset.reader.place.tars)]
+    words = [sys.executable, "-c", script, str(dataset.reader.location.tars)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         workers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]

@@ -107,7 +107,7 @@ def test_the_index_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         held = []
         for turn in range(8):
             reader._look_up(turn * 8, 8)
-            held.append(resident(reader.place.index))
+            held.append(resident(reader.location.index))
             reader._index["size"].sum()  # touches all of it
         assert [kilobytes > 0 for kilobytes in held] == [False, True, True, False, True, True, True, False]
 

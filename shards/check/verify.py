@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,23 +20,8 @@ from shards.storage.locate import locate
 from shards.storage.tars import TarList
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A difference from the manifest, or an image that does not decode."""
-
-    shard: str
-    what: str
-    key: str | None = None
-    offset: int | None = None
-    """First byte in the shard."""
-
-    def __str__(self) -> str:
-        where = self.shard if self.offset is None else f"{self.shard}, {self.key!r} at byte {self.offset}"
-        return f"{where}: {self.what}"
-
-
-def verify(where: str | Path) -> Iterator[Problem]:
-    """Yield every problem of the data set at ``where``, shard by shard. Remote tars are read without the cache.
+def verify(where: str | Path) -> Iterator[str]:
+    """Yield a line for every problem of the data set at ``where``. Remote tars are read without the cache.
 
     Raises:
         InputError: there is no manifest or no index to compare the shards with.
@@ -46,7 +30,7 @@ def verify(where: str | Path) -> Iterator[Problem]:
     manifest, index = location.manifest, location.open_index()
     with location.index.open("rb") as file:
         if compute_sha256(file) != manifest.index_sha256:
-            yield Problem(INDEX, "does not belong to this manifest")
+            yield f"{INDEX}: does not belong to this manifest"
     tars = TarList(location.tars, tuple(shard.name for shard in manifest.shards))
     first = 0
     with Progress(manifest.samples, 0) as progress:
@@ -58,39 +42,39 @@ def verify(where: str | Path) -> Iterator[Problem]:
                     yield from _verify_file(file, shard)
                     yield from _verify_samples(file, manifest, shard, rows)
             except OSError as error:
-                yield Problem(shard.name, f"cannot be read ({error.strerror or type(error).__name__})")
+                yield f"{shard.name}: cannot be read ({error.strerror or type(error).__name__})"
             except InputError as error:
-                yield Problem(shard.name, str(error))
+                yield f"{shard.name}: {error}"
             progress.add(shard.samples)
 
 
-def _verify_file(file: BinaryIO, shard: Shard) -> Iterator[Problem]:
+def _verify_file(file: BinaryIO, shard: Shard) -> Iterator[str]:
     size = file.seek(0, os.SEEK_END)
     if size != shard.bytes:
-        yield Problem(shard.name, f"has {size} bytes, the manifest says {shard.bytes}: it was truncated or replaced")
+        yield f"{shard.name}: has {size} bytes, the manifest says {shard.bytes}: it was truncated or replaced"
     # Without a checksum, it was indexed from a URL; every image has a digest of its own, which is checked below.
     if shard.sha256 and compute_sha256(file) != shard.sha256:
-        yield Problem(shard.name, "is not the file that was indexed")
+        yield f"{shard.name}: is not the file that was indexed"
 
 
-def _verify_samples(file: BinaryIO, manifest: Manifest, shard: Shard, rows: np.ndarray) -> Iterator[Problem]:
+def _verify_samples(file: BinaryIO, manifest: Manifest, shard: Shard, rows: np.ndarray) -> Iterator[str]:
     decode, out = decoder(manifest.format), np.empty(manifest.shape, np.uint8)
     for offset, digest, size, header in rows.tolist():
         file.seek(offset - header)
         data = file.read(header + size)
         if len(data) < header + size:
-            yield Problem(shard.name, f"ends before byte {offset + size}; the samples after it are lost")
+            yield f"{shard.name}: ends before byte {offset + size}; the samples after it are lost"
             return
         try:
             key = member_key(data[:header])
         except InputError:
-            yield Problem(shard.name, "there is no tar header where the index says one is", "?", offset - header)
+            yield f"{shard.name}, '?' at byte {offset - header}: there is no tar header where the index says one is"
             continue
         data = data[header:]
         if xxhash.xxh3_64_intdigest(data) != digest:
-            yield Problem(shard.name, "is not what was indexed", key, offset)
+            yield f"{shard.name}, {key!r} at byte {offset}: is not what was indexed"
             continue
         try:
             decode(data, out)
         except ValueError as error:
-            yield Problem(shard.name, f"does not decode: {error}", key, offset)
+            yield f"{shard.name}, {key!r} at byte {offset}: does not decode: {error}"

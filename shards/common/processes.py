@@ -1,4 +1,4 @@
-"""Worker processes of ours, and the messages that they exchange with the process that started them.
+"""Starts worker processes and exchanges messages with them.
 
 :mod:`multiprocessing` is not used: its workers import the caller's ``__main__`` again (5 s and 300 MB where that is the
 trainer) or, forked, inherit its locks, and those of a process pool outlive a parent that is killed. These start in half
@@ -36,13 +36,13 @@ class WorkerDiedError(RuntimeError):
 
 
 class WorkerProcess:
-    """A process that runs ``python -m module CONNECTION DESCRIPTOR ...``, and this end of the connection to it.
+    """A process that runs ``python -m module CONNECTION DESCRIPTOR ...``, and the connection to it.
 
     Args:
-        module: what it runs; the first argument is the descriptor of its end of a socket pair.
-        descriptors: other open files that it gets, under the same numbers.
-        blocked: signals that it starts with blocked, until it has handlers for them.
-        own_group: keeps the terminal's Ctrl-C from it.
+        module: the module to run; its first argument is the descriptor of its end of a socket pair.
+        descriptors: other open files to pass on, under the same numbers.
+        blocked: signals that are blocked at its start, until it has handlers for them.
+        own_group: start a process group, so that Ctrl-C in the terminal does not reach it.
     """
 
     def __init__(
@@ -90,8 +90,7 @@ class WorkerProcess:
         self._process.wait()
 
     def kill(self) -> None:
-        """Close the connection and end the process, without waiting for it; :meth:`finish` does."""
-        self.connection.close()
+        """Kill the process, without waiting for it; :meth:`finish` does."""
         self._process.kill()
 
 

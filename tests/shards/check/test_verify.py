@@ -1,4 +1,4 @@
-"""A corpus of bad shards: each is told, and none gives garbage."""
+"""A corpus of bad shards: each is reported, and none gives garbage."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def test_every_damage_is_found_and_none_is_read(
     make_shards(tmp_path, samples=SAMPLES)
     assert not list(verify(tmp_path))
     damage(tmp_path)
-    found = [str(one) for one in verify(tmp_path)]
-    assert any(one.startswith(problem) for one in found), found
-    assert len(found) <= 3 or damage is replace_by_another, found
-    assert all(one.startswith(BAD) for one in found)
+    problems = list(verify(tmp_path))
+    assert any(line.startswith(problem) for line in problems), problems
+    assert len(problems) <= 3 or damage is replace_by_another, problems
+    assert all(line.startswith(BAD) for line in problems)
     if readable:
         assert sorted(numbers(ShardDataset(tmp_path).__getitems__(range(SAMPLES)).images)) == list(range(SAMPLES))
     else:
@@ -90,7 +90,7 @@ def test_an_index_of_something_else_is_a_problem(tmp_path: Path) -> None:
     make_shards(tmp_path, samples=SAMPLES)
     rows = np.load(tmp_path / "index.npy")
     np.save(tmp_path / "index.npy", rows[::-1])
-    assert any("does not belong to this manifest" in str(one) for one in verify(tmp_path))
+    assert any("does not belong to this manifest" in line for line in verify(tmp_path))
 
 
 def test_wrong_counts_are_an_error(tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_a_url_is_verified_past_the_cache_and_an_outage_is_no_damage(tmp_path: P
             reader.read(0, np.empty((SAMPLES, *reader.manifest.shape), np.uint8))
         assert not list(verify(server.url))
         flip_a_bit_of_an_image(tmp_path / "data")
-        found = [str(one) for one in verify(server.url)]
-        assert [one.split(",")[0].split(":")[0] for one in found] == [BAD] * len(found)
-        assert any("is not what was indexed" in one for one in found) and len(found) == 2
+        problems = list(verify(server.url))
+        assert [line.split(",")[0].split(":")[0] for line in problems] == [BAD] * len(problems)
+        assert any("is not what was indexed" in line for line in problems) and len(problems) == 2
         (tmp_path / "data" / BAD).rename(tmp_path / "away")
-        assert ["cannot be read" in str(one) for one in verify(server.url)] == [True]
+        assert ["cannot be read" in line for line in verify(server.url)] == [True]

@@ -29,10 +29,10 @@ def edit(folder: Path, **fields: object) -> None:
 
 def test_it_comes_back(tmp_path: Path) -> None:
     write_manifest(WHOLE, tmp_path)
-    found = read_manifest(tmp_path)
-    assert found == WHOLE
-    assert (found.digest, found.samples, found.shape) == (WHOLE.digest, 5, (32, 32, 3))
-    assert found.counts.tolist() == [3, 2]
+    manifest = read_manifest(tmp_path)
+    assert manifest == WHOLE
+    assert (manifest.digest, manifest.samples, manifest.shape) == (WHOLE.digest, 5, (32, 32, 3))
+    assert manifest.counts.tolist() == [3, 2]
     assert [path.name for path in tmp_path.iterdir()] == [MANIFEST]
 
 

@@ -95,8 +95,8 @@ def test_iterating_leaves_the_global_random_generator_alone(dataset: ShardDatase
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def complaint(dataset: ShardDataset, workers: int) -> tuple[list[int], str]:
-    """The samples that arrived before it, and what it says."""
+def read_until_error(dataset: ShardDataset, workers: int) -> tuple[list[int], str]:
+    """The samples before the error, and its message."""
     seen: list[int] = []
     stream = batches(dataset, position=0, batch_size=5, workers=workers)
     with closing(stream), pytest.raises(InputError) as caught:
@@ -105,12 +105,12 @@ def complaint(dataset: ShardDataset, workers: int) -> tuple[list[int], str]:
 
 
 def test_a_sample_that_cannot_be_read_is_the_same_line_from_a_worker(broken: ShardDataset) -> None:
-    alone, told = complaint(broken, 0), complaint(broken, 2)
-    assert alone == told
-    assert f"'{key(30)}' of" in told[1]
-    assert "\n" not in told[1]
+    in_process, in_workers = read_until_error(broken, 0), read_until_error(broken, 2)
+    assert in_process == in_workers
+    assert f"'{key(30)}' of" in in_workers[1]
+    assert "\n" not in in_workers[1]
     shards, rows = broken.order.lookup(np.arange(SAMPLES))
-    assert len(told[0]) == (shards * 20 + rows).tolist().index(30) // 5 * 5
+    assert len(in_workers[0]) == (shards * 20 + rows).tolist().index(30) // 5 * 5
 
 
 def test_closing_leaves_no_process(dataset: ShardDataset) -> None:
@@ -147,15 +147,15 @@ def test_a_killed_worker_ends_the_stream_with_an_error(dataset: ShardDataset) ->
 
 
 def test_workers_are_gone_with_their_parent(dataset: ShardDataset) -> None:
-    """However it ends: the link closes."""
+    """Even if it is killed: their connections close."""
     script = (
         "import sys, time; from pathlib import Path; from shards.loading.dataset import ShardDataset\n"
         "from shards.loading.loader import batches; import psutil\n"
         "stream = batches(ShardDataset(Path(sys.argv[1])), position=0, batch_size=4, workers=2); next(stream)\n"
         "print(*(child.pid for child in psutil.Process().children()), flush=True); time.sleep(60)\n"
     )
-    words = [sys.executable, "-c", script, str(dataset.reader.location.tars)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
+    command = [sys.executable, "-c", script, str(dataset.reader.location.tars)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         workers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
         assert len(workers) == 2

@@ -1,4 +1,4 @@
-"""What a reader tells its storage beforehand, and that looking up in groups changes nothing."""
+"""A reader prefetches what it will need, and looking up in groups changes nothing."""
 
 from __future__ import annotations
 
@@ -125,19 +125,19 @@ def test_a_small_cache_is_filled_ahead_in_every_epoch(folder: Path, tmp_path: Pa
     with FaultyServer(folder) as server:
         options = {"lanes": LANES, "block": BLOCK, "cache": CacheOptions(tmp_path, size // 4)}
         with closing(Reader(server.url, **options)) as reader:  # type: ignore[arg-type]
-            storage, asked = reader._storage, {True: 0, False: 0}
+            storage, submitted = reader._storage, {True: 0, False: 0}
             pool = storage._connect().pool  # type: ignore[union-attr]
             submit = pool.submit
 
             def count(key: object, job: object, *, urgent: bool) -> None:
-                asked[urgent] += 1
+                submitted[urgent] += 1
                 submit(key, job, urgent=urgent)
 
             pool.submit = count
             out = np.empty((LANES, *reader.manifest.shape), np.uint8)
             for epoch in range(3):
-                before = dict(asked)
+                before = dict(submitted)
                 for turn in range(SAMPLES // LANES):
                     reader.read(epoch * SAMPLES + turn * LANES, out)
-                ahead = asked[False] - before[False]
-                assert ahead > 0, (epoch, asked)
+                ahead = submitted[False] - before[False]
+                assert ahead > 0, (epoch, submitted)

@@ -39,8 +39,8 @@ def test_a_value_goes_there_whatever_is_asked_beside_it(rows: list[tuple[int, in
 
 def test_each_permutation_of_a_few_comes_up() -> None:
     for size in (2, 3, 4):
-        found = whole(np.array([size]), numbered(9, np.arange(24_000)))
-        codes, counts = np.unique(found @ size ** np.arange(size), return_counts=True)
+        places = whole(np.array([size]), numbered(9, np.arange(24_000)))
+        codes, counts = np.unique(places @ size ** np.arange(size), return_counts=True)
         orders = len([*permutations(range(size))])
         assert len(codes) == orders
         assert np.abs(counts * orders / 24_000 - 1).max() < 0.15
@@ -48,9 +48,9 @@ def test_each_permutation_of_a_few_comes_up() -> None:
 
 @pytest.mark.parametrize("size", [2, 3, 5, 7, 8, 9, 16, 25, 48, 49, 121, 360])
 def test_odd_and_even_permutations_come_alike_often(size: int) -> None:
-    found = whole(np.array([size]), numbered(12, np.arange(4000)))
+    places = whole(np.array([size]), numbered(12, np.arange(4000)))
     above = np.triu(np.ones((size, size), bool), 1)
-    odd = [int(((row[:, None] > row[None, :]) & above).sum()) % 2 for row in found]
+    odd = [int(((row[:, None] > row[None, :]) & above).sum()) % 2 for row in places]
     assert abs(np.mean(odd) - 0.5) < 5 * 0.5 / np.sqrt(4000)
 
 
@@ -58,10 +58,10 @@ def test_odd_and_even_permutations_come_alike_often(size: int) -> None:
 def test_blocks_are_shuffled_evenly(size: int) -> None:
     """By chi-square, 5 standard deviations: each value at each place, and the steps between neighbours, alike often."""
     keys = 4_000_000 // size
-    found = whole(np.array([size]), numbered(7, np.arange(keys)))
+    places = whole(np.array([size]), numbered(7, np.arange(keys)))
     table = np.zeros((size, size))
-    np.add.at(table, (np.tile(np.arange(size), keys), found.ravel()), 1)
-    steps = np.bincount((np.diff(found) % size).ravel(), minlength=size)[1:]
+    np.add.at(table, (np.tile(np.arange(size), keys), places.ravel()), 1)
+    steps = np.bincount((np.diff(places) % size).ravel(), minlength=size)[1:]
     for seen, freedom in ((table, (size - 1) ** 2), (steps, size - 2)):
         expected = seen.sum() / seen.size
         chi = ((seen - expected) ** 2 / expected).sum()

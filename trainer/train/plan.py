@@ -63,8 +63,16 @@ def _parameters(config: Config, manifest: Manifest) -> tuple[int, int]:
     return g, d
 
 
-def describe(config: Config, manifest: Manifest, launch: Launch, precision: str, position: int, steps_left: int) -> str:
-    """Data, networks, ranks, precision, length and disk, a line each."""
+def describe(
+    config: Config,
+    manifest: Manifest,
+    launch: Launch,
+    precision: str,
+    position: int,
+    steps_left: int,
+    notes: Iterable[str] = (),
+) -> str:
+    """Data, networks, ranks, precision, length, disk and each of ``notes``, a line each."""
     g, d = _parameters(config, manifest)
     checkpoint = checkpoint_bytes(config, manifest) / 1e6
     arithmetic = f"{precision} mixed precision" if precision != "no" else config.dtype
@@ -79,10 +87,6 @@ def describe(config: Config, manifest: Manifest, launch: Launch, precision: str,
             f"length   {steps_left:,} steps {begin}",
             f"disk     {checkpoint:.0f} MB a checkpoint, at most {checkpoint * (config.checkpoint.keep + 1):.0f} MB, "
             f"in {config.out}",
+            *(f"note     {note}" for note in notes),
         )
     )
-
-
-def with_notes(header: str, notes: Iterable[str]) -> str:
-    """``header`` and a line for each note."""
-    return "\n".join([header, *(f"note     {note}" for note in notes)])

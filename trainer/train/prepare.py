@@ -94,9 +94,8 @@ def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> N
     step, position = metadata.get("step", 0), metadata.get("position", 0)
     if launch.rank == 0:
         left = config.remaining_steps(step, position, manifest.samples)
-        header = plan.describe(config, manifest, launch, precision, position, left)
         notes = _notes(config, manifest, launch, (precision, note), metadata, left)
-        print(plan.with_notes(header, notes), file=sys.stderr)
+        print(plan.describe(config, manifest, launch, precision, position, left, notes), file=sys.stderr)
         print("\n".join(f"{name}: {value}" for name, value in flatten(config).items()))
 
 

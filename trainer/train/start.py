@@ -55,8 +55,8 @@ def run(preset: str, config: Config, launch: Launch) -> None:
         prepared = compare_ranks(launch, lambda: prepare(preset, config, launch, folder, locks))
     if main:
         manifest, left = prepared.dataset.manifest, prepared.steps_left
-        header = plan.describe(config, manifest, launch, prepared.precision, prepared.position, left)
-        print(plan.with_notes(header, prepared.notes), file=sys.stderr, flush=True)
+        header = plan.describe(config, manifest, launch, prepared.precision, prepared.position, left, prepared.notes)
+        print(header, file=sys.stderr, flush=True)
         folder.write_config(config)
     if not prepared.steps_left:
         if main:

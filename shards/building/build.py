@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from shards.building.dedup import HASHES, leave_out_duplicates
-from shards.building.pack import PackShards, Record
+from shards.building.pack import Record, pack_shard
 from shards.building.recipe import Options, Recipe, differences
-from shards.building.worker import explain
-from shards.building.worker_pool import run_workers
+from shards.building.worker import explain, run_workers
 from shards.common.errors import InputError, require
 from shards.common.files import atomic_write
 from shards.common.processes import available_cores
@@ -29,7 +27,8 @@ from shards.sources.source import Source
 
 OPTIONS = ".build.json"
 LOCK = ".build.lock"
-RECORDS = ".shard-*.npz"
+HIDDEN = (".shard-*.npz", HASHES, OPTIONS, LOCK)
+"""Files that a complete data set does not need; the lock comes last."""
 PARTIAL = ".*.partial"
 DEFAULTS = Options()
 
@@ -48,18 +47,16 @@ def build(source: Source, out: Path, options: Options = DEFAULTS, workers: int |
         raise InputError(f"--workers is {workers}; it must be at least 1.")
     try:
         recipe = Recipe(source, out, options, len(source))
-        if (out / MANIFEST).exists():
-            return _read_complete(recipe)
-        if options.dedup:
-            require("dedup", "imagehash")
-        _check_folder(out)
-        out.mkdir(parents=True, exist_ok=True)
-        with _locked(out):
-            if (out / MANIFEST).exists():
-                manifest = _read_complete(recipe)
-                _delete_build_files(out)  # the process that wrote the manifest may have been killed before it did
-                return manifest
-            return _run(recipe, workers or available_cores())
+        if not (out / MANIFEST).exists():
+            if options.dedup:
+                require("dedup", "imagehash")
+            _check_folder(out)
+            out.mkdir(parents=True, exist_ok=True)
+            with _locked(out):
+                if not (out / MANIFEST).exists():
+                    return _run(recipe, workers or available_cores())
+                _delete(out, *HIDDEN)  # the process that wrote the manifest may have been killed before it did
+        return _read_complete(recipe)
     except OSError as error:
         raise explain(error, out) from error
 
@@ -85,26 +82,17 @@ def _check_folder(out: Path) -> None:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Allow one build at a time in ``out``. The system releases the lock when its holder dies, even by SIGKILL."""
-    path = out / LOCK
-    while True:
-        with path.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"Waiting for another build in {out}.", file=sys.stderr, flush=True)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            # A build that finished in the meantime deleted this file; another process may have locked a new one.
-            if _inode(path) == os.fstat(lock.fileno()).st_ino:
-                yield
-                return
+    """Allow one build at a time in ``out``. The system releases the lock when its holder dies, even by SIGKILL.
 
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return None
+    The file is deleted only from a complete data set, which whoever still waits for it only reads.
+    """
+    with (out / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Waiting for another build in {out}.", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _run(recipe: Recipe, workers: int) -> Manifest:
@@ -113,11 +101,15 @@ def _run(recipe: Recipe, workers: int) -> Manifest:
     try:
         if recipe.options.dedup:
             recipe = leave_out_duplicates(recipe, workers)
-        missing = [shard for shard in range(recipe.shards) if not _is_finished(recipe, shard)]
+        missing = [
+            shard
+            for shard in range(recipe.shards)  # a record without its tar: somebody deleted that
+            if not (recipe.record_path(shard).exists() and recipe.tar_path(shard).exists())
+        ]
         remaining = sum(len(recipe.positions(shard)) for shard in missing)
         if missing:
             with Progress(recipe.samples, recipe.samples - remaining) as progress:
-                run_workers(PackShards(recipe), missing, workers, progress.add)
+                run_workers(pack_shard, recipe, missing, workers, progress.add)
         return _publish(recipe)
     finally:
         _delete(recipe.out, PARTIAL)
@@ -138,17 +130,13 @@ def _record_options(recipe: Recipe) -> None:
         file.write(text)
 
 
-def _is_finished(recipe: Recipe, shard: int) -> bool:
-    """A record is written after its tar; the tar is missing only if somebody deleted it."""
-    return recipe.record_path(shard).exists() and recipe.tar_path(shard).exists()
-
-
 def _publish(recipe: Recipe) -> Manifest:
     records = [Record.load(recipe.record_path(shard)) for shard in range(recipe.shards)]
     filled = [record for record in records if record.shard.samples]
     skipped = tuple(origin for record in records for origin in record.skipped)
     if not filled:
         raise InputError(f"None of the {len(skipped)} images can be used; the first is {skipped[0]}.")
+    _delete(recipe.out, *(record.shard.name for record in records if not record.shard.samples))
     manifest = Manifest(
         source=recipe.source.name,
         format=recipe.format,
@@ -161,21 +149,11 @@ def _publish(recipe: Recipe) -> Manifest:
         skipped=skipped,
     )
     write_manifest(manifest, recipe.out)
-    _delete_build_files(recipe.out)
+    _delete(recipe.out, *HIDDEN)
     return manifest
 
 
-def _delete_build_files(out: Path) -> None:
-    """Delete what a complete data set does not need: records, empty shards, hashes, options and lock."""
-    for path in out.glob(RECORDS):
-        record = Record.load(path)
-        if not record.shard.samples:
-            (out / record.shard.name).unlink(missing_ok=True)
-        path.unlink()
-    for pattern in (HASHES, OPTIONS, LOCK):
-        _delete(out, pattern)
-
-
-def _delete(out: Path, pattern: str) -> None:
-    for path in out.glob(pattern):
-        path.unlink(missing_ok=True)
+def _delete(out: Path, *patterns: str) -> None:
+    for pattern in patterns:
+        for path in out.glob(pattern):
+            path.unlink(missing_ok=True)

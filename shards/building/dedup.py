@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from shards.building.recipe import Recipe
-from shards.building.worker import Work
-from shards.building.worker_pool import run_workers
+from shards.building.worker import run_workers
 from shards.common.files import atomic_write
 from shards.common.progress import Progress
 from shards.sources.source import BadImage
@@ -37,65 +36,40 @@ PART = 1024
 """Images per part: about a second's work."""
 
 
-@dataclass(frozen=True)
-class HashImages:
-    """The job of hashing all raw images of ``recipe``, resized as for a shard."""
+def hash_images(recipe: Recipe, part: int) -> Iterator[None]:
+    """Hash the raw images of ``part``, resized as for a shard, and write them to a record; yields after each image.
 
-    recipe: Recipe
+    Bad images that may be skipped are omitted: packing reports them, and no good image may be dropped as a duplicate of
+    one.
+    """
+    indexes, hashes, cells, origins = [], [], [], []
+    for index in _indexes(recipe, part):
+        try:
+            item, pixels = recipe.read(index)
+        except BadImage as error:
+            recipe.check_skippable(error)
+        else:
+            indexes.append(index)
+            hashes.append(perceptual_hash(pixels))
+            cells.append(colour_cells(pixels))
+            origins.append(item.origin)
+        yield
+    with atomic_write(_record_path(recipe, part)) as file:
+        np.savez(
+            file,
+            indexes=np.array(indexes, np.int64),
+            hashes=np.array(hashes, np.uint64),
+            cells=np.array(cells, np.uint8).reshape(len(cells), 16 * recipe.source.channels),  # there may be none
+            origins=np.frombuffer(json.dumps(origins).encode(), np.uint8),
+        )
 
-    @property
-    def out(self) -> Path:
-        return self.recipe.out
 
-    @property
-    def parts(self) -> int:
-        return -(-self.recipe.items // PART)
+def _indexes(recipe: Recipe, part: int) -> range:
+    return range(part * PART, min((part + 1) * PART, recipe.items))
 
-    def indexes(self, part: int) -> range:
-        return range(part * PART, min((part + 1) * PART, self.recipe.items))
 
-    def record_path(self, part: int) -> Path:
-        return self.out / f".hashes-{part:06d}.npz"
-
-    def start(self) -> Work:
-        self.recipe.check_source()
-        return self._hash
-
-    def load(self, part: int, name: str) -> np.ndarray:
-        """One array of the record of ``part``: ``indexes``, ``hashes``, ``cells`` or ``origins``."""
-        with np.load(self.record_path(part), allow_pickle=False) as arrays:
-            return np.asarray(arrays[name])
-
-    def load_all(self, name: str) -> np.ndarray:
-        return np.concatenate([self.load(part, name) for part in range(self.parts)])
-
-    def _hash(self, part: int, progress: Callable[[int], None]) -> None:
-        """Write the record of ``part``: indexes, hashes, cells and, as JSON, origins.
-
-        Bad images that may be skipped are omitted: packing reports them, and no good image may be dropped as a
-        duplicate of one.
-        """
-        indexes, hashes, cells, origins = [], [], [], []
-        for index in self.indexes(part):
-            try:
-                item, pixels = self.recipe.read(index)
-            except BadImage as error:
-                self.recipe.check_skippable(error)
-            else:
-                indexes.append(index)
-                hashes.append(perceptual_hash(pixels))
-                cells.append(colour_cells(pixels))
-                origins.append(item.origin)
-            progress(1)
-        shape = (len(indexes), 16 * self.recipe.source.channels)  # explicit, because there may be no rows
-        with atomic_write(self.record_path(part)) as file:
-            np.savez(
-                file,
-                indexes=np.array(indexes, np.int64),
-                hashes=np.array(hashes, np.uint64),
-                cells=np.array(cells, np.uint8).reshape(shape),
-                origins=np.frombuffer(json.dumps(origins).encode(), np.uint8),
-            )
+def _record_path(recipe: Recipe, part: int) -> Path:
+    return recipe.out / f".hashes-{part:06d}.npz"
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:
@@ -134,36 +108,36 @@ def leave_out_duplicates(recipe: Recipe, workers: int) -> Recipe:
     Raises:
         InputError: as in the build; bad images are skipped only if its options say so.
     """
-    job = HashImages(recipe)
-    missing = [part for part in range(job.parts) if not job.record_path(part).exists()]
+    records = [_record_path(recipe, part) for part in range(-(-recipe.items // PART))]
+    missing = [part for part, path in enumerate(records) if not path.exists()]
     if missing:
-        remaining = sum(len(job.indexes(part)) for part in missing)
+        remaining = sum(len(_indexes(recipe, part)) for part in missing)
         print("Looking for near-duplicates.", file=sys.stderr, flush=True)
         with Progress(recipe.items, recipe.items - remaining, "images hashed") as progress:
-            run_workers(job, missing, workers, progress.add)
-    indexes = job.load_all("indexes")
-    originals = indexes[find_originals(job.load_all("hashes"), job.load_all("cells"))]
-    repeated = originals != indexes
-    duplicates = indexes[repeated]
-    _write_listing(job, duplicates, originals[repeated])
+            run_workers(hash_images, recipe, missing, workers, progress.add)
+    indexes, hashes, cells = (
+        np.concatenate([_load(path, name) for path in records]) for name in ("indexes", "hashes", "cells")
+    )
+    originals = indexes[find_originals(hashes, cells)]
+    duplicates = indexes[originals != indexes]
+    _write_listing(recipe.out / LISTING, duplicates, originals[originals != indexes], records)
     count = f"{len(duplicates):,} near-duplicate{'s' * (len(duplicates) != 1)}"
     print(f"Left out {count} ({LISTING}).", file=sys.stderr, flush=True)
     return replace(recipe, duplicates=tuple(duplicates.tolist()))
 
 
-def _write_listing(job: HashImages, duplicates: np.ndarray, originals: np.ndarray) -> None:
-    origins = _load_origins(job, np.union1d(duplicates, originals))
-    with atomic_write(job.out / LISTING) as file:
-        for dropped, kept in zip(duplicates.tolist(), originals.tolist(), strict=True):
-            file.write(json.dumps({"dropped": origins[dropped], "kept": origins[kept]}).encode() + b"\n")
+def _load(record: Path, name: str) -> np.ndarray:
+    with np.load(record, allow_pickle=False) as arrays:
+        return np.asarray(arrays[name])
 
 
-def _load_origins(job: HashImages, indexes: np.ndarray) -> dict[int, str]:
-    """Origin by index, for ascending ``indexes``. Loads one part at a time: three million origins would take 300 MB."""
-    origins: dict[int, str] = {}
-    for part, chosen in enumerate(np.split(indexes, np.searchsorted(indexes, np.arange(1, job.parts) * PART))):
-        if len(chosen):
-            names = json.loads(job.load(part, "origins").tobytes())
-            rows = np.searchsorted(job.load(part, "indexes"), chosen)
-            origins.update((index, names[row]) for index, row in zip(chosen.tolist(), rows.tolist(), strict=True))
-    return origins
+def _write_listing(path: Path, dropped: np.ndarray, kept: np.ndarray, records: list[Path]) -> None:
+    listed = {*dropped.tolist(), *kept.tolist()}
+    origins: dict[int, str] = {}  # only of these: three million would take 300 MB
+    for record in records:
+        names = json.loads(_load(record, "origins").tobytes())
+        items = zip(_load(record, "indexes").tolist(), names, strict=True)
+        origins.update((index, name) for index, name in items if index in listed)
+    with atomic_write(path) as file:
+        for pair in zip(dropped.tolist(), kept.tolist(), strict=True):
+            file.write(json.dumps({"dropped": origins[pair[0]], "kept": origins[pair[1]]}).encode() + b"\n")

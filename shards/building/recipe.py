@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,12 +46,9 @@ class Options:
     duplicates.jsonl. Needs the extra: uv sync --extra dedup."""
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise InputError(f"--size is {self.size}; it must be at least 1.")
-        if self.shard_samples < 1:
-            raise InputError(f"--shard-samples is {self.shard_samples}; it must be at least 1.")
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"--limit is {self.limit}; it must be at least 1, or omitted for all images.")
+        for name, value in (("size", self.size), ("shard-samples", self.shard_samples), ("limit", self.limit)):
+            if value is not None and value < 1:
+                raise InputError(f"--{name} is {value}; it must be at least 1.")
         if not 0 <= self.seed < 2**64:
             raise InputError(f"--seed is {self.seed}; it must be at least 0 and below 2**64.")
 
@@ -86,6 +84,7 @@ class Recipe:
     def shards(self) -> int:
         return -(-self.samples // self.options.shard_samples)
 
+    @cached_property
     def order(self) -> np.ndarray:
         """int64 (samples,): the source's index of the sample at each position."""
         key = np.array([self.options.seed, SHUFFLE], np.uint64)

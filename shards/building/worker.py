@@ -1,83 +1,110 @@
-"""A worker process of a build: ``python -m shards.building.worker FD``.
+"""The worker processes of a build: :func:`run_workers` starts them, ``python -m shards.building.worker FD`` is one.
 
-FD is its end of the connection to :mod:`shards.building.worker_pool`. It receives a :class:`Job`, then numbers of parts
-until the connection closes. It sends counts of images done, ``None`` when a part is done, or the :class:`InputError`
-that ended it.
+FD is its end of a connection. It receives a :data:`Work` and a recipe, then numbers of parts until the connection
+closes. It sends counts of images done, ``None`` when a part is done, or the :class:`InputError` that ended it.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
+from shards.building.recipe import Recipe
 from shards.common.errors import InputError
+from shards.common.processes import WorkerDiedError, WorkerProcess, wait_for_messages
 
 PERIOD = 0.2
 """Seconds between two reports. A message per image would cost as much as encoding it."""
 
+Work: TypeAlias = Callable[[Recipe, int], Iterator[None]]
+"""A function of a module that does one part of a build, by its number; yields after each image. Raises ``InputError``,
+or ``OSError`` for a file. The parts can be done in any order, in any process.
+"""
 
-Work = Callable[[int, Callable[[int], None]], None]
-"""Does the part with a given number and reports counts of images done. Raises ``InputError``, or ``OSError`` for a
-file."""
+
+def run_workers(
+    work: Work, recipe: Recipe, parts: Iterable[int], workers: int, progress: Callable[[int], None]
+) -> None:
+    """Do ``parts`` of ``work`` in at most ``workers`` processes; ``progress`` gets counts of images done.
+
+    Raises:
+        InputError: the first one that a worker reports, or a worker was killed.
+        RuntimeError: a worker failed because of a bug; its traceback is on stderr.
+    """
+    pool: list[WorkerProcess] = []
+    remaining = deque(parts)
+    try:
+        for _ in range(min(workers, len(remaining))):
+            worker = WorkerProcess("shards.building.worker", own_group=True)
+            pool.append(worker)
+            worker.send((work, recipe))
+            worker.send(remaining.popleft())
+        while pool:
+            for worker in wait_for_messages(pool):
+                images = _receive(worker)
+                if images is not None:
+                    progress(images)
+                elif remaining:
+                    worker.send(remaining.popleft())
+                else:
+                    worker.finish()
+                    pool.remove(worker)
+    finally:
+        for worker in pool:
+            worker.kill()
+        for worker in pool:
+            worker.finish()
 
 
-class Job(Protocol):
-    """What workers do, as data: picklable, small, and cut into parts that can be done in any order, anywhere."""
-
-    @property
-    def out(self) -> Path:
-        """The folder that the job writes to."""
-
-    def start(self) -> Work:
-        """Prepare, once in every worker; raises ``InputError``."""
+def _receive(worker: WorkerProcess) -> int | None:
+    """A count of images, or None for a finished part."""
+    try:
+        message: int | InputError | None = worker.receive()
+    except WorkerDiedError as error:
+        if error.killed_by is None:
+            raise RuntimeError(f"A build process {error}.") from None
+        memory = "out of memory? Fewer --workers or --shard-samples need less. "
+        raise InputError(
+            f"A build process {error}{': ' + memory if error.killed_by is signal.SIGKILL else '. '}"
+            "Finished shards stay; run the same command again to continue."
+        ) from None
+    if isinstance(message, InputError):
+        raise message
+    return message
 
 
 def serve(connection: Connection) -> None:
     """Do parts until the other end closes the connection."""
-    # webdataset imports torch where it is installed but works without. A worker never needs it: it starts in 0.6 s of
-    # CPU time instead of 5.6, with 300 MB less.
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-    job: Job = connection.recv()
+    work, recipe = connection.recv()
     try:
-        work = job.start()
+        recipe.check_source()
         while True:
-            number: int = connection.recv()
-            reporter = _Reporter(connection)
-            work(number, reporter.add)
-            reporter.flush()
+            count, sent = 0, time.monotonic()
+            for _ in work(recipe, connection.recv()):
+                count += 1
+                if time.monotonic() - sent >= PERIOD:
+                    connection.send(count)
+                    count, sent = 0, time.monotonic()
+            connection.send(count)
             connection.send(None)
     except InputError as error:
         connection.send(error)
     except (EOFError, ConnectionError):
         pass
     except OSError as error:
-        connection.send(explain(error, job.out))
+        connection.send(explain(error, recipe.out))
 
 
 def explain(error: OSError, out: Path) -> InputError:
     """The user's version of ``error``: names the file where the system does, else ``out``."""
     what = f"{error.filename or out}: {error.strerror or error}."
     return InputError(f"{what} Finished shards stay; fix this and run the same command again.")
-
-
-class _Reporter:
-    """Sends the sum of counts every ``PERIOD`` seconds."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection, self._count, self._due = connection, 0, time.monotonic() + PERIOD
-
-    def add(self, count: int) -> None:
-        self._count += count
-        if time.monotonic() >= self._due:
-            self.flush()
-
-    def flush(self) -> None:
-        self._connection.send(self._count)
-        self._count, self._due = 0, time.monotonic() + PERIOD
 
 
 if __name__ == "__main__":

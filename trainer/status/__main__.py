@@ -13,27 +13,17 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-import tyro
 import yaml
-from tyro.conf import FlagCreatePairsOff, Positional, PositionalMetavarFromFieldName
+from tyro.conf import Positional
 
 from shards.common.errors import InputError
-from trainer.cli import conclude
+from trainer.cli import conclude, parse_command
 from trainer.config import Config
 from trainer.folder.run_folder import RunFolder, is_locked
+from trainer.watch.progress import format_figures
 
 TAIL = 1 << 16
 """Bytes at the end of ``metrics.jsonl`` that are searched for the newest row."""
-
-FIGURES = {
-    "loss/d": "D {:.3f}",
-    "loss/g": "G {:.3f}",
-    "score/real": "D(x) {:.2f}",
-    "score/fake_before": "D(G(z)) {:.2f}",
-    "score/fake_after": "then {:.2f}",
-    "speed/images_per_second": "{:.0f} images/s",
-    "data/wait": "wait {:.0%}",
-}
 
 
 @dataclass(frozen=True)
@@ -126,11 +116,9 @@ def _remaining(run: Path, step: int, position: int, row: dict[str, float]) -> tu
     try:
         flat = yaml.safe_load((run / "config.yaml").read_text())
         config = Config(**{name: flat[name] for name in ("steps", "epochs", "batch_size", "d_steps", "default_steps")})
-    except (OSError, KeyError, TypeError, yaml.YAMLError, InputError):
+        samples = round(row["images"] / row["epoch"]) if config.epochs is not None else 1
+    except (OSError, KeyError, TypeError, ZeroDivisionError, yaml.YAMLError, InputError):
         return None, None
-    if config.epochs is not None and not row.get("epoch"):
-        return None, None
-    samples = round(row["images"] / row["epoch"]) if row.get("epoch") else 1
     steps = config.remaining_steps(step, position, samples)
     return steps, steps * config.batch_size * config.d_steps
 
@@ -140,11 +128,9 @@ def _newest_row(path: Path) -> dict[str, float]:
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-            lines = file.read().rpartition(b"\n")[0]
-            row = json.loads(lines.rpartition(b"\n")[2])
-    except (OSError, ValueError):
+            return dict(json.loads(file.read().split(b"\n")[-2]))
+    except (OSError, ValueError, TypeError, IndexError):
         return {}
-    return row if isinstance(row, dict) else {}
 
 
 def describe(status: RunStatus) -> str:
@@ -154,12 +140,10 @@ def describe(status: RunStatus) -> str:
     head += f", {status.step:,}" + (f" of {status.steps:,} steps" if status.steps is not None else " steps")
     head += f", epoch {status.epoch:.2f}" if status.epoch is not None else ""
     head += f", {_duration(status.eta_seconds)} left" if status.eta_seconds is not None else ""
-    # A run of another version may lack some figures.
-    figures = [text.format(status.figures[name]) for name, text in FIGURES.items() if name in status.figures]
     age = f", {_duration(status.checkpoint_age_seconds)} old" if status.checkpoint_age_seconds is not None else ""
     start = "the last checkpoint" if status.checkpoint else "the beginning, as it has no checkpoint yet"
     rows = {
-        "figures": ", ".join(figures),
+        "figures": ", ".join(format_figures(status.figures)),
         "checkpoint": f"{status.checkpoint}{age}" if status.checkpoint else None,
         "samples": status.samples,
         "process": f"gone; the same command resumes from {start}" if status.state == "killed" else None,
@@ -172,23 +156,21 @@ def _duration(seconds: float) -> str:
     return str(timedelta(seconds=max(0, round(seconds))))
 
 
-def show(run: Path, *, as_json: bool) -> None:
-    """Print the state of one run."""
+def _show(run: Path, *, as_json: bool) -> None:
     status = read_status(run)
     print(json.dumps(dataclasses.asdict(status)) if as_json else describe(status), flush=True)
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the state of each run. Each error is one line on standard error and makes the exit code 2."""
     codes = [0]
 
-    def run() -> None:
-        config = (PositionalMetavarFromFieldName, FlagCreatePairsOff)
-        arguments = tyro.cli(Arguments, prog="python -m trainer.status", args=words, config=config)
-        codes.extend(conclude(partial(show, run, as_json=arguments.json)) for run in arguments.runs)
+    def show_all() -> None:
+        options = parse_command(Arguments, "status", arguments)
+        codes.extend(conclude(partial(_show, run, as_json=options.json)) for run in options.runs)
 
-    return max(conclude(run), *codes)
+    return max(conclude(show_all), *codes)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -33,7 +33,7 @@ def train(session: Session, preemption: Preemption) -> RunState:
     with closing(stream):
         while session.steps_left and not reason:
             try:
-                with meter.waiting():
+                with meter.measure("data/wait"):
                     parts = list(islice(stream, config.d_steps))
             except InputError:
                 session.save_before_error()
@@ -47,7 +47,7 @@ def train(session: Session, preemption: Preemption) -> RunState:
                 session.draw_samples()
             reason = session.stop_reason(preemption.reason())
             if done or reason or state.step % config.checkpoint.every == 0:
-                with meter.saving():
+                with meter.measure("speed/checkpoints"):
                     session.save(metrics)
     session.finish_checkpoint()
     progress, samples = session.outputs.progress, session.outputs.folder.samples

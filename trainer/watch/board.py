@@ -6,21 +6,17 @@ wandb can block, so a background thread calls it; training only enqueues rows.
 from __future__ import annotations
 
 import threading
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from queue import Full, Queue
-from typing import Any, Protocol
+from queue import SimpleQueue
+from typing import Any
 
 from shards.common.urls import redact
 
 AXIS = "images"
 """The x axis of all charts: real images consumed, which is comparable between batch sizes and numbers of ranks."""
-
-QUEUE_SIZE = 1000
-"""Maximum number of queued rows and sheets: hours of reports, about a megabyte."""
 
 CLOSE_TIMEOUT = 60.0
 """Maximum seconds that the end of a run waits for its board."""
@@ -30,12 +26,12 @@ class JobSkipped(Exception):
     """Raised by a job that failed without affecting the board, which remains usable."""
 
 
-class Board(Protocol):
-    """Interface of a board. One thread calls it; every method may block, and may raise any exception or
+class Board:
+    """Base class of boards. One thread calls it; every method may block, and may raise any exception or
     :class:`JobSkipped`.
     """
 
-    startup_warning: str | None
+    startup_warning: str | None = None
     """A problem at startup that the user should know about."""
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -55,6 +51,7 @@ class Board(Protocol):
 
     def abort(self) -> None:
         """Release a board that raised an error, so that it cannot delay the end of the process."""
+        self.finish(failed=True)
 
 
 Job = Callable[[Board], object]
@@ -81,23 +78,16 @@ class BoardThread:
         on_timeout: Callable[[], object] = lambda: None,
     ) -> None:
         self._name, self._remedy, self._open_board, self._on_timeout = name, remedy, open_board, on_timeout
-        self._jobs: Queue[Job | None] = Queue(QUEUE_SIZE)
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()  # a day of waiting rows takes some ten megabytes
         self._warnings: list[str] = []
         self._off = False
-        self._dropped = 0
         self._thread = threading.Thread(target=self._run, name="board", daemon=True)
         self._thread.start()
 
     def submit(self, job: Job) -> None:
-        """Enqueue ``job`` without waiting. It is dropped if the board is off or the queue is full."""
-        if self._off:
-            return
-        try:
-            self._jobs.put_nowait(job)
-        except Full:
-            if not self._dropped:
-                self._warnings.append("is too slow: rows are dropped. metrics.jsonl has all of them.")
-            self._dropped += 1
+        """Enqueue ``job`` without waiting, unless the board is off."""
+        if not self._off:
+            self._jobs.put(job)
 
     def emit_warnings(self) -> None:
         """Issue each pending warning once."""
@@ -108,22 +98,16 @@ class BoardThread:
         """Run the remaining jobs and finish the board, within :data:`CLOSE_TIMEOUT` seconds. Returns whether the board
         has accepted everything.
         """
-        deadline = time.monotonic() + CLOSE_TIMEOUT
-        try:
-            for job in (lambda board: board.finish(failed=failed), None):
-                self._jobs.put(job, timeout=0 if self._off else max(0.0, deadline - time.monotonic()))
-        except Full:
-            pass  # the thread is still alive, which is reported below
-        self._thread.join(max(0.0, deadline - time.monotonic()))
-        if self._dropped:
-            self._warnings.append(f"was too slow: {self._dropped} rows or sheets were dropped.")
+        self._jobs.put(lambda board: board.finish(failed=failed))
+        self._jobs.put(None)
+        self._thread.join(CLOSE_TIMEOUT)
         if timed_out := self._thread.is_alive():
             self._off = True
             self._warnings.append(f"did not accept everything within {CLOSE_TIMEOUT:.0f} s. {self._remedy}")
         self.emit_warnings()
         if timed_out:
             self._on_timeout()  # last, because it makes the thread fail, which is not worth a warning
-        return not self._off and not self._dropped
+        return not self._off
 
     def _run(self) -> None:
         board: Board | None = None

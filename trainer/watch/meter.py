@@ -6,57 +6,48 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import psutil
 import torch
-
-WORKER_MODULE = "shards.loading.worker"
-"""Appears in the command line of a loader worker, and not in that of wandb's process."""
 
 MAX_WAIT = 0.05
 """Share of time spent waiting for data above which :class:`DataAdvisor` gives advice."""
 
 
 class Meter:
-    """Measures speed and waiting times between two reports."""
+    """Measures speed, and the shares of time spent on waiting for data and on checkpoints, between two reports."""
 
     def __init__(self, position: int) -> None:
-        self._position, self._since, self._waited, self._saved = position, time.perf_counter(), 0.0, 0.0
+        self._start(position)
+
+    def _start(self, position: int) -> None:
+        self._position, self._since = position, time.perf_counter()
+        self._seconds = {"data/wait": 0.0, "speed/checkpoints": 0.0}
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time inside the block as waiting for data."""
+    def measure(self, figure: Literal["data/wait", "speed/checkpoints"]) -> Iterator[None]:
+        """Count the time inside the block in ``figure``."""
         start = time.perf_counter()
         yield
-        self._waited += time.perf_counter() - start
-
-    @contextmanager
-    def saving(self) -> Iterator[None]:
-        """Count the time inside the block as spent on a checkpoint."""
-        start = time.perf_counter()
-        yield
-        self._saved += time.perf_counter() - start
+        self._seconds[figure] += time.perf_counter() - start
 
     def read(self, position: int) -> dict[str, float]:
-        """Images per second and the shares of time spent on waiting for data and on checkpoints since the last call."""
-        now = time.perf_counter()
-        images, seconds = position - self._position, now - self._since
-        waited, saved = self._waited / seconds, self._saved / seconds
-        self._position, self._since, self._waited, self._saved = position, now, 0.0, 0.0
-        return {"speed/images_per_second": images / seconds, "data/wait": waited, "speed/checkpoints": saved}
+        """Images per second and the shares of time since the last call."""
+        images, seconds = position - self._position, time.perf_counter() - self._since
+        shares = {figure: spent / seconds for figure, spent in self._seconds.items()}
+        self._start(position)
+        return {"speed/images_per_second": images / seconds, **shares}
 
 
 @dataclass
 class DataAdvisor:
     """Gives advice, at most once per run, when training spends too much time waiting for data."""
 
-    workers: int
-    """Loader processes of this rank."""
-    format: str
-    """Image format of the shards: jpg, png, npy."""
+    workers: int  # loader processes of this rank
+    format: str  # of the images in the shards: jpg, png, npy
     remote: bool
-    cores: int
-    """CPU cores available to this rank."""
+    cores: int  # available to this rank
     reports: int = 0
     advised: bool = False
 
@@ -90,7 +81,8 @@ def memory(device: torch.device) -> dict[str, float]:
     resident = process.memory_info().rss
     for child in process.children():
         try:
-            resident += child.memory_info().rss if WORKER_MODULE in child.cmdline() else 0
+            if "shards.loading.worker" in child.cmdline():  # unlike wandb's process
+                resident += child.memory_info().rss
         except psutil.Error:  # the process has ended
             continue
     figures = {"memory/host_gb": resident / 2**30}

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 
 from tqdm import tqdm
 
-DEFAULT_COLUMNS = 80
-"""Width of a terminal that does not report one."""
+FIGURES = (
+    "D {loss/d:.3f}",
+    "G {loss/g:.3f}",
+    "skipped {skipped:.0f}",
+    "D(x) {score/real:.2f}",
+    "D(G(z)) {score/fake_before:.2f}/{score/fake_after:.2f}",
+    "{speed/images_per_second:.0f} img/s",
+    "wait {data/wait:.0%}",
+    "{memory/host_gb:.1f}{device} GB",
+    "saved {saved}",
+)
+"""What is shown of a row, the most important figures first."""
 
 
 class Progress:
     """Counts steps up to ``total``. Silent unless ``shown``, as on all ranks but the first."""
 
     def __init__(self, step: int, total: int, *, shown: bool) -> None:
-        self._live = shown and sys.stderr.isatty()
-        self._lines = shown and not self._live
+        self._shown, self._live = shown, shown and sys.stderr.isatty()
         self._total = total
         self._saved: int | None = None
         self._bar = tqdm(
@@ -40,40 +50,36 @@ class Progress:
         """Show the newest figures."""
         figures = format_figures(row, self._saved)
         if self._live:
-            taken = len(f"100%|#| {self._total}/{self._total} ETA 000:00:00 ")
-            columns = self._bar.format_dict["ncols"] or 0
-            room = (columns if columns > 0 else DEFAULT_COLUMNS) - taken
+            columns = self._bar.format_dict["ncols"] or 80  # a terminal may report no width
+            room = columns - len(f"100%|#| {self._total}/{self._total} ETA 000:00:00 ")
             while len(" ".join(figures)) > max(room, 0):  # tqdm would trim in the middle of a number
                 figures.pop()
             self._bar.set_description_str(" ".join(figures))
-        elif self._lines:
-            left, text = tqdm.format_interval(int(seconds_left)), " ".join(figures)
-            print(f"step {int(row['step'])}/{self._total} {text} ETA {left}", file=sys.stderr, flush=True)
+        else:
+            left = tqdm.format_interval(int(seconds_left))
+            self.write(f"step {int(row['step'])}/{self._total} {' '.join(figures)} ETA {left}")
 
     def write(self, message: str) -> None:
         """Print one line without disturbing the bar."""
-        if self._live:
+        if self._shown:
             tqdm.write(message, file=sys.stderr)
-        elif self._lines:
-            print(message, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the bar as it is."""
         self._bar.close()
 
 
-def format_figures(row: Mapping[str, float], saved: int | None) -> list[str]:
-    """The figures of ``row`` and the step of the newest checkpoint, the most important ones first."""
-    skipped = int(row.get("amp/skipped_d", 0) + row.get("amp/skipped_g", 0))
-    device = f"+{row['memory/device_gb']:.1f}" if "memory/device_gb" in row else ""
-    figures = [
-        f"D {row['loss/d']:.3f} G {row['loss/g']:.3f}",
-        f"skipped {skipped}" if skipped else "",
-        f"D(x) {row['score/real']:.2f}",
-        f"D(G(z)) {row['score/fake_before']:.2f}/{row['score/fake_after']:.2f}",
-        f"{row['speed/images_per_second']:.0f} img/s",
-        f"wait {row['data/wait']:.0%}",
-        f"{row['memory/host_gb']:.1f}{device} GB",
-        "" if saved is None else f"saved {saved}",
-    ]
-    return [figure for figure in figures if figure]
+def format_figures(row: Mapping[str, float], saved: int | None = None) -> list[str]:
+    """The :data:`FIGURES` that ``row`` has, and the step of the newest checkpoint."""
+    values: dict[str, float | str] = {**row, "device": ""}
+    if "memory/device_gb" in row:
+        values["device"] = f"+{row['memory/device_gb']:.1f}"
+    if skipped := row.get("amp/skipped_d", 0) + row.get("amp/skipped_g", 0):
+        values["skipped"] = skipped
+    if saved is not None:
+        values["saved"] = saved
+    figures = []
+    for figure in FIGURES:
+        with suppress(KeyError):
+            figures.append(figure.format_map(values))
+    return figures

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,13 @@ import numpy as np
 from accelerate import Accelerator
 from PIL import Image
 
-from shards.common.errors import InputError
-from trainer.watch.board import AXIS
+from trainer.watch.board import AXIS, Board
 
 FOLDER = "tensorboard"
 
 
-def check_installed() -> None:
-    """Raises ``InputError`` if TensorBoard, an optional dependency, is not installed."""
-    if find_spec("tensorboard") is None:
-        raise InputError(
-            "--tracking.board tensorboard needs the extra `tensorboard`: uv sync --extra tensorboard, or "
-            "pip install 'shardgan[tensorboard]'."
-        )
-
-
-class TensorBoard:
-    """A :class:`trainer.watch.board.Board`. Purges rows past ``position`` that a killed process wrote: the resumed run
-    logs them again.
-    """
-
-    startup_warning: str | None = None
+class TensorBoard(Board):
+    """Purges rows past ``position`` that a killed process wrote: the resumed run logs them again. Stores no files."""
 
     def __init__(self, accelerator: Accelerator, metadata: Mapping[str, Any], position: int) -> None:
         # accelerate appends the "project" to its logging_dir, which is the run folder.
@@ -50,14 +35,5 @@ class TensorBoard:
         self._tracker.log_images({f"samples/{name}": pixels[None]}, images, dataformats="NHWC")
         self._tracker.log({f"samples/{name}": caption}, images)
 
-    def log_checkpoint(self, folder: Path, metadata: Mapping[str, Any]) -> None:
-        """Does nothing: TensorBoard stores no files, and the config rejects ``artifacts`` with it."""
-
-    def log_generator(self, folder: Path, metadata: Mapping[str, Any]) -> None:
-        """Does nothing, like ``log_checkpoint``."""
-
     def finish(self, *, failed: bool) -> None:  # noqa: ARG002
-        self._tracker.finish()
-
-    def abort(self) -> None:
         self._tracker.finish()

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from accelerate import Accelerator
+from PIL import Image
 
 from shards.common.errors import InputError
+from shards.common.files import atomic_write
 from trainer.config import Config, Tracking, flatten
 from trainer.folder.journal import Journal
 from trainer.folder.run_folder import RunFolder
-from trainer.watch import resend
-from trainer.watch.board import AXIS, Board, BoardThread, JobSkipped
-from trainer.watch.tensorboard_board import TensorBoard, check_installed
-from trainer.watch.wandb_board import WandbBoard, stop_service, sync_hint
-from trainer.watch.wandb_mode import resolve_mode
+from trainer.watch.board import AXIS, Board, BoardThread, Job, JobSkipped
+from trainer.watch.tensorboard_board import TensorBoard
+from trainer.watch.wandb_board import WandbBoard, resolve_mode, stop_service, sync_hint
 
 CHECKOUT = Path(__file__).parent.parent.parent
+
+SENT = "board-has"
+"""File of the run folder with the position, in real images consumed, up to which W&B is known to have everything."""
 
 
 def check(tracking: Tracking) -> None:
@@ -29,14 +35,17 @@ def check(tracking: Tracking) -> None:
 
     Raises:
         InputError: TensorBoard is not installed, W&B would reject the project name, or
-            :func:`trainer.watch.wandb_mode.resolve_mode` raises it.
+            :func:`trainer.watch.wandb_board.resolve_mode` raises it.
     """
     if tracking.board == "wandb":
         if not 0 < len(tracking.project) <= 128 or set(tracking.project) & set("/\\#?%:"):
             raise InputError(f"--tracking.project {tracking.project!r}: 1 to 128 characters, none of / \\ # ? % :")
         resolve_mode(tracking.mode)
-    elif tracking.mode != "disabled":
-        check_installed()
+    elif tracking.mode != "disabled" and find_spec("tensorboard") is None:
+        raise InputError(
+            "--tracking.board tensorboard needs the extra `tensorboard`: uv sync --extra tensorboard, or "
+            "pip install 'shardgan[tensorboard]'."
+        )
 
 
 class Tracker:
@@ -49,32 +58,30 @@ class Tracker:
     def __init__(
         self, accelerator: Accelerator, folder: RunFolder, config: Config, metadata: Mapping[str, Any], position: int
     ) -> None:
-        self._run, self._position = folder.path, position
-        # Created before the journal is opened, because it lists what the journal holds.
-        resend_job = resend.create_resend_job(folder, position) if config.tracking.board == "wandb" else None
+        self._folder, self._position = folder, position
+        self._resends = config.tracking.board == "wandb"
+        # Before the journal and the board are opened, because it lists what the run has logged so far.
+        resend = create_resend_job(folder, position) if self._resends else None
         self._journal = Journal(folder.metrics)
         self._board = _start_board(accelerator, folder.path, config, metadata, position)
-        self._resends = self._board is not None and resend_job is not None
-        if self._board and resend_job:
-            self._board.submit(resend_job)
+        if resend:
+            self._submit(resend)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Log one row of scalars, including ``step`` and ``images``."""
         self._journal.append(row)
+        self._position = max(self._position, row[AXIS])
+        self._submit(lambda board: board.log(row))
         if self._board:
-            self._position = max(self._position, row[AXIS])
-            self._board.submit(lambda board: board.log(row))
             self._board.emit_warnings()
 
     def log_sheet(self, name: str, path: Path, images: int, caption: str = "") -> None:
         """Log the PNG at ``path`` as ``samples/name``, at ``images`` on the x axis."""
-        if self._board:
-            self._board.submit(lambda board: board.log_sheet(name, path, caption, images))
+        self._submit(lambda board: board.log_sheet(name, path, caption, images))
 
     def log_checkpoint(self, folder: Path, metadata: Mapping[str, Any]) -> None:
         """Log the published checkpoint in ``folder`` as an artifact."""
-        if self._board:
-            self._board.submit(lambda board: board.log_checkpoint(folder, metadata))
+        self._submit(lambda board: board.log_checkpoint(folder, metadata))
 
     def log_generator(self, name: str, export: Callable[[Path], Mapping[str, Any]]) -> None:
         """Log an exported generator as an artifact.
@@ -94,8 +101,7 @@ class Tracker:
                     raise JobSkipped(f"has no generator of this run: its export failed ({error}).") from error
                 board.log_generator(folder, metadata)
 
-        if self._board:
-            self._board.submit(export_and_log)
+        self._submit(export_and_log)
 
     def sync(self) -> None:
         """Make the journal durable, before a checkpoint that relies on it is published."""
@@ -105,7 +111,11 @@ class Tracker:
         """Close the journal and finish the board's run as failed or not, within a minute."""
         self._journal.close()
         if self._board and self._board.close(failed=failed) and self._resends:
-            resend.record_sent(self._run, self._position)
+            _record_sent(self._folder, self._position)
+
+    def _submit(self, job: Job) -> None:
+        if self._board:
+            self._board.submit(job)
 
 
 def _start_board(
@@ -130,22 +140,59 @@ def _start_board(
     )
 
 
+def create_resend_job(folder: RunFolder, position: int) -> Job:
+    """A job that sends the rows and sheets that W&B may lack, up to ``position``, where the run resumes, in order.
+
+    Without it charts would have a gap before every kill, which destroys the queue and what wandb's process has not
+    written. A row may be sent twice, with the same figures at the same position. The sheets are listed now, before the
+    run adds to them, and read by the job.
+    """
+    try:
+        sent = int((folder.path / SENT).read_text())
+    except (OSError, ValueError):
+        sent = -1
+    if sent > position:
+        _record_sent(folder, position)  # later rows are computed again, perhaps with another batch size
+    lines = folder.metrics.read_bytes().splitlines() if folder.metrics.exists() else []
+    sheets = sorted(folder.samples.glob("*.png"))
+
+    def resend(board: Board) -> None:
+        rows = map(json.loads, lines)
+        calls: list[tuple[int, Callable[[], None]]] = [(row[AXIS], partial(board.log, row)) for row in rows]
+        for path in sheets:
+            try:
+                with Image.open(path) as sheet:
+                    images, name, caption = int(sheet.info[AXIS]), sheet.info["name"], sheet.info["caption"]
+            except (OSError, KeyError, ValueError):
+                continue  # not written by the trainer
+            calls.append((images, partial(board.log_sheet, name, path, caption, images)))
+        for images, call in sorted(calls, key=lambda entry: entry[0]):
+            if sent < images <= position:
+                call()
+
+    return resend
+
+
+def _record_sent(folder: RunFolder, position: int) -> None:
+    with atomic_write(folder.path / SENT) as file:
+        file.write(f"{position}\n".encode())
+
+
 def code_version(checkout: Path = CHECKOUT) -> dict[str, str | bool]:
     """``code.commit`` and ``code.dirty`` of the git checkout that this code runs from, or ``code.version`` of the
     installed package where there is no checkout or git fails. Called by the board's thread: git may take 10 s.
     """
     if (checkout / ".git").exists():
+        command = ["git", "--no-optional-locks", "-C", str(checkout)]
+        command += ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]  # the commit instead of a tag
         try:
-            dirty = bool(_git(checkout, "status", "--porcelain", "--untracked-files=no"))
-            return {"code.commit": _git(checkout, "rev-parse", "HEAD"), "code.dirty": dirty}
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
         except (OSError, subprocess.SubprocessError):
             pass  # git is not installed, or refuses to read another user's checkout
+        else:
+            commit, _, dirty = done.stdout.strip().partition("-")
+            return {"code.commit": commit, "code.dirty": bool(dirty)}
     try:
         return {"code.version": version("shardgan")}
     except PackageNotFoundError:
         return {"code.version": "unknown"}
-
-
-def _git(checkout: Path, *arguments: str) -> str:
-    command = ["git", "--no-optional-locks", "-C", str(checkout), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

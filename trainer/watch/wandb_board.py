@@ -14,13 +14,14 @@ from typing import Any
 import psutil
 from accelerate import Accelerator
 
+from shards.common.errors import InputError
 from shards.common.files import atomic_write
 from shards.common.urls import redact
 from trainer.folder.checkpoint import CHECKSUMS
-from trainer.watch.board import AXIS, JobSkipped
+from trainer.watch.board import AXIS, Board, JobSkipped
 
-REACH_TIMEOUT = 10.0
-"""Seconds that a server has to answer anything before a run is started online."""
+MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
+"""Values of WANDB_MODE and their meaning. ``shared``, where several processes write one run, is not supported."""
 
 INIT_TIMEOUT, FINISH_TIMEOUT = 25.0, 40.0
 """Seconds that a server has to start a run, and to accept the rest at its end."""
@@ -29,13 +30,56 @@ STOP_TIMEOUT = 5.0
 """Seconds that wandb's process has to end after a failure."""
 
 
-class WandbBoard:
-    """A :class:`trainer.watch.board.Board`.
+def resolve_mode(mode: str) -> str:
+    """Resolve ``--tracking.mode`` to online, offline or disabled, without a prompt and without wandb's process.
 
-    wandb is imported in the methods: that takes half a second, which the board's thread can afford.
+    ``auto`` is decided by, in this order: WANDB_MODE, WANDB_DISABLED (which wandb no longer reads), wandb's settings
+    files, and whether wandb finds an API key for its server.
+
+    Raises:
+        InputError: ``online`` without a key, where wandb would prompt, or settings that are not valid.
     """
+    variable = os.environ.get("WANDB_MODE")
+    if variable is not None and variable not in MODES:  # for any ``mode``, because wandb reads the variable too
+        raise InputError(f"WANDB_MODE is {variable!r}; it must be one of {', '.join(MODES)}.")
+    if mode == "auto" and variable:
+        mode = MODES[variable]
+    elif mode == "auto" and os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
+        mode = "disabled"
+    if mode in ("offline", "disabled"):
+        return MODES[mode]
+    configured, has_key = _read_settings()
+    if mode == "auto" and configured != "online":
+        return configured
+    if has_key:
+        return "online"
+    if mode == "online":
+        raise InputError("W&B has no API key here. Run `wandb login` first, or give --tracking.mode offline.")
+    return "offline"
 
-    startup_warning: str | None = None
+
+def _read_settings() -> tuple[str, bool]:
+    """The mode that wandb's settings files and variables name, and whether wandb finds an API key for its server."""
+    import wandb
+    from wandb.sdk.lib import wbauth
+
+    settings = wandb.Settings(silent=True)
+    folder = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()
+    settings.settings_system = str(folder / "settings")
+    try:
+        settings.update_from_system_settings()
+        settings.update_from_env_vars(dict(os.environ))
+        key = settings.api_key or settings.identity_token_file or wbauth.read_netrc_auth(host=settings.base_url)
+    except (wandb.Error, ValueError) as error:
+        reason = redact(" ".join(str(error).split()))
+        raise InputError(
+            f"W&B's settings are not valid: {reason} Correct them, or give --tracking.mode offline."
+        ) from error
+    return MODES.get(settings.mode, "online"), bool(key)
+
+
+class WandbBoard(Board):
+    """wandb is imported in the methods: that takes half a second, which the board's thread can afford."""
 
     def __init__(
         self, accelerator: Accelerator, run: Path, project: str, mode: str, metadata: Mapping[str, Any]
@@ -76,23 +120,21 @@ class WandbBoard:
             raise
 
     def _init_online(self, init: Callable[[str], Any]) -> Any:
-        """Start online, or offline with a warning if the server does not answer or rejects the run: wandb keeps nothing
-        on disk of an online run that failed to start.
+        """Start online, or offline with a warning if the server does not accept the run: wandb keeps nothing on disk of
+        an online run that failed to start.
         """
         import wandb
 
-        server = wandb.setup().settings.base_url  # from the environment and wandb's settings files
-        problem = "does not answer"
-        if is_reachable(server):
-            try:
-                return init("online")
-            except Exception as error:
-                problem = f"does not accept the run ({redact(' '.join(str(error).split()))})"
-                stop_service()
+        try:
+            return init("online")
+        except Exception as error:
+            reason = redact(" ".join(str(error).split()))
+        stop_service()
+        offline = wandb.setup(wandb.Settings(mode="offline"))  # or wandb's telemetry waits 10 s for the server at exit
         self.startup_warning = (
-            f"is offline: {redact(server)} {problem}. The run is kept on disk. {sync_hint(self._folder)}"
+            f"is offline: {redact(offline.settings.base_url)} does not accept the run ({reason}). The run is kept on "
+            f"disk. {sync_hint(self._folder)}"
         )
-        wandb.setup(wandb.Settings(mode="offline"))  # or wandb's telemetry waits 10 s for the server at exit
         return init("offline")
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -166,17 +208,6 @@ def _skip_if_removed(path: Path) -> Iterator[None]:
         yield
     except (FileNotFoundError, ValueError) as error:  # ValueError: raised by wandb for a missing folder
         raise JobSkipped(f"did not get {path.name}: it was removed before it could be sent.") from error
-
-
-def is_reachable(url: str) -> bool:
-    """Whether a server at ``url`` answers anything, be it an error, within :data:`REACH_TIMEOUT` seconds."""
-    import requests  # a dependency of wandb
-
-    try:
-        requests.get(url, timeout=REACH_TIMEOUT, stream=True, allow_redirects=False).close()
-    except (OSError, ValueError):  # a RequestException is an OSError
-        return False
-    return True
 
 
 def stop_service(timeout: float | None = None) -> None:

@@ -46,7 +46,7 @@ def test_a_run_in_lines_and_in_json(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([str(run)]) == 0
     output = capsys.readouterr().out
     assert output.startswith(f"{run}: preempted, 40 of 100 steps, epoch 0.50\n")
-    assert "D 0.700, G 1.200, D(x) 0.60, D(G(z)) 0.40, then 0.30, 128 images/s, wait 5%" in output
+    assert "D 0.700, G 1.200, D(x) 0.60, D(G(z)) 0.40/0.30, 128 img/s, wait 5%" in output
     assert "step-000000040, 0:00:0" in output and str(run / "samples" / "step-000000040.png") in output
     assert main([str(run), str(run), "--json"]) == 0
     statuses = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

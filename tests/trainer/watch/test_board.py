@@ -12,7 +12,7 @@ from trainer.watch import board as board_module
 from trainer.watch.board import Board, BoardThread, JobSkipped
 
 
-class Fake:
+class Fake(Board):
     """A board that blocks at each row until ``gate`` is set."""
 
     def __init__(self, startup_warning: str | None = None) -> None:
@@ -28,10 +28,6 @@ class Fake:
         self.rows.append(row)
 
     def log_sheet(self, name: str, path: Path, caption: str, images: int) -> None: ...
-
-    def log_checkpoint(self, folder: Path, metadata: Mapping[str, Any]) -> None: ...
-
-    def log_generator(self, folder: Path, metadata: Mapping[str, Any]) -> None: ...
 
     def finish(self, *, failed: bool) -> None:
         self.finished = failed
@@ -65,27 +61,7 @@ def test_a_startup_warning_is_issued() -> None:
         thread.close(failed=False)
 
 
-def test_a_full_queue_drops_warns_once_and_counts(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(board_module, "QUEUE_SIZE", 5)
-    thread = BoardThread("A board", "", lambda: fake)
-    log(thread, 0)
-    assert fake.entered.wait(10)
-    for step in range(1, 9):
-        log(thread, step)
-    with pytest.warns(UserWarning, match="too slow: rows are dropped"):
-        thread.emit_warnings()
-    thread.emit_warnings()
-    fake.gate.set()
-    with pytest.warns(UserWarning, match="A board was too slow: 3 rows"):
-        assert not thread.close(failed=False)
-    assert [row["step"] for row in fake.rows] == [0, 1, 2, 3, 4, 5] and fake.finished is False
-
-
-@pytest.mark.parametrize("queue_size", [2, 100])
-def test_close_gives_up_after_a_timeout_and_names_the_remedy(
-    fake: Fake, monkeypatch: pytest.MonkeyPatch, queue_size: int
-) -> None:
-    monkeypatch.setattr(board_module, "QUEUE_SIZE", queue_size)
+def test_close_gives_up_after_a_timeout_and_names_the_remedy(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(board_module, "CLOSE_TIMEOUT", 0.3)
     timeouts: list[bool] = []
     thread = BoardThread("A board", "Do this.", lambda: fake, on_timeout=lambda: timeouts.append(True))

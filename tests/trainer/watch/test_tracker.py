@@ -207,7 +207,7 @@ def test_tensorboard_keeps_each_row_once_over_a_restart(folder: RunFolder) -> No
 
 
 def test_a_board_that_is_not_installed_is_an_error() -> None:
-    with patch("trainer.watch.tensorboard_board.find_spec", lambda _: None):
+    with patch("trainer.watch.tracker.find_spec", lambda _: None):
         check(Tracking(board="tensorboard", mode="disabled"))
         with pytest.raises(InputError, match="needs the extra `tensorboard`"):
             check(Tracking(board="tensorboard"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 import warnings
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from tests.trainer.watch.test_tracker import inspect, open_tracker, row
 from trainer.folder.run_folder import RunFolder
 from trainer.watch import board, wandb_board
 from trainer.watch.tracker import Tracker
-from trainer.watch.wandb_board import is_reachable, slurm_options
+from trainer.watch.wandb_board import slurm_options
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -138,14 +137,6 @@ def test_a_removed_file_is_skipped_with_a_warning(accelerator: Accelerator, fold
     assert [entry["item"]["images"] for entry in records["history"]] == [128]
     (artifact,) = records["artifact"]
     assert [entry["path"] for entry in artifact["manifest"]["contents"]] == ["a", "b", "checksums.json"]
-
-
-def test_an_address_without_a_server_is_not_reachable() -> None:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-    assert not is_reachable(f"http://127.0.0.1:{port}")
-    assert not is_reachable("nonsense")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from unittest.mock import patch
 import pytest
 
 from shards.common.errors import InputError
-from trainer.watch.wandb_mode import MODES, resolve_mode
+from tests.support.fake_wandb import KEY
+from trainer.watch.wandb_board import MODES, resolve_mode
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,7 @@ def test_auto_follows_wandb_mode(mode: str) -> None:
         assert resolve_mode("auto") == mode
 
 
-NETRC = "machine api.wandb.ai login user password x\n"
+NETRC = f"machine api.wandb.ai login user password {KEY}\n"
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ NETRC = "machine api.wandb.ai login user password x\n"
         (NETRC, None, "online"),
         (NETRC, "https://wandb.example.org:8080", "offline"),
         (NETRC.replace("api.wandb.ai", "wandb.example.org:8080"), "https://wandb.example.org:8080", "online"),
-        (NETRC.replace(" password x", ""), None, "offline"),
+        (NETRC.replace(f" password {KEY}", ""), None, "offline"),
         (NETRC.replace("api.wandb.ai", "github.com"), None, "offline"),
         ("nonsense", None, "offline"),
     ],
@@ -72,6 +73,17 @@ def test_auto_reads_the_netrc(home: Path, text: str, server: str | None, expecte
         with patch.dict(os.environ, variables | more):
             assert resolve_mode("auto") == expected
         path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("key", "server"), [("x", "https://api.wandb.ai"), (KEY, "nonsense"), (KEY, "https://me:secret@wandb.ai")]
+)
+def test_a_key_or_server_that_wandb_rejects_is_an_error_without_a_secret(home: Path, key: str, server: str) -> None:
+    (home / ".netrc").write_text(NETRC.replace(KEY, key))
+    for mode in ("auto", "online"):
+        with patch.dict(os.environ, {"WANDB_BASE_URL": server}), pytest.raises(InputError, match="not valid") as error:
+            resolve_mode(mode)
+        assert "secret" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_modes_mean_the_same_as_in_wandb() -> None:
@@ -116,7 +128,7 @@ HERE, USER = "wandb/settings", "../home/.config/wandb/settings"
     ],
 )
 def test_auto_reads_wandbs_settings_files(home: Path, files: dict[str, str], expected: str) -> None:
-    (home / ".netrc").write_text("machine wandb.example.org:8080 login user password x\n")
+    (home / ".netrc").write_text(NETRC.replace("api.wandb.ai", "wandb.example.org:8080"))
     for name, text in files.items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(f"[default]\n{text}\n")

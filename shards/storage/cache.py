@@ -12,10 +12,11 @@ import os
 import secrets
 import shutil
 import stat
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import xxhash
@@ -30,8 +31,7 @@ LOCKS = 256
 DISK_SHARE = 0.9
 """The cache takes at most this share of the space that is free or its own, so it does not fill the disk by itself."""
 
-VERIFIED = 8192
-"""Most blocks that this process remembers as verified; reopening one then saves 50 us."""
+ABANDONED = 600  # seconds after which a partial block belongs to a killed process
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -71,7 +71,6 @@ class BlockCache:
         """Creates ``folder`` as :func:`make_private_folder` does, with the same errors."""
         self._folder, self._limit = folder, limit
         self._unchecked = limit  # bytes written since the last check of the size; the first block triggers one
-        self._verified: dict[str, int] = {}  # block name -> inode
         self._warned = False
         make_private_folder(folder)
 
@@ -82,49 +81,33 @@ class BlockCache:
             InputError: the folder cannot be written. A full disk is no error: the block then stays in memory.
             Exception: whatever ``fetch`` raises; the next caller tries again.
         """
-        if (block := self._open(name)) is not None:
+        if block := self._open(name):
             return block
-        try:
-            lock = self._lock_file(name)
-        except OSError as error:
-            return self._keep_in_memory(error, fetch())
-        with file_lock(lock):
-            return self._open(name, remove_damaged=True) or self._store(name, fetch())
+        with ExitStack() as stack:
+            try:
+                if not self._folder.exists():  # jobs that clean /tmp remove whole folders
+                    make_private_folder(self._folder)
+                stack.enter_context(file_lock(self._folder / f"{zlib.crc32(name.encode()) % LOCKS:03d}.lock"))
+            except OSError as error:
+                return self._keep_in_memory(error, fetch())
+            return self._open(name) or self._store(name, fetch())
 
     def has(self, name: str) -> bool:
         """Whether the block is cached, damaged or not: one ``stat``, 3 us."""
         return self._path(name).exists()
 
-    def remove(self, name: str) -> None:
-        """Remove a block that turned out to be damaged."""
-        self._verified.pop(name, None)
-        self._path(name).unlink(missing_ok=True)
-
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}{BLOCK}"
 
-    def _lock_file(self, name: str) -> Path:
-        if not self._folder.exists():  # jobs that clean /tmp remove whole folders
-            make_private_folder(self._folder)
-        path = self._folder / f"{zlib.crc32(name.encode()) % LOCKS:03d}.lock"
-        path.touch(0o600)
-        return path
-
-    def _open(self, name: str, *, remove_damaged: bool = False) -> Block | None:
+    def _open(self, name: str) -> Block | None:
         try:
             descriptor = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        status = os.fstat(descriptor)
-        if self._verified.get(name) == status.st_ino or _matches_checksum(descriptor, status.st_size):
-            if len(self._verified) >= VERIFIED:
-                self._verified.clear()
-            self._verified[name] = status.st_ino
+        if _matches_checksum(descriptor):
             os.utime(descriptor)
             return Block(descriptor)
         os.close(descriptor)
-        if remove_damaged:
-            self.remove(name)
         return None
 
     def _store(self, name: str, data: Data) -> Block:
@@ -160,42 +143,30 @@ class BlockCache:
             os.close(descriptor)
             partial.unlink(missing_ok=True)
             raise
-        self._verified[name] = os.fstat(descriptor).st_ino
         return Block(descriptor)
 
     def _evict(self, keep: str, *, disk_full: bool) -> None:
         """Remove the least recently opened blocks, but never ``keep``, until the cache is within its limits."""
-        lock = self._folder / "evict.lock"
-        try:
-            lock.touch(0o600)
-        except OSError:
-            return  # the disk was full before the first block
-        with file_lock(lock, wait=False) as held:
-            if not held:
-                return  # another process is evicting
-            blocks = sorted(self._blocks())
-            total = sum(size for _, size, _ in blocks)
-            free = 0 if disk_full else shutil.disk_usage(self._folder).free  # which ignores quotas
-            target = min(self._limit, DISK_SHARE * (total + free))
-            for _, size, path in blocks:
-                if total <= target:
-                    break
-                if path != self._path(keep):
-                    path.unlink(missing_ok=True)
-                    total -= size
+        blocks = sorted(self._blocks())
+        total = sum(size for _, size, _ in blocks)
+        free = 0 if disk_full else shutil.disk_usage(self._folder).free  # which ignores quotas
+        target = min(self._limit, DISK_SHARE * (total + free))
+        for _, size, path in blocks:
+            if total <= target:
+                break
+            if path != self._path(keep):
+                path.unlink(missing_ok=True)
+                total -= size
 
     def _blocks(self) -> Iterator[tuple[int, int, Path]]:
         """Time of last opening, bytes and path of each block. Also removes what killed writers left."""
-        with os.scandir(self._folder) as entries:
-            for entry in entries:
-                with suppress(OSError):  # another process removed it, or there is no room for a lock file
-                    if entry.name.endswith(BLOCK):
-                        status = entry.stat()
-                        yield status.st_mtime_ns, status.st_size, Path(entry.path)
-                    elif entry.name.endswith(PARTIAL):
-                        with file_lock(self._lock_file(entry.name.rsplit(".", 2)[0]), wait=False) as held:
-                            if held:  # else its writer is alive
-                                Path(entry.path).unlink(missing_ok=True)
+        for path in self._folder.iterdir():
+            with suppress(FileNotFoundError):  # another process removed it
+                status = path.stat()
+                if path.suffix == BLOCK:
+                    yield status.st_mtime_ns, status.st_size, path
+                elif path.suffix == PARTIAL and time.time() - status.st_mtime > ABANDONED:
+                    path.unlink()
 
 
 def make_private_folder(folder: Path) -> None:
@@ -214,26 +185,20 @@ def make_private_folder(folder: Path) -> None:
 
 
 @contextmanager
-def file_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Lock the file ``path``; yields whether the lock is held, which is always true if ``wait``.
-
-    Each call opens the file anew, so two threads of one process exclude each other too.
-    """
-    with path.open("rb+") as file:
-        held = True
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the file ``path``, which is created. Threads of one process exclude each other too."""
+    path.touch(0o600)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            held = False
-        try:
-            yield held
+            yield
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would not release it after a fork
 
 
-def _matches_checksum(descriptor: int, size: int) -> bool:
+def _matches_checksum(descriptor: int) -> bool:
     try:
-        data = os.pread(descriptor, size, 0)
+        data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
     except OSError:
         return False
     return data[-CHECKSUM:] == xxhash.xxh3_64_digest(memoryview(data)[:-CHECKSUM])

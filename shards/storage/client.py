@@ -10,7 +10,6 @@ import errno
 import re
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from fsspec.asyn import AsyncFileSystem, sync  # type: ignore[import-untyped]
@@ -33,8 +32,10 @@ PATIENCE = 120.0
 STALL = 10.0
 """Seconds of silence after which a response is given up."""
 
-PERMANENT = (InputError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
-PERMANENT_OS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+PERMANENT = (
+    FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError,
+    InputError, ImportError, LookupError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 PERMANENT_NAMES = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"}
 """Matched by name, because botocore and google-auth are optional."""
 
@@ -97,26 +98,21 @@ class StorageClient:
         """Close all connections. No thread may be reading."""
         self.stop()
         fs, self._fs = self._fs, None
-        if self._http and fs is not None and fs._session is not None:
-            with suppress(Exception):
-                sync(fs.loop, fs._session.close, timeout=1)
         if isinstance(fs, AsyncFileSystem):
-            # It refers to itself. The garbage collector might finalize it in a forked process, where it would wait 1 s
-            # for the event loop's thread, which only the parent has.
-            vars(fs).clear()
+            vars(fs).clear()  # it refers to itself; without, its connections would stay until a garbage collection
 
     def _get(self, url: str, start: int, end: int, file_size: int | None, data: bytearray) -> int:
         fs = self._filesystem()
         size: int = sync(fs.loop, _get, fs, url, start, end, file_size, self._stall, data)
         return size
 
-    def _call(self, method: str, url: str, **range_: int) -> Any:
+    def _call(self, method: str, url: str, **options: Any) -> Any:
         fs = self._filesystem()
-        path = fs._strip_protocol(url)
-        if isinstance(fs, AsyncFileSystem):
-            return sync(fs.loop, getattr(fs, f"_{method}"), path, timeout=6 * self._stall, **range_)
-        options: dict[str, Any] = {"cache_type": "none"} if range_ and fs.protocol == "hf" else {}  # hf reads ahead
-        return getattr(fs, method)(path, **range_, **options)
+        if fs.async_impl:
+            options["timeout"] = 6 * self._stall
+        elif fs.protocol == "hf":
+            options["cache_type"] = "none"  # it reads ahead
+        return getattr(fs, method)(fs._strip_protocol(url), **options)
 
     def _filesystem(self) -> Any:
         with self._lock:
@@ -135,21 +131,23 @@ class StorageClient:
         )
         try:
             return retrying(action)
-        except InputError as error:
-            message = str(error)
         except Exception as error:  # each file system has its own
-            message = f"{redact(url)} cannot be read: {self._reason(error)}"
-        raise InputError(message)  # outside of the handlers, so that no error with a credential in it is attached
+            message = self._describe(url, error)
+        raise InputError(message)  # outside of the handler, so that no error with a credential in it is attached
 
-    def _reason(self, error: Exception) -> str:
+    def _describe(self, url: str, error: Exception) -> str:
+        if isinstance(error, InputError):
+            return str(error)
+        reason = redact(f"{type(error).__name__}: {error}")
         if isinstance(error, FileNotFoundError):
-            return "there is no such file."
-        if isinstance(error, PermissionError):
-            return f"access is denied ({redact(str(error))}). Are the credentials right?"
-        description = redact(f"{type(error).__name__}: {error}")
-        if isinstance(error, ImportError):
-            return f"{description}. Install shardgan with the extra s3, gcs or hf."
-        return f"{description}, for {self._patience:.0f} s." if _is_transient(error) else f"{description}."
+            reason = "there is no such file"
+        elif isinstance(error, PermissionError):
+            reason = f"access is denied ({redact(str(error))})"
+        elif isinstance(error, ImportError):
+            reason += ". Install shardgan with the extra s3, gcs or hf"
+        elif _is_transient(error):
+            reason += f", for {self._patience:.0f} s"
+        return f"{redact(url)} cannot be read: {reason}."
 
 
 async def _get(fs: Any, url: str, start: int, end: int, file_size: int | None, stall: float, data: bytearray) -> int:
@@ -202,7 +200,9 @@ def _ranges_ignored(url: str) -> InputError:
 
 
 def _is_transient(error: BaseException) -> bool:
-    if isinstance(error, OSError) and not isinstance(error, ValueError):  # a bad certificate is both
-        return not isinstance(error, PERMANENT_OS) and error.errno not in {errno.EINVAL, errno.ENOSYS}
-    names = {base.__name__ for base in type(error).__mro__}
-    return isinstance(error, Exception) and not isinstance(error, PERMANENT) and not names & PERMANENT_NAMES
+    return (
+        isinstance(error, Exception)
+        and not isinstance(error, PERMANENT)
+        and not PERMANENT_NAMES & {base.__name__ for base in type(error).__mro__}
+        and getattr(error, "errno", None) not in {errno.EINVAL, errno.ENOSYS}
+    )

@@ -40,13 +40,8 @@ class LocalStorage:
         Raises:
             InputError: names the first tar that is missing or has another size.
         """
-        for shard in self._shards:
-            path = self._folder / shard.name
-            try:
-                size = path.stat().st_size
-            except OSError as error:
-                raise InputError(f"{path} cannot be read ({error.strerror}), but the manifest lists it.") from error
-            _check_size(path, size, shard.bytes)
+        for shard in range(len(self._shards)):
+            self._check_tar(shard)
 
     def read(self, shard: int, row: int, offset: int, size: int) -> bytes:  # noqa: ARG002  as RemoteStorage.read
         """``size`` bytes from ``offset`` of tar number ``shard``, where they belong to the sample in ``row``.
@@ -56,10 +51,8 @@ class LocalStorage:
         Raises:
             InputError: the tar is missing, cannot be read, or is not the one that was indexed.
         """
-        descriptor = self._open.get(shard)
-        if descriptor is None:
-            descriptor = self._open_tar(shard)
         try:
+            descriptor = self._open.get(shard) or self._open_tar(shard)
             data = os.pread(descriptor, size, offset)
         except OSError as error:
             raise InputError(f"{self.name(shard)} cannot be read at byte {offset} ({error.strerror}).") from error
@@ -83,24 +76,20 @@ class LocalStorage:
             os.close(self._open.popitem()[1])
 
     def _open_tar(self, shard: int) -> int:
-        path = self._folder / self._shards[shard].name
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror}), but the manifest lists it.") from error
-        try:
-            _check_size(path, os.fstat(descriptor).st_size, self._shards[shard].bytes)
-        except InputError:
-            os.close(descriptor)
-            raise
-        self._open[shard] = descriptor
+        descriptor = self._open[shard] = os.open(self._check_tar(shard), os.O_RDONLY)
         if len(self._open) > self._max_open:
             os.close(self._open.popitem(last=False)[1])
         return descriptor
 
-
-def _check_size(path: Path, size: int, expected: int) -> None:
-    if size != expected:
-        raise InputError(
-            f"{path} has {size} bytes, the manifest says {expected}: it was cut or replaced. Fetch or build it again."
-        )
+    def _check_tar(self, shard: int) -> Path:
+        path, expected = self._folder / self._shards[shard].name, self._shards[shard].bytes
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}), but the manifest lists it.") from error
+        if size != expected:
+            raise InputError(
+                f"{path} has {size} bytes, the manifest says {expected}: it was cut or replaced. Fetch or build it "
+                "again."
+            )
+        return path

@@ -6,7 +6,8 @@ import os
 import random
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import xxhash
@@ -19,30 +20,19 @@ from shards.storage.client import PATIENCE, STALL, StorageClient
 from shards.storage.download_pool import DownloadPool, Key
 from shards.storage.local import OPEN_FILES
 
-REMEMBERED = 4096
-"""Prefetched blocks that are not checked again: a ``stat`` for each of them in every batch would cost as much as
-reading. A block that is evicted before it is opened is fetched when it is needed."""
-
 
 @dataclass(frozen=True)
 class _Connections:
     """The client and the threads of one process."""
 
     client: StorageClient
-    pool: DownloadPool = field(default_factory=DownloadPool)
-    pid: int = field(default_factory=os.getpid)
-
-
-INHERITED: list[_Connections] = []
-"""Connections of the parent of a forked process. They are kept: their finalizer would close them through the parent's
-event loop and wait for a thread that does not exist in the child."""
+    pool: DownloadPool
 
 
 class RemoteStorage:
     """Reads from the tars at ``url`` and fetches each block once per node while it stays cached.
 
-    For one thread of a process. A forked copy makes its own connections and threads. See :class:`StorageClient` for
-    options of the file systems.
+    For one thread of a process. See :class:`StorageClient` for options of the file systems.
     """
 
     def __init__(
@@ -63,8 +53,7 @@ class RemoteStorage:
         self._first = np.concatenate([[0], np.cumsum(manifest.counts)])
         self._prefix = f"{manifest.digest[:32]}-{block}"
         self._open: OrderedDict[Key, tuple[int, Block]] = OrderedDict()  # first byte in the tar, and the block
-        self._prefetched: dict[Key, None] = {}
-        self._connections: _Connections | None = None
+        self._connections: dict[int, _Connections] = {}  # by process id
 
     def check(self) -> None:
         """Fetch the first block, which tests the address, the credentials, the server and the first tar.
@@ -87,17 +76,14 @@ class RemoteStorage:
             if len(data) == size:
                 return data
             self._open.pop(key)[1].close()  # the disk lost some bytes
-            self._cache.remove(self._name(key))
         raise InputError(f"Bytes {offset} to {offset + size} of {self.name(shard)} do not belong to its sample {row}.")
 
     def prefetch(self, shards: np.ndarray, rows: np.ndarray) -> None:
         """Fetch the blocks of these samples in the background, in this order, after those that :meth:`fetch` needs."""
-        new = [key for key in self._keys(shards, rows) if key not in self._prefetched]
-        self._prefetched.update(dict.fromkeys(new))
-        while len(self._prefetched) > REMEMBERED:
-            del self._prefetched[next(iter(self._prefetched))]
-        for key in self._missing(new):
-            self._submit(key, urgent=False)
+        pool = self._connect().pool
+        for key in self._keys(shards, rows):
+            if key not in self._open and not self._cache.has(self._name(key)):
+                pool.submit(key, urgent=False)
 
     def fetch(self, shards: np.ndarray, rows: np.ndarray) -> None:
         """Fetch the missing blocks of these samples in parallel.
@@ -113,8 +99,7 @@ class RemoteStorage:
 
     def close(self) -> None:
         """Close all files and connections, and end the threads."""
-        if self._connections is not None:
-            connections, self._connections = self._connect(), None
+        if connections := self._connections.pop(os.getpid(), None):
             connections.client.stop()
             connections.pool.close()
             connections.client.close()
@@ -122,46 +107,42 @@ class RemoteStorage:
             self._open.popitem()[1][1].close()
 
     def _connect(self) -> _Connections:
-        if self._connections is not None and self._connections.pid != os.getpid():
-            INHERITED.append(self._connections)
-            self._connections = None
-        if self._connections is None:
-            self._connections = _Connections(StorageClient(self._url, self._patience, self._stall))
-        return self._connections
+        """Make the connections of this process.
+
+        A forked copy, such as in a ``DataLoader``, makes its own. It also keeps its parent's: their finalizers would
+        wait for the parent's event loop.
+        """
+        if os.getpid() not in self._connections:
+            client = StorageClient(self._url, self._patience, self._stall)
+            self._connections[os.getpid()] = _Connections(client, DownloadPool(partial(self._fill_cache, client)))
+        return self._connections[os.getpid()]
 
     def _keys(self, shards: np.ndarray, rows: np.ndarray) -> Iterable[Key]:
         return dict.fromkeys(zip(shards.tolist(), (rows // self._block).tolist(), strict=True))
 
-    def _missing(self, keys: Iterable[Key]) -> list[Key]:
-        """Those of ``keys`` whose blocks are neither open nor in the cache."""
-        closed = [key for key in keys if key not in self._open]
-        if not closed:
-            return []
-        pool = self._connect().pool
-        return [key for key in closed if key in pool or not self._cache.has(self._name(key))]
-
     def _fetch(self, keys: Iterable[Key]) -> None:
-        missing = self._missing(keys)
+        pool = self._connect().pool
+        closed = [key for key in keys if key not in self._open]
+        missing = [key for key in closed if key in pool or not self._cache.has(self._name(key))]
         random.shuffle(missing)  # workers that need the same blocks begin with different ones
         for key in missing:
-            self._submit(key, urgent=True)
+            pool.submit(key, urgent=True)
         for key in missing:
-            block = self._connect().pool.result(key)
-            if block is not None:
+            if block := pool.result(key):
                 self._keep_open(key, block)
 
-    def _submit(self, key: Key, *, urgent: bool) -> None:
-        connections = self._connect()
-        connections.pool.submit(key, lambda: self._fill_cache(key, connections.client), urgent=urgent)
-
-    def _fill_cache(self, key: Key, client: StorageClient) -> Block | None:
-        block = self._cache.get(self._name(key), lambda: self._download(key, client))
+    def _fill_cache(self, client: StorageClient, key: Key) -> Block | None:
+        """Put a block into the cache; returns it only if the disk has no room for it."""
+        block = self._cached_block(client, key)
         if block.in_memory:
             return block
         block.close()
         return None
 
-    def _download(self, key: Key, client: StorageClient) -> Data:
+    def _cached_block(self, client: StorageClient, key: Key) -> Block:
+        return self._cache.get(self._name(key), lambda: self._download(client, key))
+
+    def _download(self, client: StorageClient, key: Key) -> Data:
         start, end = self._span(key)
         url = self._address(key[0])
         for _ in range(2):
@@ -176,23 +157,18 @@ class RemoteStorage:
     def _open_block(self, key: Key) -> tuple[int, Block]:
         self._fetch([key])
         if key not in self._open:
-            client = self._connect().client
-            self._keep_open(key, self._cache.get(self._name(key), lambda: self._download(key, client)))
+            self._keep_open(key, self._cached_block(self._connect().client, key))
         return self._open[key]
 
     def _keep_open(self, key: Key, block: Block) -> None:
         self._open[key] = (self._span(key)[0], block)
         if len(self._open) > self._max_open:
-            oldest, (_, closed) = self._open.popitem(last=False)
-            closed.close()
-            self._prefetched.pop(oldest, None)
+            self._open.popitem(last=False)[1][1].close()
 
     def _entries(self, key: Key) -> np.ndarray:
         shard, number = key
-        row = number * self._block
-        return self._index[
-            self._first[shard] + row : min(self._first[shard] + row + self._block, self._first[shard + 1])
-        ]
+        start = self._first[shard] + number * self._block
+        return self._index[start : min(start + self._block, self._first[shard + 1])]
 
     def _span(self, key: Key) -> tuple[int, int]:
         """The block's bytes in its tar: from the header of its first member to the end of its last image."""

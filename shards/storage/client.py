@@ -39,9 +39,6 @@ PERMANENT = (
 PERMANENT_NAMES = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"}
 """Matched by name, because botocore and google-auth are optional."""
 
-NOT_SHARED = {"skip_instance_cache": True}
-"""Otherwise fsspec keeps a file system, its connections and its options until the process ends."""
-
 T = TypeVar("T")
 
 
@@ -55,11 +52,15 @@ class StorageClient:
     """
 
     def __init__(self, url: str, patience: float = PATIENCE, stall: float = STALL) -> None:
-        self._url, self._patience, self._stall = url, patience, stall
+        """Makes no request.
+
+        Raises:
+            InputError: the address is wrong, or its file system is not installed.
+        """
+        self._patience, self._stall = patience, stall
         self._http = url.lower().startswith(("http://", "https://"))
-        self._lock = threading.Lock()
-        self._fs: Any = None
         self._stopped = threading.Event()
+        self._fs: Any = self._retry(url, lambda: self._open_filesystem(url))
 
     def read(self, url: str, start: int, end: int, *, file_size: int | None = None) -> bytearray:
         """Bytes ``start`` to ``end`` of the file at ``url``. A broken response is continued where it ended.
@@ -97,29 +98,25 @@ class StorageClient:
     def close(self) -> None:
         """Close all connections. No thread may be reading."""
         self.stop()
-        fs, self._fs = self._fs, None
-        if isinstance(fs, AsyncFileSystem):
-            vars(fs).clear()  # it refers to itself; without, its connections would stay until a garbage collection
+        if isinstance(self._fs, AsyncFileSystem):
+            vars(self._fs).clear()  # it refers to itself; its connections would stay until a garbage collection
 
     def _get(self, url: str, start: int, end: int, file_size: int | None, data: bytearray) -> int:
-        fs = self._filesystem()
-        size: int = sync(fs.loop, _get, fs, url, start, end, file_size, self._stall, data)
+        size: int = sync(self._fs.loop, _get, self._fs, url, start, end, file_size, self._stall, data)
         return size
 
     def _call(self, method: str, url: str, **options: Any) -> Any:
-        fs = self._filesystem()
-        if fs.async_impl:
+        if self._fs.async_impl:
             options["timeout"] = 6 * self._stall
-        elif fs.protocol == "hf":
+        elif self._fs.protocol == "hf":
             options["cache_type"] = "none"  # it reads ahead
-        return getattr(fs, method)(fs._strip_protocol(url), **options)
+        return getattr(self._fs, method)(self._fs._strip_protocol(url), **options)
 
-    def _filesystem(self) -> Any:
-        with self._lock:
-            if self._fs is None:
-                # url_to_fs would split a URL at "::", which an IPv6 host or a query may contain
-                self._fs = filesystem("http", **NOT_SHARED) if self._http else url_to_fs(self._url, **NOT_SHARED)[0]
-            return self._fs
+    def _open_filesystem(self, url: str) -> Any:
+        not_shared = {"skip_instance_cache": True}  # fsspec would keep its connections until the process ends
+        if self._http:  # url_to_fs would split a URL at "::", which an IPv6 host or a query may contain
+            return filesystem("http", **not_shared)
+        return url_to_fs(url, **not_shared)[0]
 
     def _retry(self, url: str, action: Callable[[], T]) -> T:
         retrying = Retrying(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import re
 import tempfile
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -119,23 +118,19 @@ def fetch_file(url: str, *, patience: float = PATIENCE) -> bytes:
 
 
 def fetch_index(url: str, manifest: Manifest, folder: Path) -> Path:
-    """The index of the data set at ``url``, cached in ``folder`` under its checksum. One process per node fetches it.
+    """The index of the data set at ``url``, cached in ``folder``. One process per node fetches it.
 
     Raises:
         InputError: it cannot be fetched or stored, or does not match the manifest.
     """
-    checksum = manifest.index_sha256
-    if not re.fullmatch("[0-9a-f]{64}", checksum):
-        raise InputError(f"The manifest at {redact(url)} has no valid index checksum. Build the data set again.")
     make_private_folder(folder)
-    path = folder / f"index-{checksum}.npy"
+    path = folder / f"index-{manifest.digest}.npy"
     try:
-        (lock := folder / "index.lock").touch(0o600)
-        with file_lock(lock):
-            if not _is_complete(path, checksum):
+        with file_lock(folder / "index.lock"):
+            if not (path.exists() and _matches(path, manifest.index_sha256)):
                 for leftover in folder.glob(f".{path.name}.*.partial"):
                     leftover.unlink()
-                _download(join(url, INDEX), checksum, path)
+                _download(join(url, INDEX), manifest.index_sha256, path)
     except OSError as error:
         raise InputError(f"The index of {redact(url)} cannot be stored in {folder} ({error.strerror}).") from error
     return path
@@ -153,9 +148,7 @@ def _download(url: str, checksum: str, path: Path) -> None:
             raise InputError(f"{redact(url)} does not match the manifest's checksum. Build the data set again.")
 
 
-def _is_complete(path: Path, checksum: str) -> bool:
-    if not path.exists():
-        return False
+def _matches(path: Path, checksum: str) -> bool:
     if path.stat().st_size > HASHED_BYTES:
         return True
     with path.open("rb") as file:

@@ -44,12 +44,10 @@ def test_the_index_is_fetched_once(folder: Path, tmp_path: Path) -> None:
         assert not leftover.exists()
 
 
-@pytest.mark.parametrize(
-    ("checksum", "match"), [("0" * 64, "does not match the manifest"), ("../x", "no valid index checksum")]
-)
-def test_an_index_of_another_data_set(folder: Path, tmp_path: Path, checksum: str, match: str) -> None:
+@pytest.mark.parametrize("checksum", ["0" * 64, "../x"])
+def test_an_index_of_another_data_set(folder: Path, tmp_path: Path, checksum: str) -> None:
     manifest = replace(read_manifest(folder), index_sha256=checksum)
-    with FaultyServer(folder) as server, pytest.raises(InputError, match=match):
+    with FaultyServer(folder) as server, pytest.raises(InputError, match="does not match the manifest"):
         fetch_index(server.url, manifest, tmp_path / "cache")
     assert {*tmp_path.rglob("*.npy")} == {folder / INDEX}
 

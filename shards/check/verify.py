@@ -39,22 +39,16 @@ def verify(where: str | Path) -> Iterator[str]:
             first += shard.samples
             try:
                 with tars.open(shard.name) as file:
-                    yield from _verify_file(file, shard)
+                    if (size := file.seek(0, os.SEEK_END)) != shard.bytes:
+                        yield f"{shard.name}: has {size} bytes, the manifest says {shard.bytes}: it was cut or replaced"
+                    if shard.sha256 and compute_sha256(file) != shard.sha256:  # it has none if indexed from a URL
+                        yield f"{shard.name}: is not the file that was indexed"
                     yield from _verify_samples(file, manifest, shard, rows)
             except OSError as error:
                 yield f"{shard.name}: cannot be read ({error.strerror or type(error).__name__})"
             except InputError as error:
                 yield f"{shard.name}: {error}"
             progress.add(shard.samples)
-
-
-def _verify_file(file: BinaryIO, shard: Shard) -> Iterator[str]:
-    size = file.seek(0, os.SEEK_END)
-    if size != shard.bytes:
-        yield f"{shard.name}: has {size} bytes, the manifest says {shard.bytes}: it was truncated or replaced"
-    # Without a checksum, it was indexed from a URL; every image has a digest of its own, which is checked below.
-    if shard.sha256 and compute_sha256(file) != shard.sha256:
-        yield f"{shard.name}: is not the file that was indexed"
 
 
 def _verify_samples(file: BinaryIO, manifest: Manifest, shard: Shard, rows: np.ndarray) -> Iterator[str]:

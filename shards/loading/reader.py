@@ -11,19 +11,14 @@ import numpy as np
 import xxhash
 
 from shards.common.errors import InputError
-from shards.common.files import compute_sha256
 from shards.format.codec import decoder
 from shards.format.index import member_key
 from shards.format.manifest import Manifest
 from shards.order.order import Order, flips
 from shards.storage.local import LocalStorage
-from shards.storage.locate import CacheOptions, Location, locate
+from shards.storage.locate import CacheOptions, locate
 
 BLOCK_BYTES = 2 << 20
-
-CHECKED_BYTES = 256 << 20
-"""The largest index (11 million samples) that is hashed at every start: 0.2 s here. A larger one is left to ``shards
-verify``; each sample has a digest of its own anyway."""
 
 AHEAD = 64
 """Samples per lane that remote blocks are fetched ahead of use: 64 batches, if a batch has one row per lane. This is
@@ -104,7 +99,8 @@ class Reader:
         block = block or default_block(self.manifest)
         self.order = Order(self.manifest.counts, self.seed, settings["lanes"], block)
         self._index = self.location.open_index()
-        _check_index(self.location)
+        if not self.location.index_is_intact():
+            raise InputError(f"{self.location.index} does not belong to this manifest. Build the data set again.")
         self._storage = self.location.open_storage(self._index, self.order.lanes, block, cache)
         self._storage.check()
         self._first = np.concatenate([[0], np.cumsum(self.manifest.counts)])
@@ -236,12 +232,3 @@ class Reader:
 def default_block(manifest: Manifest) -> int:
     """Samples in about 2 MiB of tar: large enough for disks and networks, small enough to hold one per lane."""
     return max(1, BLOCK_BYTES * manifest.samples // sum(shard.bytes for shard in manifest.shards))
-
-
-def _check_index(location: Location) -> None:
-    if location.index.stat().st_size > CHECKED_BYTES:
-        return
-    with location.index.open("rb") as file:
-        if compute_sha256(file) == location.manifest.index_sha256:
-            return
-    raise InputError(f"{location.index} does not belong to this manifest. Build the data set again.")

@@ -25,14 +25,9 @@ from shards.common.errors import InputError
 
 BLOCK, PARTIAL, CHECKSUM = ".block", ".part", 8
 
-LOCKS = 256
-"""Lock files. Blocks that share one wait for each other: of 16 fetches at a time, two collide in one of three cases."""
-
-DISK_SHARE = 0.9
-"""The cache takes at most this share of the space that is free or its own, so it does not fill the disk by itself."""
-
+LOCKS = 256  # files; blocks that share one wait for each other: two of 16 fetches at a time do in one of three cases
+DISK_SHARE = 0.9  # of the space that is free or the cache's own: the most that it takes
 ABANDONED = 600  # seconds after which a partial block belongs to a killed process
-
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 Data = bytes | bytearray
@@ -68,7 +63,7 @@ class BlockCache:
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        """Creates ``folder`` as :func:`make_private_folder` does, with the same errors."""
+        """Creates ``folder``; see :func:`make_private_folder`."""
         self._folder, self._limit = folder, limit
         self._unchecked = limit  # bytes written since the last check of the size; the first block triggers one
         self._warned = False
@@ -104,9 +99,11 @@ class BlockCache:
             descriptor = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        if _matches_checksum(descriptor):
-            os.utime(descriptor)
-            return Block(descriptor)
+        with suppress(OSError):  # a disk that loses bytes
+            data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+            if data[-CHECKSUM:] == xxhash.xxh3_64_digest(memoryview(data)[:-CHECKSUM]):
+                os.utime(descriptor)
+                return Block(descriptor)
         os.close(descriptor)
         return None
 
@@ -194,11 +191,3 @@ def file_lock(path: Path) -> Iterator[None]:
             yield
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would not release it after a fork
-
-
-def _matches_checksum(descriptor: int) -> bool:
-    try:
-        data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-    except OSError:
-        return False
-    return data[-CHECKSUM:] == xxhash.xxh3_64_digest(memoryview(data)[:-CHECKSUM])

@@ -74,7 +74,7 @@ class StorageClient:
         def read_rest() -> None:
             while (received := len(data)) < end - start:
                 if self._http:
-                    self._get(url, start + received, end, file_size, data)
+                    sync(self._fs.loop, self._get, url, start + received, end, file_size, data)
                 else:
                     data.extend(self._call("cat_file", url, start=start + received, end=end))
                 if len(data) == received:
@@ -88,7 +88,7 @@ class StorageClient:
     def size(self, url: str) -> int:
         """Bytes of the file at ``url``. HTTP servers are asked for one byte: some signed URLs allow no HEAD request."""
         if self._http:
-            return self._retry(url, lambda: self._get(url, 0, 1, None, bytearray()))
+            return int(self._retry(url, lambda: sync(self._fs.loop, self._get, url, 0, 1, None, bytearray())))
         return int(self._retry(url, lambda: self._call("info", url))["size"])
 
     def stop(self) -> None:
@@ -101,9 +101,32 @@ class StorageClient:
         if isinstance(self._fs, AsyncFileSystem):
             vars(self._fs).clear()  # it refers to itself; its connections would stay until a garbage collection
 
-    def _get(self, url: str, start: int, end: int, file_size: int | None, data: bytearray) -> int:
-        size: int = sync(self._fs.loop, _get, self._fs, url, start, end, file_size, self._stall, data)
-        return size
+    async def _get(self, url: str, start: int, end: int, file_size: int | None, data: bytearray) -> int:
+        """Append to ``data`` what arrives and return the size of the file.
+
+        fsspec's ``cat_file`` would lose the bytes that arrived before a connection broke.
+        """
+        from aiohttp import ClientTimeout  # takes 0.3 s to import, which other protocols save
+
+        session = await self._fs.set_session()
+        headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        options = {**self._fs.kwargs, "headers": {**self._fs.kwargs.get("headers", {}), **headers}}
+        timeout = ClientTimeout(total=None, sock_connect=self._stall, sock_read=self._stall)
+        async with session.get(self._fs.encode_url(url), timeout=timeout, **options) as response:
+            if response.status != 206:
+                raise _status_error(url, response.status)
+            served = re.match(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
+            if served is None or int(served[1]) != start or int(served[2]) >= end:
+                raise _ranges_ignored(url)
+            size = int(served[3])
+            if file_size is not None and size != file_size:
+                raise InputError(
+                    f"{redact(url)} has {size} bytes, the manifest says {file_size}: the shard changed since it was "
+                    "indexed. Fetch or build it again."
+                )
+            async for chunk in response.content.iter_any():
+                data += chunk
+            return size
 
     def _call(self, method: str, url: str, **options: Any) -> Any:
         if self._fs.async_impl:
@@ -145,34 +168,6 @@ class StorageClient:
         elif _is_transient(error):
             reason += f", for {self._patience:.0f} s"
         return f"{redact(url)} cannot be read: {reason}."
-
-
-async def _get(fs: Any, url: str, start: int, end: int, file_size: int | None, stall: float, data: bytearray) -> int:
-    """Append to ``data`` what arrives and return the size of the file.
-
-    fsspec's ``cat_file`` would lose the bytes that arrived before a connection broke.
-    """
-    from aiohttp import ClientTimeout  # takes 0.3 s to import, which other protocols save
-
-    session = await fs.set_session()
-    headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
-    options = {**fs.kwargs, "headers": {**fs.kwargs.get("headers", {}), **headers}}
-    timeout = ClientTimeout(total=None, sock_connect=stall, sock_read=stall)
-    async with session.get(fs.encode_url(url), timeout=timeout, **options) as response:
-        if response.status != 206:
-            raise _status_error(url, response.status)
-        served = re.match(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
-        if served is None or int(served[1]) != start or int(served[2]) >= end:
-            raise _ranges_ignored(url)
-        size = int(served[3])
-        if file_size is not None and size != file_size:
-            raise InputError(
-                f"{redact(url)} has {size} bytes, the manifest says {file_size}: the shard changed since it was "
-                "indexed. Fetch or build it again."
-            )
-        async for chunk in response.content.iter_any():
-            data += chunk
-        return size
 
 
 def _status_error(url: str, status: int) -> Exception:

@@ -63,9 +63,6 @@ class LocalStorage:
     def fetch(self, shards: np.ndarray, rows: np.ndarray) -> None:
         """Does nothing: local files need no fetching."""
 
-    def prefetch(self, shards: np.ndarray, rows: np.ndarray) -> None:
-        """Does nothing: the page cache reads ahead by itself."""
-
     def name(self, shard: int) -> str:
         """The tar's path, for messages."""
         return str(self._folder / self._shards[shard].name)

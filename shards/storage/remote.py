@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import queue
 import random
+import threading
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 
 import numpy as np
 import xxhash
@@ -17,16 +19,72 @@ from shards.common.urls import join, redact
 from shards.format.manifest import Manifest
 from shards.storage.cache import Block, BlockCache, Data
 from shards.storage.client import PATIENCE, STALL, StorageClient
-from shards.storage.download_pool import DownloadPool, Key
 from shards.storage.local import OPEN_FILES
 
+THREADS = 16  # downloads at a time in one process: 2 MiB each at 50 ms of latency make 640 MiB/s
+JOIN_SECONDS = 10.0
 
-@dataclass(frozen=True)
-class _Connections:
-    """The client and the threads of one process."""
+Key = tuple[int, int]
+"""Shard, and number of the block in it."""
 
-    client: StorageClient
-    pool: DownloadPool
+
+class DownloadPool:
+    """Downloads blocks in daemon threads. One thread of the process submits keys and takes the results.
+
+    ``ThreadPoolExecutor`` would finish all queued downloads, possibly minutes of them, before the interpreter exits.
+    """
+
+    def __init__(self, client: StorageClient, load: Callable[[StorageClient, Key], Block | None]) -> None:
+        """``load`` puts a block into the cache. It returns the block only if the disk has no room for it."""
+        self.client = client
+        self._load = load
+        self._queue: queue.PriorityQueue[tuple[int, int, tuple[Key, Future[Block | None]] | None]]
+        self._queue = queue.PriorityQueue()
+        self._count = itertools.count()
+        self._futures: dict[Key, Future[Block | None]] = {}
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(THREADS)]
+        for thread in self._threads:
+            thread.start()
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether ``key`` is queued or running, failed, or has a block in memory."""
+        return key in self._futures
+
+    def submit(self, key: Key, *, urgent: bool) -> None:
+        """Queue ``key``, unless it is there. An urgent submission replaces one that is still queued or that failed."""
+        future = self._futures.get(key)
+        if future is not None and not (urgent and (future.cancel() or (future.done() and future.exception()))):
+            return
+        future = self._futures[key] = Future()
+        self._queue.put((0 if urgent else 1, next(self._count), (key, future)))
+
+    def result(self, key: Key) -> Block | None:
+        """Wait for ``key`` and forget it. Returns what ``load`` returns and raises what it raises."""
+        future = self._futures.pop(key, None)
+        return None if future is None else future.result()
+
+    def close(self) -> None:
+        """Drop what is queued, wait for what is running, and close the connections."""
+        self.client.stop()
+        for _ in self._threads:
+            self._queue.put((-1, next(self._count), None))
+        for thread in self._threads:
+            thread.join(JOIN_SECONDS)
+        self.client.close()
+
+    def _work(self) -> None:
+        while job := self._queue.get()[2]:
+            key, future = job
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                block = self._load(self.client, key)
+            except BaseException as error:
+                future.set_exception(error)
+                continue
+            if block is None:
+                self._futures.pop(key, None)  # the block is on disk: nothing is left to hand over
+            future.set_result(block)
 
 
 class RemoteStorage:
@@ -53,13 +111,10 @@ class RemoteStorage:
         self._first = np.concatenate([[0], np.cumsum(manifest.counts)])
         self._prefix = f"{manifest.digest[:32]}-{block}"
         self._open: OrderedDict[Key, tuple[int, Block]] = OrderedDict()  # first byte in the tar, and the block
-        self._connections: dict[int, _Connections] = {}  # by process id
+        self._pools: dict[int, DownloadPool] = {}  # by process id
 
     def check(self) -> None:
-        """Fetch the first block, which tests the address, the credentials, the server and the first tar.
-
-        Every other block is checked when it is fetched; asking for the sizes of 100,000 tars would take minutes.
-        """
+        """Fetch the first block, which tests the address, the credentials, the server and the first tar."""
         self._fetch([(0, 0)])
 
     def read(self, shard: int, row: int, offset: int, size: int) -> bytes:
@@ -80,7 +135,7 @@ class RemoteStorage:
 
     def prefetch(self, shards: np.ndarray, rows: np.ndarray) -> None:
         """Fetch the blocks of these samples in the background, in this order, after those that :meth:`fetch` needs."""
-        pool = self._connect().pool
+        pool = self._pool()
         for key in self._keys(shards, rows):
             if key not in self._open and not self._cache.has(self._name(key)):
                 pool.submit(key, urgent=False)
@@ -99,29 +154,27 @@ class RemoteStorage:
 
     def close(self) -> None:
         """Close all files and connections, and end the threads."""
-        if connections := self._connections.pop(os.getpid(), None):
-            connections.client.stop()
-            connections.pool.close()
-            connections.client.close()
+        if pool := self._pools.pop(os.getpid(), None):
+            pool.close()
         while self._open:
             self._open.popitem()[1][1].close()
 
-    def _connect(self) -> _Connections:
-        """Make the connections of this process.
+    def _pool(self) -> DownloadPool:
+        """The threads and connections of this process.
 
         A forked copy, such as in a ``DataLoader``, makes its own. It also keeps its parent's: their finalizers would
         wait for the parent's event loop.
         """
-        if os.getpid() not in self._connections:
+        if os.getpid() not in self._pools:
             client = StorageClient(self._url, self._patience, self._stall)
-            self._connections[os.getpid()] = _Connections(client, DownloadPool(partial(self._fill_cache, client)))
-        return self._connections[os.getpid()]
+            self._pools[os.getpid()] = DownloadPool(client, self._fill_cache)
+        return self._pools[os.getpid()]
 
     def _keys(self, shards: np.ndarray, rows: np.ndarray) -> Iterable[Key]:
         return dict.fromkeys(zip(shards.tolist(), (rows // self._block).tolist(), strict=True))
 
     def _fetch(self, keys: Iterable[Key]) -> None:
-        pool = self._connect().pool
+        pool = self._pool()
         closed = [key for key in keys if key not in self._open]
         missing = [key for key in closed if key in pool or not self._cache.has(self._name(key))]
         random.shuffle(missing)  # workers that need the same blocks begin with different ones
@@ -132,7 +185,6 @@ class RemoteStorage:
                 self._keep_open(key, block)
 
     def _fill_cache(self, client: StorageClient, key: Key) -> Block | None:
-        """Put a block into the cache; returns it only if the disk has no room for it."""
         block = self._cached_block(client, key)
         if block.in_memory:
             return block
@@ -157,7 +209,7 @@ class RemoteStorage:
     def _open_block(self, key: Key) -> tuple[int, Block]:
         self._fetch([key])
         if key not in self._open:
-            self._keep_open(key, self._cached_block(self._connect().client, key))
+            self._keep_open(key, self._cached_block(self._pool().client, key))
         return self._open[key]
 
     def _keep_open(self, key: Key, block: Block) -> None:

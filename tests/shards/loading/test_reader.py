@@ -126,12 +126,12 @@ def test_a_small_cache_is_filled_ahead_in_every_epoch(folder: Path, tmp_path: Pa
         options = {"lanes": LANES, "block": BLOCK, "cache": CacheOptions(tmp_path, size // 4)}
         with closing(Reader(server.url, **options)) as reader:  # type: ignore[arg-type]
             storage, submitted = reader._storage, {True: 0, False: 0}
-            pool = storage._connect().pool  # type: ignore[union-attr]
+            pool = storage._pool()  # type: ignore[union-attr]
             submit = pool.submit
 
-            def count(key: object, job: object, *, urgent: bool) -> None:
+            def count(key: tuple[int, int], *, urgent: bool) -> None:
                 submitted[urgent] += 1
-                submit(key, job, urgent=urgent)
+                submit(key, urgent=urgent)
 
             pool.submit = count
             out = np.empty((LANES, *reader.manifest.shape), np.uint8)

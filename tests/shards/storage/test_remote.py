@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,11 +18,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from shards.common.errors import InputError
 from shards.format.manifest import INDEX, MANIFEST, Manifest, read_manifest
-from shards.storage import download_pool
-from shards.storage.cache import BLOCK, BlockCache
+from shards.storage import remote
+from shards.storage.cache import BLOCK, Block, BlockCache
+from shards.storage.client import StorageClient
 from shards.storage.local import LocalStorage
 from shards.storage.locate import fetch_file, fetch_index
-from shards.storage.remote import RemoteStorage
+from shards.storage.remote import DownloadPool, RemoteStorage
 from tests.support.faulty import FAULTS, FaultyServer, random_faults
 from tests.support.make import make_shards
 
@@ -118,7 +120,7 @@ def test_blocks_on_disk_leave_no_result_behind(folder: Path, storages: Storages)
     with FaultyServer(folder) as server:
         storage = storages(server.url)
         storage.prefetch(*everything())
-        pool = storage._connect().pool
+        pool = storage._pool()
         for future in [*pool._futures.values()]:
             assert future.result() is None
         assert not pool._futures
@@ -127,7 +129,7 @@ def test_blocks_on_disk_leave_no_result_behind(folder: Path, storages: Storages)
 def test_needed_blocks_overtake_prefetched_ones(
     folder: Path, storages: Storages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download_pool, "THREADS", 1)
+    monkeypatch.setattr(remote, "THREADS", 1)
     with FaultyServer(folder, latency=0.05) as server:
         storage = storages(server.url)
         storage.prefetch(np.array([0, 0, 1, 1, 2]), np.array([0, 8, 0, 8, 0]))
@@ -425,3 +427,64 @@ def test_s3(folder: Path, tmp_path: Path, storages: Storages, s3: Any) -> None:
     assert path.read_bytes() == (folder / INDEX).read_bytes()
     other = replace(read_manifest(folder), size=1)
     fail(storages("s3://bucket/nowhere", other), r"s3://bucket/nowhere/shard-00000.tar cannot be read: there is no")
+
+
+QUEUED_AT_EXIT = """
+import time
+from shards.storage.client import StorageClient
+from shards.storage.remote import DownloadPool
+pool = DownloadPool(StorageClient("memory://"), lambda *_: time.sleep(600))
+for number in range(100):
+    pool.submit((0, number), urgent=False)
+"""
+
+
+def test_urgent_blocks_overtake_and_replace_queued_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "THREADS", 1)
+    started, go, loaded = threading.Event(), threading.Event(), list[int]()
+
+    def load(_: StorageClient, key: tuple[int, int]) -> None:
+        loaded.append(key[1])
+        started.set()
+        go.wait()
+
+    pool = DownloadPool(StorageClient("memory://"), load)
+    pool.submit((0, 0), urgent=False)
+    started.wait()
+    pool.submit((0, 1), urgent=False)
+    pool.submit((0, 2), urgent=False)
+    pool.submit((0, 2), urgent=True)
+    pool.submit((0, 2), urgent=False)
+    go.set()
+    assert pool.result((0, 2)) is None
+    assert loaded[:2] == [0, 2]
+    assert pool.result((0, 1)) is None
+    pool.submit((0, 3), urgent=False)
+    assert pool.result((0, 3)) is None
+    assert loaded == [0, 2, 1, 3]
+    pool.close()
+
+
+def test_a_failed_block_is_replaced_by_an_urgent_one_only() -> None:
+    block, errors = Block(b"x"), [ZeroDivisionError()]
+
+    def load(*_: object) -> Block:
+        if errors:
+            raise errors.pop()
+        return block
+
+    pool = DownloadPool(StorageClient("memory://"), load)
+    pool.submit((0, 0), urgent=False)
+    with pytest.raises(ZeroDivisionError):
+        pool._futures[0, 0].result()
+    failed = pool._futures[0, 0]
+    pool.submit((0, 0), urgent=False)
+    assert pool._futures[0, 0] is failed
+    pool.submit((0, 0), urgent=True)
+    assert pool.result((0, 0)) is block
+    assert (0, 0) not in pool
+    pool.close()
+
+
+def test_the_interpreter_exits_without_loading_what_is_queued() -> None:
+    assert subprocess.run([sys.executable, "-c", QUEUED_AT_EXIT], timeout=120).returncode == 0

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
 
 import tyro
-from tyro.conf import DisallowNone, OmitArgPrefixes, OmitSubcommandPrefixes, PositionalMetavarFromFieldName, subcommand
+from tyro.conf import DisallowNone, OmitArgPrefixes, OmitSubcommandPrefixes, PositionalMetavarFromFieldName
 
 from shards.building.commands import Build
 from shards.check.commands import Index, Info, Verify
 from shards.common.errors import InputError
 
-Command = (
-    Annotated[Build, subcommand("build")]
-    | Annotated[Index, subcommand("index")]
-    | Annotated[Verify, subcommand("verify")]
-    | Annotated[Info, subcommand("info")]
-)
-
 
 def main() -> int:
     """Run the command line; returns the exit code. User errors are printed as one line, without a traceback."""
     try:
-        command: Build | Index | Verify | Info = tyro.cli(
-            Command,
+        command = tyro.cli(
+            Build | Index | Verify | Info,
             prog="python -m shards",
             description="Build WebDataset shards from raw images; index, verify and describe existing shards.",
             config=(OmitArgPrefixes, OmitSubcommandPrefixes, PositionalMetavarFromFieldName, DisallowNone),

@@ -27,8 +27,7 @@ from shards.sources.source import Source
 
 OPTIONS = ".build.json"
 LOCK = ".build.lock"
-HIDDEN = (".shard-*.npz", HASHES, OPTIONS, LOCK)
-"""Files that a complete data set does not need; the lock comes last."""
+HIDDEN = (".shard-*.npz", HASHES, OPTIONS, LOCK)  # a complete data set does not need them; the lock comes last
 PARTIAL = ".*.partial"
 DEFAULTS = Options()
 
@@ -97,7 +96,6 @@ def _locked(out: Path) -> Iterator[None]:
 
 def _run(recipe: Recipe, workers: int) -> Manifest:
     _record_options(recipe)
-    _delete(recipe.out, PARTIAL)
     try:
         if recipe.options.dedup:
             recipe = leave_out_duplicates(recipe, workers)

@@ -132,15 +132,6 @@ class BuildFaces(BuildCommand):
         self.build(Faces(self.count, self.options.seed), self.out)
 
 
-Kind = (
-    Annotated[BuildMnist, subcommand("mnist")]
-    | Annotated[BuildCeleba, subcommand("celeba")]
-    | Annotated[BuildLsun, subcommand("lsun")]
-    | Annotated[BuildFolder, subcommand("folder")]
-    | Annotated[BuildFaces, subcommand("faces")]
-)
-
-
 @dataclass(frozen=True)
 class Build:
     """Turn raw images into shards. If interrupted, the same command resumes.
@@ -148,7 +139,13 @@ class Build:
     Example: python -m shards build celeba raw/celeba data/celeba64 --size 64
     """
 
-    kind: Kind
+    kind: (
+        Annotated[BuildMnist, subcommand("mnist")]
+        | Annotated[BuildCeleba, subcommand("celeba")]
+        | Annotated[BuildLsun, subcommand("lsun")]
+        | Annotated[BuildFolder, subcommand("folder")]
+        | Annotated[BuildFaces, subcommand("faces")]
+    )
 
     def run(self) -> None:
         self.kind.run()

@@ -30,10 +30,8 @@ from shards.sources.source import BadImage
 
 LISTING = "duplicates.jsonl"
 HASHES = ".hashes-*.npz"
-TOLERANCE = 6
-"""Largest difference, of 255, between the cells of two duplicates."""
-PART = 1024
-"""Images per part: about a second's work."""
+TOLERANCE = 6  # largest difference, of 255, between the cells of two duplicates
+PART = 1024  # images per part: about a second's work
 
 
 def hash_images(recipe: Recipe, part: int) -> Iterator[None]:

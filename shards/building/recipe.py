@@ -15,8 +15,7 @@ from shards.format.codec import fit
 from shards.order.order import shuffled
 from shards.sources.source import BadImage, Item, Source
 
-SHUFFLE = 0x5AFD
-"""Second word of the Philox key: separates the shuffle from every other stream of the same seed."""
+SHUFFLE = 0x5AFD  # second word of the Philox key: separates the shuffle from every other stream of the same seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +99,6 @@ class Recipe:
 
     def record_path(self, shard: int) -> Path:
         return self.out / f".shard-{shard:06d}.npz"
-
-    def check_source(self) -> None:
-        """Raise ``InputError`` if the source has another length than at the start of the build."""
-        if (items := len(self.source)) != self.items:
-            raise InputError(f"The raw images changed during the build: {self.items} before, {items} now.")
 
     def read(self, index: int) -> tuple[Item, np.ndarray]:
         """Read item ``index`` and resize it: uint8 (size, size, channels). Raises ``BadImage`` if it is unusable."""

@@ -19,8 +19,7 @@ from shards.building.recipe import Recipe
 from shards.common.errors import InputError
 from shards.common.processes import WorkerDiedError, WorkerProcess, wait_for_messages
 
-PERIOD = 0.2
-"""Seconds between two reports. A message per image would cost as much as encoding it."""
+PERIOD = 0.2  # seconds between two reports; a message per image would cost as much as encoding it
 
 Work: TypeAlias = Callable[[Recipe, int], Iterator[None]]
 """A function of a module that does one part of a build, by its number; yields after each image. Raises ``InputError``,
@@ -83,7 +82,8 @@ def serve(connection: Connection) -> None:
     """Do parts until the other end closes the connection."""
     work, recipe = connection.recv()
     try:
-        recipe.check_source()
+        if (items := len(recipe.source)) != recipe.items:
+            raise InputError(f"The raw images changed during the build: {recipe.items} before, {items} now.")
         while True:
             count, sent = 0, time.monotonic()
             for _ in work(recipe, connection.recv()):

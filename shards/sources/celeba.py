@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from shards.common.errors import InputError
-from shards.sources.source import BadImage, Item, read_image
+from shards.sources.source import BadImage, Item, Source, read_image
 
 IMAGES = "img_align_celeba"
 SPLITS = {"0": "train", "1": "valid", "2": "test"}
 
 
 @dataclass(frozen=True)
-class Celeba:
+class Celeba(Source):
     """The images under ``raw``: the folder that holds ``img_align_celeba`` or its zip, or one of those two itself.
 
     Each is cropped to its central ``crop`` pixels: 178 is the largest square of 178x218, 108 the face alone, as in the
@@ -31,10 +31,6 @@ class Celeba:
     """
 
     name: ClassVar[str] = "celeba"
-    channels: ClassVar[int] = 3
-    upscale: ClassVar[bool] = False
-    format: ClassVar[str] = "jpg"
-    classes: ClassVar[tuple[str, ...]] = ()
 
     raw: Path
     crop: int = 178
@@ -60,7 +56,7 @@ class Celeba:
 class _Listing:
     names: tuple[str, ...]
     read: Callable[[str], bytes]
-    columns: tuple[str, ...]
+    columns: list[str]
     rows: Mapping[str, str]
     """The line of each image in the attribute list, parsed on demand: 200,000 dicts would cost a second and 1 GB."""
     splits: Mapping[str, str]
@@ -77,11 +73,9 @@ def _listing(raw: Path, split: str) -> _Listing:
     """Cached per process: 0.5 s for all 202,599 images, in a folder or a zip."""
     images = _find(raw)
     names, read = _open_zip(images) if images.is_file() else _open_folder(images)
-    lists = (images.parent, raw, raw / "Anno", raw / "Eval")
-    splits = _rows(lists, "list_eval_partition.txt", names, 0)
-    rows = _rows(lists, "list_attr_celeba.txt", names, 2)
-    columns = tuple(rows.pop("").split())
-    splits.pop("")
+    folders = (images.parent, raw, raw / "Anno", raw / "Eval")
+    _, splits = _read_list(folders, "list_eval_partition.txt", names, header=0)
+    columns, rows = _read_list(folders, "list_attr_celeba.txt", names, header=2)
     if split != "all":
         if not splits:
             raise InputError(f"{raw} holds no list_eval_partition.txt, which the split {split!r} needs.")
@@ -92,15 +86,13 @@ def _listing(raw: Path, split: str) -> _Listing:
 
 
 def _find(raw: Path) -> Path:
-    if raw.is_file():
-        return raw
-    for folder in (raw, raw / "Img"):
-        for images in (folder / IMAGES, folder / f"{IMAGES}.zip"):
-            if images.exists():
-                return images
-    if raw.is_dir() and any(raw.glob("*.jpg")):
-        return raw
-    raise InputError(f"{raw} contains no {IMAGES} and no {IMAGES}.zip. Name the folder that CelebA was saved to.")
+    named = [folder / name for folder in (raw, raw / "Img") for name in (IMAGES, f"{IMAGES}.zip")]
+    found = [images for images in named if images.exists()]
+    if raw.is_file() or any(raw.glob("*.jpg")):
+        found.append(raw)
+    if not found:
+        raise InputError(f"{raw} contains no {IMAGES} and no {IMAGES}.zip. Name the folder that CelebA was saved to.")
+    return found[0]
 
 
 def _open_folder(folder: Path) -> tuple[list[str], Callable[[str], bytes]]:
@@ -124,17 +116,13 @@ def _open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     return sorted(members), read
 
 
-def _rows(folders: tuple[Path, ...], file: str, names: list[str], header: int) -> dict[str, str]:
-    """The rest of each image's line, by name; under "" the last header line. ``{"": ""}`` if there is no such file."""
+def _read_list(folders: tuple[Path, ...], file: str, names: list[str], header: int) -> tuple[list[str], dict[str, str]]:
+    """The column names, and the rest of each image's line by name; both empty if there is no such file."""
     path = next((folder / file for folder in folders if (folder / file).is_file()), None)
     if path is None:
-        return {"": ""}
+        return [], {}
     lines = path.read_text().splitlines()
-    rows = {"": lines[header - 1] if header else ""}
-    for line in lines[header:]:
-        name, _, rest = line.partition(" ")
-        rows[name] = rest
-    missing = next((name for name in names if name not in rows), None)
-    if missing is not None:
-        raise InputError(f"{path} has no line for {missing}. Download it again, or remove it to build without it.")
-    return rows
+    rows = {name: rest for name, _, rest in (line.partition(" ") for line in lines[header:])}
+    if missing := [name for name in names if name not in rows]:
+        raise InputError(f"{path} has no line for {missing[0]}. Download it again, or remove it to build without it.")
+    return " ".join(lines[1:header]).split(), rows  # the first line of a header is the number of images

@@ -12,23 +12,17 @@ from typing import ClassVar
 import numpy as np
 
 from shards.sources.portrait import BACKGROUNDS, CLOTHES, EYES, HAIRS, STYLES, Face, draw_face
-from shards.sources.source import Item
+from shards.sources.source import Item, Source
 
-FACES = 0xFACE
-"""Second word of the Philox key: separates these draws from every other stream of the same seed."""
-SMILING = 0.35
-"""``Face.smile`` above this counts as smiling; the sampled smiles leave a gap around it."""
+FACES = 0xFACE  # second word of the Philox key: separates these draws from every other stream of the same seed
+SMILING = 0.35  # Face.smile above this counts as smiling; the sampled smiles leave a gap around it
 
 
 @dataclass(frozen=True)
-class Faces:
+class Faces(Source):
     """The first ``count`` portraits of the infinite set ``seed``, each drawn when it is read, in about 4 ms."""
 
     name: ClassVar[str] = "faces"
-    channels: ClassVar[int] = 3
-    upscale: ClassVar[bool] = False
-    format: ClassVar[str] = "jpg"
-    classes: ClassVar[tuple[str, ...]] = ()
 
     count: int = 8192
     seed: int = 0

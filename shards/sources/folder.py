@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from shards.common.errors import InputError
-from shards.sources.source import Item, read_image
+from shards.sources.source import Item, Source, read_image
 
-EXTENSIONS = frozenset(
-    [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"]
-)
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 
 
 @dataclass(frozen=True)
-class Folder:
+class Folder(Source):
     """Every image under ``raw``, at any depth, sorted by path; hidden files and folders are ignored.
 
     If all images are in sub-folders, the first-level sub-folder is the class. ``attributes`` contains the path.
@@ -28,8 +26,6 @@ class Folder:
     """
 
     name: ClassVar[str] = "folder"
-    upscale: ClassVar[bool] = False
-    format: ClassVar[str] = "jpg"
 
     raw: Path
     channels: Literal[1, 3] = 3
@@ -45,8 +41,7 @@ class Folder:
         paths, classes = _listing(self.raw)
         path = paths[index]
         label = classes.index(path.partition("/")[0]) if classes else None
-        image = read_image((self.raw / path).read_bytes(), path)
-        return Item(image, path, label, {"file": path})
+        return Item(read_image((self.raw / path).read_bytes(), path), path, label, {"file": path})
 
 
 @lru_cache(maxsize=2)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import accumulate
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import lmdb
 
 from shards.common.errors import InputError
-from shards.sources.source import Item, read_image
+from shards.sources.source import Item, Source, read_image
 
 DATA = "data.mdb"
 Split = Literal["train", "val", "all"]
@@ -22,7 +20,7 @@ SPLITS = {"train": ("train", ""), "val": ("val", ""), "all": ("train", "val", ""
 
 
 @dataclass(frozen=True)
-class Lsun:
+class Lsun(Source):
     """The images of one category, where ``raw`` is its LMDB (``bedroom_train_lmdb``), or of all LMDBs in ``raw``.
 
     Several categories become classes, numbered in the order of ``categories``; if that is empty, all categories in
@@ -35,9 +33,6 @@ class Lsun:
     """
 
     name: ClassVar[str] = "lsun"
-    channels: ClassVar[int] = 3
-    upscale: ClassVar[bool] = False
-    format: ClassVar[str] = "jpg"
 
     raw: Path
     categories: tuple[str, ...] = ()
@@ -45,52 +40,38 @@ class Lsun:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        names = tuple(dict.fromkeys(part.category for part in _parts(self.raw, self.categories, self.split)))
+        names = tuple(dict.fromkeys(category for category, _ in _databases(self.raw, self.categories, self.split)))
         return names if len(names) > 1 else ()
 
     def __len__(self) -> int:
-        last = _parts(self.raw, self.categories, self.split)[-1]
-        return last.start + last.count
+        return sum(_count(folder) for _, folder in _databases(self.raw, self.categories, self.split))
 
     def __getitem__(self, index: int) -> Item:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        parts = _parts(self.raw, self.categories, self.split)
-        part = parts[bisect_right(parts, index, key=lambda part: part.start) - 1]
-        key, value = _read(part.folder, index - part.start)
-        file, classes = key.decode(errors="backslashreplace"), self.classes
-        origin = f"{part.category}/{file}"
-        label = classes.index(part.category) if classes else None
-        return Item(read_image(value, origin), origin, label, {"file": file})
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One LMDB."""
-
-    category: str
-    folder: Path
-    start: int
-    """Index of its first image: the number of images in the LMDBs before it."""
-    count: int
+        row = index
+        for category, folder in _databases(self.raw, self.categories, self.split):
+            if 0 <= row < _count(folder):
+                key, value = _read(folder, row)
+                file, classes = key.decode(errors="backslashreplace"), self.classes
+                label = classes.index(category) if classes else None
+                origin = f"{category}/{file}"
+                return Item(read_image(value, origin), origin, label, {"file": file})
+            row -= _count(folder)
+        raise IndexError(index)
 
 
 @lru_cache(maxsize=2)
-def _parts(raw: Path, categories: tuple[str, ...], split: Split) -> tuple[_Part, ...]:
-    """The LMDBs in order. Counts come from their headers; the keys (three million) are read only with the images."""
+def _databases(raw: Path, categories: tuple[str, ...], split: Split) -> tuple[tuple[str, Path], ...]:
+    """Category and folder of each LMDB, in the order of the labels."""
     databases = _find(raw, split)
     names = dict.fromkeys(category for category, _ in databases)
     if unknown := [category for category in categories if category not in names]:
         raise InputError(f"{raw} holds no category {unknown[0]!r}; it has {', '.join(names)}.")
-    chosen = [database for category in categories or names for database in databases if database[0] == category]
-    chosen = list(dict.fromkeys(chosen))  # a category may be named twice
-    counts = [_open(folder).stat()["entries"] for _, folder in chosen]
-    starts = accumulate(counts[:-1], initial=0)
-    return tuple(_Part(*database, start, count) for database, start, count in zip(chosen, starts, counts, strict=True))
+    chosen = dict.fromkeys(categories or names)  # a category may be named twice
+    return tuple(database for category in chosen for database in databases if database[0] == category)
 
 
 def _find(raw: Path, split: Split) -> list[tuple[str, Path]]:
-    """Category and folder of each LMDB, sorted."""
+    """Category and folder of each LMDB of the split, sorted."""
     if not raw.is_dir():
         raise InputError(f"{raw} is not a folder. Name an unzipped LMDB, such as bedroom_train_lmdb, or its parent.")
     here = raw.resolve()
@@ -127,6 +108,11 @@ def _open(folder: Path) -> lmdb.Environment:
     if not database.stat()["entries"]:
         raise InputError(f"{path} is empty: the LMDB contains no images.")
     return database
+
+
+def _count(folder: Path) -> int:
+    """Number of images, from the header: the keys (three million) are read only with the images."""
+    return int(_open(folder).stat()["entries"])
 
 
 @cache

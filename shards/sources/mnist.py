@@ -13,16 +13,15 @@ import numpy as np
 from PIL import Image
 
 from shards.common.errors import InputError
-from shards.sources.source import Item
+from shards.sources.source import Item, Source
 
 Split = Literal["train", "test", "all"]
 PREFIXES: dict[str, tuple[str, ...]] = {"train": ("train",), "test": ("t10k",), "all": ("train", "t10k")}
-UBYTE = 8
-"""The IDX type code of unsigned bytes, the only one MNIST uses."""
+UBYTE = 8  # the IDX type code of unsigned bytes, the only one MNIST uses
 
 
 @dataclass(frozen=True)
-class Mnist:
+class Mnist(Source):
     """Grey digits and their labels from the IDX files in ``raw``, gzipped or not; ``split="all"``: train, then test.
 
     Raises:

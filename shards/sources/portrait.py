@@ -55,7 +55,7 @@ def draw_face(face: Face, canvas: int = 256) -> Image.Image:
     image.putdata([rgb(mix(wall, WHITE, 0.3)), rgb(wall)])
     image = image.resize((1, canvas), Image.Resampling.BICUBIC).resize((canvas, canvas), Image.Resampling.NEAREST)
     pen = Pen(ImageDraw.Draw(image), ImageDraw.Draw(image, "RGBA"), canvas, 0.25 * face.yaw)
-    for part in (_hair_behind, _body, _ears, _skin, _beard, _nose, _mouth, _eyes, _brows, _hair_in_front, _glasses):
+    for part in (_body, _skin, _nose, _mouth, _eyes, _hair_in_front, _glasses):
         part(pen, face)
     return image
 
@@ -105,26 +105,22 @@ def _hairline(face: Face, u: Reals) -> Reals:
     return -0.66 + 0.6 * u**4 + (0.05 * np.abs(np.sin(9.0 * u)) if face.hair_style == "curly" else 0.0)
 
 
-def _hair_behind(pen: Pen, face: Face) -> None:
-    pen.flat(between(*_hair_sides(face, _hair_end(face) - 0.05)), mix(HAIRS[face.hair], DARK, 0.3))
-
-
 def _body(pen: Pen, face: Face) -> None:
+    """Everything behind the face: hair, clothes, neck and ears."""
     cloth, tone, neck = CLOTHES[face.clothes], _skin_tone(face), 0.42 if face.man else 0.33
+    pen.flat(between(*_hair_sides(face, _hair_end(face) - 0.05)), mix(HAIRS[face.hair], DARK, 0.3))
     pen.flat(ellipse(1.9j, 1.6 if face.man else 1.4, 0.88, 2.6), cloth)
     pen.flat(ellipse(1.14j, neck + 0.14, 0.2), mix(cloth, DARK, 0.25))
     pen.flat(ellipse(1.12j, neck + 0.07, 0.17), tone)
     pen.flat(ellipse(0.8j, neck, 0.45, 4.0), tone)
     pen.flat(ellipse(0.75j, neck, 0.37, 3.0), mix(tone, DARK, 0.25))
-
-
-def _ears(pen: Pen, face: Face) -> None:
     for x in (-_half_width(face), _half_width(face)):
-        pen.flat(ellipse(1.03 * x - 0.1 * face.yaw + 0.06j, 0.11, 0.2), mix(_skin_tone(face), DARK, 0.12))
-        pen.flat(ellipse(1.03 * x - 0.1 * face.yaw + 0.06j, 0.06, 0.13), mix(_skin_tone(face), RED, 0.25))
+        pen.flat(ellipse(1.03 * x - 0.1 * face.yaw + 0.06j, 0.11, 0.2), mix(tone, DARK, 0.12))
+        pen.flat(ellipse(1.03 * x - 0.1 * face.yaw + 0.06j, 0.06, 0.13), mix(tone, RED, 0.25))
 
 
 def _skin(pen: Pen, face: Face) -> None:
+    """The head, its shading, cheeks and beard."""
     tone, shape = _skin_tone(face), _silhouette(face)
     shade, light = mix(tone, DARK, 0.16), mix(tone, WHITE, 0.1)
     for t in (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9):
@@ -132,15 +128,11 @@ def _skin(pen: Pen, face: Face) -> None:
     for x in (-0.42, 0.42):
         for size in (1.0, 0.8, 0.6):
             pen.face(ellipse(x + (0.36 - 0.05 * face.smile) * 1j, 0.21 * size, 0.17 * size), mix(tone, RED, 0.6), 24)
-
-
-def _beard(pen: Pen, face: Face) -> None:
-    if not face.beard:
-        return
-    jaw = _silhouette(face)[17:48]
-    x = np.abs(jaw.real / _half_width(face) - pen.turn)
-    cheek = jaw.real + 1j * np.minimum(0.4 - 0.36 * x**3, jaw.imag)
-    pen.flat(between(jaw, cheek), mix(HAIRS[face.hair], DARK, 0.2), 235)
+    if face.beard:
+        jaw = shape[17:48]
+        from_middle = np.abs(jaw.real / _half_width(face) - pen.turn)
+        cheek = jaw.real + 1j * np.minimum(0.4 - 0.36 * from_middle**3, jaw.imag)
+        pen.flat(between(jaw, cheek), mix(HAIRS[face.hair], DARK, 0.2), 235)
 
 
 def _nose(pen: Pen, face: Face) -> None:
@@ -168,8 +160,10 @@ def _mouth(pen: Pen, face: Face) -> None:
 
 
 def _eyes(pen: Pen, face: Face) -> None:
-    u = span(17)
+    """Eyes and brows."""
+    u, v = span(17), span(15)
     arch, lash = 1.0 - u * u, 0.035 if face.man else 0.055
+    half = 1j * (0.058 if face.man else 0.036) * np.sqrt(1.02 - v * v)
     for side in (-1, 1):
         x = 0.35 * side
         upper = x + 0.19 * u - 0.04j - 0.13j * arch
@@ -180,14 +174,8 @@ def _eyes(pen: Pen, face: Face) -> None:
         pen.face(ellipse(x - 0.065j, 0.05, 0.05), 0x0C0A0E)
         pen.face(ellipse(x - 0.035 - 0.1j, 0.03, 0.03), WHITE)
         pen.face(between(upper * 1.02 - 1j * lash * (0.6 + 0.4 * side * u), upper + 0.012j), DARK)
-
-
-def _brows(pen: Pen, face: Face) -> None:
-    u = span(15)
-    half = 1j * (0.058 if face.man else 0.036) * np.sqrt(1.02 - u * u)
-    for side in (-1, 1):
-        y = -0.3 - 0.05 * (1.0 - u * u) + face.brow_tilt * (0.03 - 0.07 * side * u)
-        brow = 0.36 * side + 0.23 * u + 1j * y
+        y = -0.3 - 0.05 * (1.0 - v * v) + face.brow_tilt * (0.03 - 0.07 * side * v)
+        brow = 0.36 * side + 0.23 * v + 1j * y
         pen.face(between(brow - half, brow + half), mix(HAIRS[face.hair], DARK, 0.45))
 
 

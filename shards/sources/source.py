@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-EXIF_REACH = 65536
-"""Bytes at the start of a JPEG that contain its EXIF block, if it has one: a segment is at most this long."""
+EXIF_REACH = 65536  # bytes at the start of a JPEG that contain its EXIF block, if any: a segment is at most this long
 SIMPLEJPEG_MODES = {"YCbCr": "RGB", "RGB": "RGB", "Gray": "GRAY"}
 
 
@@ -38,18 +36,22 @@ class Source(Protocol):
     @property
     def channels(self) -> int:
         """1 for grey, 3 for RGB."""
+        return 3
 
     @property
     def upscale(self) -> bool:
         """Whether images smaller than the requested size are enlarged by default."""
+        return False
 
     @property
     def format(self) -> str:
         """The default encoding: ``jpg``, ``png`` or ``npy``."""
+        return "jpg"
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the labels, by number; empty without labels."""
+        return ()
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Item:
@@ -72,9 +74,11 @@ def read_image(data: bytes, origin: str) -> Image.Image:
     """
     try:
         if data[:2] == b"\xff\xd8" and b"Exif\0" not in data[:EXIF_REACH]:
-            return Image.fromarray(_decode_plain_jpeg(data))
-    except ValueError:
-        pass  # simplejpeg rejects files that Pillow still decodes
+            mode = SIMPLEJPEG_MODES[simplejpeg.decode_jpeg_header(data)[2]]
+            pixels = simplejpeg.decode_jpeg(data, mode)  # as Pillow's, in 250 instead of 350 us for 178x218
+            return Image.fromarray(pixels[:, :, 0] if mode == "GRAY" else pixels)
+    except (KeyError, ValueError):
+        pass  # CMYK, and files that simplejpeg rejects but Pillow still decodes
     try:
         with Image.open(io.BytesIO(data)) as image:
             return ImageOps.exif_transpose(image)
@@ -82,12 +86,3 @@ def read_image(data: bytes, origin: str) -> Image.Image:
         raise BadImage(origin, "is not an image in any format that Pillow can read") from error
     except Exception as error:  # Pillow's decoders raise many types on malformed bytes: struct.error, IndexError, ...
         raise BadImage(origin, f"cannot be decoded ({error})") from error
-
-
-def _decode_plain_jpeg(data: bytes) -> np.ndarray:
-    """uint8 (height, width, 3) or (height, width). Same pixels as Pillow's, in 250 instead of 350 us for 178x218."""
-    mode = SIMPLEJPEG_MODES.get(simplejpeg.decode_jpeg_header(data)[2])
-    if mode is None:
-        raise ValueError("CMYK, which Pillow converts")
-    pixels: np.ndarray = simplejpeg.decode_jpeg(data, mode)
-    return pixels[:, :, 0] if mode == "GRAY" else pixels

@@ -16,11 +16,10 @@ from pathlib import Path
 from shards.building.dedup import HASHES, leave_out_duplicates
 from shards.building.pack import Record, pack_shard
 from shards.building.recipe import Options, Recipe, differences
-from shards.building.worker import explain, run_workers
+from shards.building.worker import run_workers
 from shards.common.errors import InputError, require
 from shards.common.files import atomic_write
 from shards.common.processes import available_cores
-from shards.common.progress import Progress
 from shards.format.index import write_index
 from shards.format.manifest import DUPLICATES, MANIFEST, Manifest, read_manifest, write_manifest
 from shards.sources.source import Source
@@ -57,7 +56,8 @@ def build(source: Source, out: Path, options: Options = DEFAULTS, workers: int |
                 _delete(out, *HIDDEN)  # the process that wrote the manifest may have been killed before it did
         return _read_complete(recipe)
     except OSError as error:
-        raise explain(error, out) from error
+        what = f"{error.filename or out}: {error.strerror or error}."
+        raise InputError(f"{what} Finished shards stay; fix this and run the same command again.") from error
 
 
 def _read_complete(recipe: Recipe) -> Manifest:
@@ -73,10 +73,9 @@ def _check_folder(out: Path) -> None:
     """Raise ``InputError`` if ``out`` contains anything but an unfinished build."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is not a folder. Build into a new or empty one.")
-    if out.is_dir() and not (out / OPTIONS).exists() and not (out / MANIFEST).exists():
-        visible = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
-        if visible:
-            raise InputError(f"{out} contains other files, such as {visible[0]}. Build into a new or empty folder.")
+    visible = sorted(path.name for path in out.glob("[!.]*"))
+    if visible and not (out / OPTIONS).exists() and not (out / MANIFEST).exists():
+        raise InputError(f"{out} contains other files, such as {visible[0]}. Build into a new or empty folder.")
 
 
 @contextmanager
@@ -99,15 +98,12 @@ def _run(recipe: Recipe, workers: int) -> Manifest:
     try:
         if recipe.options.dedup:
             recipe = leave_out_duplicates(recipe, workers)
-        missing = [
-            shard
+        missing = {
+            shard: len(recipe.positions(shard))
             for shard in range(recipe.shards)  # a record without its tar: somebody deleted that
             if not (recipe.record_path(shard).exists() and recipe.tar_path(shard).exists())
-        ]
-        remaining = sum(len(recipe.positions(shard)) for shard in missing)
-        if missing:
-            with Progress(recipe.samples, recipe.samples - remaining) as progress:
-                run_workers(pack_shard, recipe, missing, workers, progress.add)
+        }
+        run_workers(pack_shard, recipe, missing, recipe.samples, workers, "images")
         return _publish(recipe)
     finally:
         _delete(recipe.out, PARTIAL)
@@ -116,7 +112,7 @@ def _run(recipe: Recipe, workers: int) -> Manifest:
 def _record_options(recipe: Recipe) -> None:
     """Write the options down; raise ``InputError`` if an unfinished build began with other ones."""
     path = recipe.out / OPTIONS
-    requested = {"source": recipe.source.name, **recipe.build_options(), **recipe.source_paths()}
+    requested = {"source": recipe.source.name, **recipe.build_options(paths=True)}
     text = json.dumps(requested, indent=1).encode()
     started = path.exists() and any(recipe.out.glob(".*.npz"))
     if started and (different := differences(json.loads(path.read_bytes()), json.loads(text))):

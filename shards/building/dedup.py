@@ -6,9 +6,8 @@ than pairs. The paper's code comes from a trained autoencoder, this one is a 64-
 2,000 drawn faces share another's), so duplicates must also agree in the mean colours of 4x4 cells.
 
 Of 120 bedrooms and 600 CelebA faces, 79 to 99 % kept their code after recompression or a change of size, and no two
-different images shared one. Cells of copies differed by at most 3 of 255, cells of faces by 10 to 75.
-
-Hidden files in the build's folder keep the hashes until the manifest is written, so that a resumed build reuses them.
+different images shared one. Cells of copies differed by at most 3 of 255, cells of faces by 10 to 75. Hidden files keep
+the hashes until the manifest is written, for a resumed build.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from PIL import Image
 from shards.building.recipe import Recipe
 from shards.building.worker import run_workers
 from shards.common.files import atomic_write
-from shards.common.progress import Progress
 from shards.sources.source import BadImage
 
 LISTING = "duplicates.jsonl"
@@ -103,16 +101,13 @@ def find_originals(hashes: np.ndarray, cells: np.ndarray) -> np.ndarray:
 def leave_out_duplicates(recipe: Recipe, workers: int) -> Recipe:
     """``recipe`` without near-duplicates: the first of each group stays, the others are listed in ``LISTING``.
 
-    Raises:
-        InputError: as in the build; bad images are skipped only if its options say so.
+    Raises ``InputError`` as the build does.
     """
     records = [_record_path(recipe, part) for part in range(-(-recipe.items // PART))]
-    missing = [part for part, path in enumerate(records) if not path.exists()]
+    missing = {part: len(_indexes(recipe, part)) for part, path in enumerate(records) if not path.exists()}
     if missing:
-        remaining = sum(len(_indexes(recipe, part)) for part in missing)
         print("Looking for near-duplicates.", file=sys.stderr, flush=True)
-        with Progress(recipe.items, recipe.items - remaining, "images hashed") as progress:
-            run_workers(hash_images, recipe, missing, workers, progress.add)
+    run_workers(hash_images, recipe, missing, recipe.items, workers, "images hashed")
     indexes, hashes, cells = (
         np.concatenate([_load(path, name) for path in records]) for name in ("indexes", "hashes", "cells")
     )

@@ -48,11 +48,8 @@ def pack_shard(recipe: Recipe, number: int) -> Iterator[None]:
     """Write shard ``number`` and then its record; yields after each raw image.
 
     The shard is assembled in memory, so a bad image or a full disk leaves no partial file. It is indexed on the way:
-    reading it back would cost 0.1 ms a sample, an eighth of the whole build.
-
-    Raises:
-        InputError: a bad image that may not be skipped.
-        OSError: the source or the output folder fails.
+    reading it back would cost 0.1 ms a sample, an eighth of the whole build. Raises ``InputError`` for a bad image that
+    may not be skipped.
     """
     file, rows, skipped = io.BytesIO(), [], []
     with tarfile.open(fileobj=file, mode="w") as tar:

@@ -113,24 +113,21 @@ class Recipe:
         if not self.options.skip_bad:
             raise InputError(f"{error}. --skip-bad leaves such images out.") from error
 
-    def build_options(self) -> dict[str, Any]:
+    def build_options(self, *, paths: bool = False) -> dict[str, Any]:
         """Everything that determines the output, flat and JSON-ready; fields of the source as ``"celeba.crop"``.
 
-        Paths are left to :meth:`source_paths`, so that equal data build equal manifests wherever the data are.
-        ``skip_bad`` is not part of the recipe, so an interrupted build can be resumed with it. ``dedup`` appears only
-        when it is set, because manifests of earlier versions lack it.
+        The source's paths do not, so that equal data build equal manifests wherever the data are; but they must not
+        change within one build, and ``paths`` adds them. ``skip_bad`` is not part of the recipe, so an interrupted
+        build can be resumed with it. ``dedup`` appears only when it is set: manifests of earlier versions lack it.
         """
-        source_fields = {f"{self.source.name}.{name}": value for name, value in vars(self.source).items()}
-        options = {**asdict(self.options), "format": self.format, "upscale": self.upscale, **source_fields}
+        options = {"items": self.items, **asdict(self.options), "format": self.format, "upscale": self.upscale}
         del options["skip_bad"]
         if not self.options.dedup:
             del options["dedup"]
-        return {"items": self.items} | {name: value for name, value in options.items() if not isinstance(value, Path)}
-
-    def source_paths(self) -> dict[str, str]:
-        """The source's paths. They do not determine the output, but must not change within one build."""
-        fields = vars(self.source).items()
-        return {f"{self.source.name}.{name}": str(path.resolve()) for name, path in fields if isinstance(path, Path)}
+        for name, value in vars(self.source).items():
+            if paths or not isinstance(value, Path):
+                options[f"{self.source.name}.{name}"] = str(value.resolve()) if isinstance(value, Path) else value
+        return options
 
 
 def differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The worker processes of a build: :func:`run_workers` starts them, ``python -m shards.building.worker FD`` is one.
 
 FD is its end of a connection. It receives a :data:`Work` and a recipe, then numbers of parts until the connection
-closes. It sends counts of images done, ``None`` when a part is done, or the :class:`InputError` that ended it.
+closes. It sends counts of images done, ``None`` when a part is done, or the error that ended it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TypeAlias
 
 from shards.building.recipe import Recipe
 from shards.common.errors import InputError
 from shards.common.processes import WorkerDiedError, WorkerProcess, wait_for_messages
+from shards.common.progress import Progress
 
 PERIOD = 0.2  # seconds between two reports; a message per image would cost as much as encoding it
 
@@ -27,33 +27,35 @@ or ``OSError`` for a file. The parts can be done in any order, in any process.
 """
 
 
-def run_workers(
-    work: Work, recipe: Recipe, parts: Iterable[int], workers: int, progress: Callable[[int], None]
-) -> None:
-    """Do ``parts`` of ``work`` in at most ``workers`` processes; ``progress`` gets counts of images done.
+def run_workers(work: Work, recipe: Recipe, parts: Mapping[int, int], total: int, workers: int, unit: str) -> None:
+    """Do the missing ``parts`` of ``work`` in at most ``workers`` processes, and show the progress in ``unit``.
+
+    ``parts`` holds the number of images of each; ``total`` images are in these and in the parts that were done before.
 
     Raises:
-        InputError: the first one that a worker reports, or a worker was killed.
+        InputError, OSError: the first one that a worker reports; or a worker was killed.
         RuntimeError: a worker failed because of a bug; its traceback is on stderr.
     """
-    pool: list[WorkerProcess] = []
-    remaining = deque(parts)
+    if not parts:
+        return
+    remaining, pool = deque(parts), list[WorkerProcess]()
     try:
         for _ in range(min(workers, len(remaining))):
             worker = WorkerProcess("shards.building.worker", own_group=True)
             pool.append(worker)
             worker.send((work, recipe))
             worker.send(remaining.popleft())
-        while pool:
-            for worker in wait_for_messages(pool):
-                images = _receive(worker)
-                if images is not None:
-                    progress(images)
-                elif remaining:
-                    worker.send(remaining.popleft())
-                else:
-                    worker.finish()
-                    pool.remove(worker)
+        with Progress(total, total - sum(parts.values()), unit) as progress:
+            while pool:
+                for worker in wait_for_messages(pool):
+                    images = _receive(worker)
+                    if images is not None:
+                        progress.add(images)
+                    elif remaining:
+                        worker.send(remaining.popleft())
+                    else:
+                        worker.finish()
+                        pool.remove(worker)
     finally:
         for worker in pool:
             worker.kill()
@@ -64,7 +66,7 @@ def run_workers(
 def _receive(worker: WorkerProcess) -> int | None:
     """A count of images, or None for a finished part."""
     try:
-        message: int | InputError | None = worker.receive()
+        message: int | Exception | None = worker.receive()
     except WorkerDiedError as error:
         if error.killed_by is None:
             raise RuntimeError(f"A build process {error}.") from None
@@ -73,7 +75,7 @@ def _receive(worker: WorkerProcess) -> int | None:
             f"A build process {error}{': ' + memory if error.killed_by is signal.SIGKILL else '. '}"
             "Finished shards stay; run the same command again to continue."
         ) from None
-    if isinstance(message, InputError):
+    if isinstance(message, Exception):
         raise message
     return message
 
@@ -93,18 +95,10 @@ def serve(connection: Connection) -> None:
                     count, sent = 0, time.monotonic()
             connection.send(count)
             connection.send(None)
-    except InputError as error:
-        connection.send(error)
     except (EOFError, ConnectionError):
         pass
-    except OSError as error:
-        connection.send(explain(error, recipe.out))
-
-
-def explain(error: OSError, out: Path) -> InputError:
-    """The user's version of ``error``: names the file where the system does, else ``out``."""
-    what = f"{error.filename or out}: {error.strerror or error}."
-    return InputError(f"{what} Finished shards stay; fix this and run the same command again.")
+    except (InputError, OSError) as error:
+        connection.send(error)
 
 
 if __name__ == "__main__":

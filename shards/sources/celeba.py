@@ -26,8 +26,7 @@ class Celeba(Source):
     and ``Eval/``), an item's attributes are ``{"file": name, "split": "train", "Smiling": 1, ...}``.
 
     Raises:
-        InputError: from ``len`` or indexing, if there are no images, the zip is broken, a list lacks an image, or a
-            split is requested without its list.
+        InputError: from ``len`` or indexing: no images, a broken zip, a list without an image, no list for the split.
     """
 
     name: ClassVar[str] = "celeba"
@@ -73,7 +72,7 @@ def _listing(raw: Path, split: str) -> _Listing:
     """Cached per process: 0.5 s for all 202,599 images, in a folder or a zip."""
     images = _find(raw)
     names, read = _open_zip(images) if images.is_file() else _open_folder(images)
-    folders = (images.parent, raw, raw / "Anno", raw / "Eval")
+    folders = [images.parent, raw, raw / "Anno", raw / "Eval"]
     _, splits = _read_list(folders, "list_eval_partition.txt", names, header=0)
     columns, rows = _read_list(folders, "list_attr_celeba.txt", names, header=2)
     if split != "all":
@@ -116,7 +115,7 @@ def _open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     return sorted(members), read
 
 
-def _read_list(folders: tuple[Path, ...], file: str, names: list[str], header: int) -> tuple[list[str], dict[str, str]]:
+def _read_list(folders: list[Path], file: str, names: list[str], header: int) -> tuple[list[str], dict[str, str]]:
     """The column names, and the rest of each image's line by name; both empty if there is no such file."""
     path = next((folder / file for folder in folders if (folder / file).is_file()), None)
     if path is None:

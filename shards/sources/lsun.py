@@ -62,29 +62,20 @@ class Lsun(Source):
 @lru_cache(maxsize=2)
 def _databases(raw: Path, categories: tuple[str, ...], split: Split) -> tuple[tuple[str, Path], ...]:
     """Category and folder of each LMDB, in the order of the labels."""
-    databases = _find(raw, split)
+    if not raw.is_dir():
+        raise InputError(f"{raw} is not a folder. Name an unzipped LMDB, such as bedroom_train_lmdb, or its parent.")
+    here = raw.resolve()
+    folders = [here] if (here / DATA).is_file() else sorted(path.parent for path in here.glob(f"*_lmdb/{DATA}"))
+    parsed = [(folder, *_parse(folder.name)) for folder in folders]
+    databases = sorted((name, folder) for folder, name, part in parsed if part in SPLITS[split] or folder == here)
+    if not databases:
+        others = ", ".join(folder.name for folder in folders) or f"no folder *_lmdb with a {DATA}"
+        raise InputError(f"{raw} holds no LMDB of the split {split!r}; it has {others}.")
     names = dict.fromkeys(category for category, _ in databases)
     if unknown := [category for category in categories if category not in names]:
         raise InputError(f"{raw} holds no category {unknown[0]!r}; it has {', '.join(names)}.")
     chosen = dict.fromkeys(categories or names)  # a category may be named twice
     return tuple(database for category in chosen for database in databases if database[0] == category)
-
-
-def _find(raw: Path, split: Split) -> list[tuple[str, Path]]:
-    """Category and folder of each LMDB of the split, sorted."""
-    if not raw.is_dir():
-        raise InputError(f"{raw} is not a folder. Name an unzipped LMDB, such as bedroom_train_lmdb, or its parent.")
-    here = raw.resolve()
-    if (here / DATA).is_file():
-        return [(_parse(here.name)[0], here)]
-    folders = sorted(path.parent for path in here.glob(f"*_lmdb/{DATA}"))
-    if not folders:
-        raise InputError(f"{raw} contains no LMDB: there is no {DATA} in it or in a folder named *_lmdb.")
-    names = [(_parse(folder.name), folder) for folder in folders]
-    chosen = sorted((category, folder) for (category, suffix), folder in names if suffix in SPLITS[split])
-    if not chosen:
-        raise InputError(f"{raw} holds no LMDB of the split {split!r}; it has {', '.join(f.name for f in folders)}.")
-    return chosen
 
 
 def _parse(folder: str) -> tuple[str, str]:
@@ -134,9 +125,6 @@ def _read(folder: Path, index: int) -> tuple[bytes, bytes]:
         blob, edges = _keys(folder)
         key = bytes(blob[edges[index] : edges[index + 1]])
         with _open(folder).begin() as transaction:
-            value = transaction.get(key)
+            return key, bytes(transaction.get(key) or b"")
     except lmdb.Error as error:
         raise InputError(f"{folder / DATA} is corrupt ({error}). Unpack it again.") from error
-    if value is None:
-        raise InputError(f"{folder / DATA} changed during the build: the key {key!r} is missing.")
-    return key, bytes(value)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ImageDraw
+from PIL import Image, ImageDraw
 
 Reals: TypeAlias = npt.NDArray[np.float64]
 Points: TypeAlias = npt.NDArray[np.complex128]
@@ -55,17 +55,14 @@ def between(a: Points, b: Points) -> Points:
 class Pen:
     """Fills polygons in head coordinates. A polygon takes about 30 us, nearly independent of its size."""
 
-    opaque: ImageDraw.ImageDraw
-    blending: ImageDraw.ImageDraw
-    """Draws with transparency, at three times the cost of ``opaque``."""
-    canvas: int
+    image: Image.Image
     turn: float
     """Rotation of the head in radians. The head is shifted against it, which keeps the eyes in place."""
 
     def flat(self, points: Points, colour: int, alpha: int = 255) -> None:
         """Fill a shape that does not change when the head turns: silhouettes, hair, clothes."""
-        xy = (points * 0.38 + complex(0.5 - 0.16 * sin(self.turn), 0.5)) * self.canvas
-        draw = self.opaque if alpha == 255 else self.blending
+        xy = (points * 0.38 + complex(0.5 - 0.16 * sin(self.turn), 0.5)) * self.image.width
+        draw = ImageDraw.Draw(self.image, "RGB" if alpha == 255 else "RGBA")  # blending takes three times as long
         draw.polygon(xy.view(np.float64).tolist(), fill=(*rgb(colour), alpha))
 
     def face(self, points: Points, colour: int, alpha: int = 255, depth: float = 0.0) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from shards.sources.pen import Pen, Points, Reals, between, ellipse, mix, rgb, span
 
@@ -54,7 +54,7 @@ def draw_face(face: Face, canvas: int = 256) -> Image.Image:
     wall, image = BACKGROUNDS[face.background], Image.new("RGB", (1, 2))
     image.putdata([rgb(mix(wall, WHITE, 0.3)), rgb(wall)])
     image = image.resize((1, canvas), Image.Resampling.BICUBIC).resize((canvas, canvas), Image.Resampling.NEAREST)
-    pen = Pen(ImageDraw.Draw(image), ImageDraw.Draw(image, "RGBA"), canvas, 0.25 * face.yaw)
+    pen = Pen(image, 0.25 * face.yaw)
     for part in (_body, _skin, _nose, _mouth, _eyes, _hair_in_front, _glasses):
         part(pen, face)
     return image

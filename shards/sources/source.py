@@ -63,7 +63,7 @@ class BadImage(ValueError):
 
     def __init__(self, origin: str, reason: str) -> None:
         super().__init__(f"{origin} {reason}")
-        self.origin, self.reason = origin, reason
+        self.origin = origin
 
 
 def read_image(data: bytes, origin: str) -> Image.Image:

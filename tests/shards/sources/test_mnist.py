@@ -82,7 +82,7 @@ def test_a_cut_gzip_and_a_missing_file_are_named(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(InputError, match=r"holds neither train-images-idx3-ubyte nor"):
         len(source)
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match=r"nowhere holds neither train-images-idx3-ubyte nor"):
         len(Mnist(tmp_path / "nowhere"))
 
 

@@ -22,9 +22,6 @@ from trainer.config import Config
 from trainer.folder.run_folder import RunFolder, is_locked
 from trainer.watch.progress import format_figures
 
-TAIL = 1 << 16
-"""Bytes at the end of ``metrics.jsonl`` that are searched for the newest row."""
-
 
 @dataclass(frozen=True)
 class Arguments:
@@ -51,22 +48,17 @@ class RunStatus:
     state: str
     """``running``, ``preempted``, ``done`` or ``failed`` as in ``status.json``; ``starting`` before it is written;
     ``killed`` if it says ``running`` and the process is gone."""
-    alive: bool
-    """Whether a process holds the run's lock."""
+    alive: bool  # a process holds the run's lock
     step: int
     steps: int | None
     epoch: float | None
     images_per_second: float | None
-    eta_seconds: float | None
-    """Only of a run that is training."""
-    figures: dict[str, float]
-    """The newest row of ``metrics.jsonl``."""
+    eta_seconds: float | None  # only while the run trains
+    figures: dict[str, float]  # the newest row of metrics.jsonl
     checkpoint: str | None
     checkpoint_age_seconds: float | None
-    samples: str | None
-    """The newest sheet."""
-    error: str | None
-    """Why the run failed."""
+    samples: str | None  # path of the newest sheet
+    error: str | None  # why the run failed
 
 
 def read_status(run: Path) -> RunStatus:
@@ -105,7 +97,7 @@ def read_status(run: Path) -> RunStatus:
         eta_seconds=images_left / speed if state == "running" and images_left is not None and speed else None,
         figures=row,
         checkpoint=checkpoint.name if checkpoint else None,
-        checkpoint_age_seconds=time.time() - checkpoint.stat().st_mtime if checkpoint else None,
+        checkpoint_age_seconds=max(0.0, time.time() - checkpoint.stat().st_mtime) if checkpoint else None,
         samples=str(max(folder.samples.glob("step-*.png"), default="")) or None,
         error=status.get("error"),
     )
@@ -127,7 +119,7 @@ def _newest_row(path: Path) -> dict[str, float]:
     """The last complete line, or an empty dictionary."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))  # bytes, more than a row has
             return dict(json.loads(file.read().split(b"\n")[-2]))
     except (OSError, ValueError, TypeError, IndexError):
         return {}
@@ -139,21 +131,17 @@ def describe(status: RunStatus) -> str:
     head += " (a process is starting or ending)" if status.alive and status.state != "running" else ""
     head += f", {status.step:,}" + (f" of {status.steps:,} steps" if status.steps is not None else " steps")
     head += f", epoch {status.epoch:.2f}" if status.epoch is not None else ""
-    head += f", {_duration(status.eta_seconds)} left" if status.eta_seconds is not None else ""
-    age = f", {_duration(status.checkpoint_age_seconds)} old" if status.checkpoint_age_seconds is not None else ""
+    left, age = status.eta_seconds, status.checkpoint_age_seconds
+    head += f", {timedelta(seconds=round(left))} left" if left is not None else ""
     start = "the last checkpoint" if status.checkpoint else "the beginning, as it has no checkpoint yet"
     rows = {
         "figures": ", ".join(format_figures(status.figures)),
-        "checkpoint": f"{status.checkpoint}{age}" if status.checkpoint else None,
+        "checkpoint": f"{status.checkpoint}, {timedelta(seconds=round(age))} old" if age is not None else None,
         "samples": status.samples,
         "process": f"gone; the same command resumes from {start}" if status.state == "killed" else None,
         "error": status.error,
     }
     return "\n".join([head, *(f"  {name:<11} {text}" for name, text in rows.items() if text)])
-
-
-def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=max(0, round(seconds))))
 
 
 def _show(run: Path, *, as_json: bool) -> None:

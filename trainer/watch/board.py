@@ -1,4 +1,4 @@
-"""Boards, where people watch a run, and the thread that calls them.
+"""Boards, where people watch a run: their interface, the thread that calls them, and TensorBoard.
 
 wandb can block, so a background thread calls it; training only enqueues rows.
 """
@@ -13,13 +13,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
+from accelerate import Accelerator
+from PIL import Image
+
 from shards.common.urls import redact
 
-AXIS = "images"
-"""The x axis of all charts: real images consumed, which is comparable between batch sizes and numbers of ranks."""
-
-CLOSE_TIMEOUT = 60.0
-"""Maximum seconds that the end of a run waits for its board."""
+AXIS = "images"  # x axis of all charts: real images consumed, comparable between batch sizes and numbers of ranks
+CLOSE_TIMEOUT = 60.0  # maximum seconds that the end of a run waits for its board
 
 
 class JobSkipped(Exception):
@@ -27,12 +28,14 @@ class JobSkipped(Exception):
 
 
 class Board:
-    """Base class of boards. One thread calls it; every method may block, and may raise any exception or
-    :class:`JobSkipped`.
-    """
+    """Base class of boards. One thread calls it; methods may block, and raise any exception or :class:`JobSkipped`."""
 
-    startup_warning: str | None = None
-    """A problem at startup that the user should know about."""
+    name: str  # in warnings
+    remedy: str  # what the user can do when the board did not accept everything
+    startup_warning: str | None = None  # a problem in ``open`` that the user should know about
+
+    def open(self) -> None:
+        """Connect to the board."""
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Log scalars by name, including :data:`AXIS`."""
@@ -49,35 +52,62 @@ class Board:
     def finish(self, *, failed: bool) -> None:
         """Send what is left and close the board."""
 
-    def abort(self) -> None:
-        """Release a board that raised an error, so that it cannot delay the end of the process."""
-        self.finish(failed=True)
+    def abort(self, *, at_once: bool = False) -> None:
+        """End what would delay the end of the process, after an error or, ``at_once`` in another thread, a timeout."""
 
 
 Job = Callable[[Board], object]
+Metadata = Callable[[], Mapping[str, Any]]  # config and environment of a run; a board calls it in ``open``
+
+
+class TensorBoard(Board):
+    """TensorBoard, through accelerate: event files in ``tensorboard/`` of the run folder. It stores no artifacts.
+
+    Rows past ``position`` that a killed process wrote are purged: the resumed run logs them again.
+    """
+
+    name = "TensorBoard"
+
+    def __init__(self, accelerator: Accelerator, run: Path, metadata: Metadata, position: int) -> None:
+        self._accelerator, self._metadata, self._position = accelerator, metadata, position
+        self.remedy = f"See what was written with: tensorboard --logdir {run}"
+
+    def open(self) -> None:
+        # accelerate appends the "project" to its logging_dir, which is the run folder.
+        options = {"tensorboard": {"purge_step": self._position + 1}}
+        self._accelerator.init_trackers("tensorboard", init_kwargs=options)
+        self._tracker = self._accelerator.get_tracker("tensorboard")
+        self._accelerator.trackers.clear()
+        # As text: accelerate's store_init_configuration would create another run at each start.
+        config = "\n".join(f"    {name}: {value}" for name, value in self._metadata().items())
+        self._tracker.log({"config": config}, self._position)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        self._tracker.log({name: value for name, value in row.items() if name != AXIS}, row[AXIS])
+
+    def log_sheet(self, name: str, path: Path, caption: str, images: int) -> None:
+        with Image.open(path) as sheet:
+            pixels = np.asarray(sheet.convert("RGB"))
+        self._tracker.log_images({f"samples/{name}": pixels[None]}, images, dataformats="NHWC")
+        self._tracker.log({f"samples/{name}": caption}, images)
+
+    def finish(self, *, failed: bool) -> None:  # noqa: ARG002
+        self._tracker.finish()
+
+    def abort(self, *, at_once: bool = False) -> None:
+        if not at_once:
+            self._tracker.finish()
 
 
 class BoardThread:
-    """Opens a board and runs jobs with it, in order, in a daemon thread.
+    """Opens ``board`` and runs jobs with it, in order, in a daemon thread.
 
     The first exception other than :class:`JobSkipped` turns the board off. Warnings are issued by ``emit_warnings`` and
     ``close`` rather than by the thread, where a warning that is turned into an error would be lost.
-
-    Args:
-        name: Name of the board in warnings.
-        remedy: What the user can do when the board did not accept everything in time.
-        open_board: Creates the board, in the thread.
-        on_timeout: Called when ``close`` gives up on the thread; must end whatever would delay the end of the process.
     """
 
-    def __init__(
-        self,
-        name: str,
-        remedy: str,
-        open_board: Callable[[], Board],
-        on_timeout: Callable[[], object] = lambda: None,
-    ) -> None:
-        self._name, self._remedy, self._open_board, self._on_timeout = name, remedy, open_board, on_timeout
+    def __init__(self, board: Board) -> None:
+        self._board = board
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()  # a day of waiting rows takes some ten megabytes
         self._warnings: list[str] = []
         self._off = False
@@ -92,7 +122,7 @@ class BoardThread:
     def emit_warnings(self) -> None:
         """Issue each pending warning once."""
         while self._warnings:
-            warnings.warn(f"{self._name} {self._warnings.pop(0)}", stacklevel=3)
+            warnings.warn(f"{self._board.name} {self._warnings.pop(0)}", stacklevel=3)
 
     def close(self, *, failed: bool) -> bool:
         """Run the remaining jobs and finish the board, within :data:`CLOSE_TIMEOUT` seconds. Returns whether the board
@@ -103,16 +133,16 @@ class BoardThread:
         self._thread.join(CLOSE_TIMEOUT)
         if timed_out := self._thread.is_alive():
             self._off = True
-            self._warnings.append(f"did not accept everything within {CLOSE_TIMEOUT:.0f} s. {self._remedy}")
+            self._warnings.append(f"did not accept everything within {CLOSE_TIMEOUT:.0f} s. {self._board.remedy}")
         self.emit_warnings()
         if timed_out:
-            self._on_timeout()  # last, because it makes the thread fail, which is not worth a warning
+            self._board.abort(at_once=True)  # last, because it makes the thread fail, which is not worth a warning
         return not self._off
 
     def _run(self) -> None:
-        board: Board | None = None
+        board = self._board
         try:
-            board = self._open_board()
+            board.open()
             if board.startup_warning:
                 self._warnings.append(board.startup_warning)
             while job := self._jobs.get():
@@ -122,8 +152,7 @@ class BoardThread:
                     self._warnings.append(str(error))
         except Exception as error:  # any failure of a board, its process or the network: training goes on
             reason = redact(" ".join(str(error).split())) or type(error).__name__
-            self._warnings.append(f"is off for the rest of this run: {reason}")
+            self._warnings.append(f"is off for the rest of this run: {reason.rstrip('.')}. {board.remedy}")
             self._off = True
-            if board:
-                with suppress(Exception):
-                    board.abort()
+            with suppress(Exception):
+                board.abort()

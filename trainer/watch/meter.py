@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
 import psutil
 import torch
 
-MAX_WAIT = 0.05
-"""Share of time spent waiting for data above which :class:`DataAdvisor` gives advice."""
+MAX_WAIT = 0.05  # share of time spent waiting for data above which DataAdvisor gives advice
 
 
 class Meter:
@@ -52,9 +51,7 @@ class DataAdvisor:
     advised: bool = False
 
     def advise(self, wait: float) -> str | None:
-        """One line of advice if ``wait``, a share of the time since the last report, is too high. The first report is
-        skipped because the loader has just started.
-        """
+        """Advice, one line, if the share ``wait`` is too high. The first report is skipped: loading has just begun."""
         self.reports += 1
         if self.advised or self.reports == 1 or wait <= MAX_WAIT:
             return None
@@ -80,11 +77,9 @@ def memory(device: torch.device) -> dict[str, float]:
     process = psutil.Process()
     resident = process.memory_info().rss
     for child in process.children():
-        try:
+        with suppress(psutil.Error):  # the process may have ended
             if "shards.loading.worker" in child.cmdline():  # unlike wandb's process
                 resident += child.memory_info().rss
-        except psutil.Error:  # the process has ended
-            continue
     figures = {"memory/host_gb": resident / 2**30}
     if device.type == "cuda":
         figures["memory/device_gb"] = torch.cuda.max_memory_allocated(device) / 2**30

@@ -20,22 +20,18 @@ from shards.common.files import atomic_write
 from trainer.config import Config, Tracking, flatten
 from trainer.folder.journal import Journal
 from trainer.folder.run_folder import RunFolder
-from trainer.watch.board import AXIS, Board, BoardThread, Job, JobSkipped
-from trainer.watch.tensorboard_board import TensorBoard
-from trainer.watch.wandb_board import WandbBoard, resolve_mode, stop_service, sync_hint
+from trainer.watch.board import AXIS, Board, BoardThread, Job, JobSkipped, TensorBoard
+from trainer.watch.wandb_board import WandbBoard, resolve_mode
 
 CHECKOUT = Path(__file__).parent.parent.parent
-
-SENT = "board-has"
-"""File of the run folder with the position, in real images consumed, up to which W&B is known to have everything."""
+SENT = "board-has"  # file of the run folder: the position, in real images, up to which W&B is known to have everything
 
 
 def check(tracking: Tracking) -> None:
     """Check that the requested board can be used on this machine.
 
     Raises:
-        InputError: TensorBoard is not installed, W&B would reject the project name, or
-            :func:`trainer.watch.wandb_board.resolve_mode` raises it.
+        InputError: TensorBoard is not installed, or W&B would reject the project name, the settings or the mode.
     """
     if tracking.board == "wandb":
         if not 0 < len(tracking.project) <= 128 or set(tracking.project) & set("/\\#?%:"):
@@ -84,12 +80,8 @@ class Tracker:
         self._submit(lambda board: board.log_checkpoint(folder, metadata))
 
     def log_generator(self, name: str, export: Callable[[Path], Mapping[str, Any]]) -> None:
-        """Log an exported generator as an artifact.
-
-        Args:
-            name: Name of the exported folder.
-            export: Writes the generator into the given folder, which does not exist yet, and returns its metadata. The
-                board's thread calls it.
+        """Log an exported generator as an artifact. The board's thread calls ``export``, which writes the generator
+        into the given new folder, called ``name``, and returns its metadata.
         """
 
         def export_and_log(board: Board) -> None:
@@ -130,14 +122,8 @@ def _start_board(
         return {**flatten(config), **metadata, **code_version()}
 
     if tracking.board == "tensorboard":
-        hint = f"See what was written with: tensorboard --logdir {run}"
-        return BoardThread("TensorBoard", hint, lambda: TensorBoard(accelerator, full_metadata(), position))
-    return BoardThread(
-        "Weights & Biases",
-        sync_hint(run),
-        lambda: WandbBoard(accelerator, run, tracking.project, mode, full_metadata()),
-        on_timeout=lambda: stop_service(timeout=0),
-    )
+        return BoardThread(TensorBoard(accelerator, run, full_metadata, position))
+    return BoardThread(WandbBoard(accelerator, run, tracking.project, mode, full_metadata))
 
 
 def create_resend_job(folder: RunFolder, position: int) -> Job:
@@ -187,11 +173,10 @@ def code_version(checkout: Path = CHECKOUT) -> dict[str, str | bool]:
         command += ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]  # the commit instead of a tag
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-        except (OSError, subprocess.SubprocessError):
-            pass  # git is not installed, or refuses to read another user's checkout
-        else:
             commit, _, dirty = done.stdout.strip().partition("-")
             return {"code.commit": commit, "code.dirty": bool(dirty)}
+        except (OSError, subprocess.SubprocessError):
+            pass  # git is not installed, or refuses to read another user's checkout
     try:
         return {"code.version": version("shardgan")}
     except PackageNotFoundError:

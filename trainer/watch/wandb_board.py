@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,13 @@ from shards.common.errors import InputError
 from shards.common.files import atomic_write
 from shards.common.urls import redact
 from trainer.folder.checkpoint import CHECKSUMS
-from trainer.watch.board import AXIS, Board, JobSkipped
+from trainer.watch.board import AXIS, Board, JobSkipped, Metadata
 
 MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 """Values of WANDB_MODE and their meaning. ``shared``, where several processes write one run, is not supported."""
 
-INIT_TIMEOUT, FINISH_TIMEOUT = 25.0, 40.0
-"""Seconds that a server has to start a run, and to accept the rest at its end."""
-
-STOP_TIMEOUT = 5.0
-"""Seconds that wandb's process has to end after a failure."""
+INIT_TIMEOUT, FINISH_TIMEOUT = 25.0, 40.0  # seconds for a server to start a run, and to accept the rest at its end
+STOP_TIMEOUT = 5.0  # seconds for wandb's process to end after a failure
 
 
 def resolve_mode(mode: str) -> str:
@@ -71,23 +68,27 @@ def _read_settings() -> tuple[str, bool]:
         settings.update_from_env_vars(dict(os.environ))
         key = settings.api_key or settings.identity_token_file or wbauth.read_netrc_auth(host=settings.base_url)
     except (wandb.Error, ValueError) as error:
-        reason = redact(" ".join(str(error).split()))
-        raise InputError(
-            f"W&B's settings are not valid: {reason} Correct them, or give --tracking.mode offline."
-        ) from error
+        raise InputError(f"W&B's settings are not valid: {redact(' '.join(str(error).split()))}") from error
     return MODES.get(settings.mode, "online"), bool(key)
 
 
 class WandbBoard(Board):
     """wandb is imported in the methods: that takes half a second, which the board's thread can afford."""
 
-    def __init__(
-        self, accelerator: Accelerator, run: Path, project: str, mode: str, metadata: Mapping[str, Any]
-    ) -> None:
+    name = "Weights & Biases"
+
+    def __init__(self, accelerator: Accelerator, run: Path, project: str, mode: str, metadata: Metadata) -> None:
+        self._accelerator, self._folder, self._project, self._mode = accelerator, run, project, mode
+        self._metadata = metadata
+        self.remedy = f"Send it later: wandb sync {run / 'wandb' / 'latest-run'}"
+
+    def open(self) -> None:
+        """Start online, or offline with a warning if the server does not accept the run: wandb keeps nothing on disk of
+        an online run that failed to start.
+        """
         import wandb
 
         os.environ.setdefault("WANDB_SILENT", "true")
-        self._folder = run
         settings = wandb.Settings(
             init_timeout=INIT_TIMEOUT,
             finish_timeout=FINISH_TIMEOUT,
@@ -96,46 +97,34 @@ class WandbBoard(Board):
             disable_git=True,  # the remote may hold a token, the patch any secret; the config has the commit
         )
         options = {
-            "id": load_run_id(run),
+            "id": load_run_id(self._folder),
             "resume": "allow",
-            "dir": str(run),
-            "name": run.name,
-            "config": dict(metadata),
+            "dir": str(self._folder),
+            "name": self._folder.name,
+            "config": dict(self._metadata()),
             "settings": settings,
             **slurm_options(os.environ),
         }
-
-        def init(mode: str) -> Any:
-            try:
-                accelerator.init_trackers(project, init_kwargs={"wandb": {**options, "mode": mode}})
-                return accelerator.get_tracker("wandb", unwrap=True)
-            finally:
-                accelerator.trackers.clear()  # accelerate would finish the run a second time, which raises
-
         try:
-            self._run = self._init_online(init) if mode == "online" else init(mode)
-            self._run.define_metric("*", step_metric=AXIS)
-        except BaseException:
-            stop_service()
-            raise
-
-    def _init_online(self, init: Callable[[str], Any]) -> Any:
-        """Start online, or offline with a warning if the server does not accept the run: wandb keeps nothing on disk of
-        an online run that failed to start.
-        """
-        import wandb
-
-        try:
-            return init("online")
+            self._init(options, self._mode)
         except Exception as error:
-            reason = redact(" ".join(str(error).split()))
-        stop_service()
-        offline = wandb.setup(wandb.Settings(mode="offline"))  # or wandb's telemetry waits 10 s for the server at exit
-        self.startup_warning = (
-            f"is offline: {redact(offline.settings.base_url)} does not accept the run ({reason}). The run is kept on "
-            f"disk. {sync_hint(self._folder)}"
-        )
-        return init("offline")
+            if self._mode != "online":
+                raise
+            self.abort()
+            offline = wandb.setup(wandb.Settings(mode="offline"))  # or wandb's telemetry waits for the server at exit
+            self.startup_warning = (
+                f"is offline: {redact(offline.settings.base_url)} does not accept the run "
+                f"({redact(' '.join(str(error).split()))}). The run is kept on disk. {self.remedy}"
+            )
+            self._init(options, "offline")
+        self._run.define_metric("*", step_metric=AXIS)
+
+    def _init(self, options: Mapping[str, Any], mode: str) -> None:
+        try:
+            self._accelerator.init_trackers(self._project, init_kwargs={"wandb": {**options, "mode": mode}})
+            self._run = self._accelerator.get_tracker("wandb", unwrap=True)
+        finally:
+            self._accelerator.trackers.clear()  # accelerate would finish the run a second time, which raises
 
     def log(self, row: Mapping[str, Any]) -> None:
         self._run.log(dict(row))
@@ -164,21 +153,27 @@ class WandbBoard(Board):
         artifact.add_dir(str(folder))  # copies: the folder may be removed before it is sent
         return artifact
 
-    def abort(self) -> None:
-        stop_service()
-
     def finish(self, *, failed: bool) -> None:
-        try:
-            self._run.finish(exit_code=int(failed))
-        except TimeoutError:
-            raise TimeoutError(
-                f"the server did not accept everything within {FINISH_TIMEOUT:.0f} s. {sync_hint(self._folder)}"
-            ) from None
+        self._run.finish(exit_code=int(failed))
 
+    def abort(self, *, at_once: bool = False) -> None:
+        """Ask wandb's process to end and kill it after :data:`STOP_TIMEOUT` or ``at_once``. wandb itself waits for its
+        process without a limit, also at interpreter exit, and the process waits for the server.
+        """
+        import wandb
 
-def sync_hint(run: Path) -> str:
-    """How to send what the server did not accept of the run in the folder ``run``."""
-    return f"Send it later: wandb sync {run / 'wandb' / 'latest-run'}"
+        services = [child for child in psutil.Process().children() if child.name() == "wandb-core"]
+
+        def kill() -> None:
+            for service in services:
+                with suppress(psutil.NoSuchProcess):
+                    service.kill()
+
+        timer = threading.Timer(0 if at_once else STOP_TIMEOUT, kill)
+        timer.start()
+        with suppress(Exception, SystemExit):  # the process may be gone already; its exit code is passed on
+            wandb.teardown(exit_code=1)  # also removes the exit hook that would wait
+        timer.cancel()
 
 
 def slurm_options(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -208,23 +203,3 @@ def _skip_if_removed(path: Path) -> Iterator[None]:
         yield
     except (FileNotFoundError, ValueError) as error:  # ValueError: raised by wandb for a missing folder
         raise JobSkipped(f"did not get {path.name}: it was removed before it could be sent.") from error
-
-
-def stop_service(timeout: float | None = None) -> None:
-    """Ask wandb's process to end and kill it after ``timeout`` seconds (default :data:`STOP_TIMEOUT`). wandb itself
-    waits without a limit for its process, also at interpreter exit, and the process waits for the server.
-    """
-    import wandb
-
-    services = [child for child in psutil.Process().children() if child.name() == "wandb-core"]
-
-    def kill() -> None:
-        for service in services:
-            with suppress(psutil.NoSuchProcess):
-                service.kill()
-
-    timer = threading.Timer(STOP_TIMEOUT if timeout is None else timeout, kill)
-    timer.start()
-    with suppress(Exception, SystemExit):  # the process may be gone already; its exit code is passed on
-        wandb.teardown(exit_code=1)  # also removes the exit hook that would wait
-    timer.cancel()

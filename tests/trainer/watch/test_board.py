@@ -3,7 +3,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,24 +14,27 @@ from trainer.watch.board import Board, BoardThread, JobSkipped
 class Fake(Board):
     """A board that blocks at each row until ``gate`` is set."""
 
+    name = "A board"
+    remedy = "Do this."
+
     def __init__(self, startup_warning: str | None = None) -> None:
         self.startup_warning = startup_warning
         self.gate = threading.Event()
         self.entered = threading.Event()
         self.rows: list[Any] = []
         self.finished: bool | None = None
+        self.aborts: list[bool] = []
 
     def log(self, row: Mapping[str, Any]) -> None:
         self.entered.set()
         self.gate.wait(20)
         self.rows.append(row)
 
-    def log_sheet(self, name: str, path: Path, caption: str, images: int) -> None: ...
-
     def finish(self, *, failed: bool) -> None:
         self.finished = failed
 
-    def abort(self) -> None: ...
+    def abort(self, *, at_once: bool = False) -> None:
+        self.aborts.append(at_once)
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def log(thread: BoardThread, step: int) -> None:
 
 
 def test_close_runs_all_jobs_in_order(fake: Fake) -> None:
-    thread = BoardThread("A board", "", lambda: fake)
+    thread = BoardThread(fake)
     fake.gate.set()
     for step in range(100):
         log(thread, step)
@@ -56,15 +58,14 @@ def test_close_runs_all_jobs_in_order(fake: Fake) -> None:
 
 
 def test_a_startup_warning_is_issued() -> None:
-    thread = BoardThread("A board", "", lambda: Fake("is in a bad mood"))
+    thread = BoardThread(Fake("is in a bad mood"))
     with pytest.warns(UserWarning, match="A board is in a bad mood"):
         thread.close(failed=False)
 
 
 def test_close_gives_up_after_a_timeout_and_names_the_remedy(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(board_module, "CLOSE_TIMEOUT", 0.3)
-    timeouts: list[bool] = []
-    thread = BoardThread("A board", "Do this.", lambda: fake, on_timeout=lambda: timeouts.append(True))
+    thread = BoardThread(fake)
     log(thread, 0)
     assert fake.entered.wait(10)
     log(thread, 1)
@@ -72,14 +73,14 @@ def test_close_gives_up_after_a_timeout_and_names_the_remedy(fake: Fake, monkeyp
     began = time.monotonic()
     with pytest.warns(UserWarning, match="did not accept everything within 0 s. Do this."):
         assert not thread.close(failed=False)
-    assert 0.2 < time.monotonic() - began < 5 and timeouts == [True]
+    assert 0.2 < time.monotonic() - began < 5 and fake.aborts == [True]
 
 
 def test_a_skipped_job_leaves_the_board_on(fake: Fake) -> None:
     def fails(_: Board) -> None:
         raise JobSkipped("has no picture of it")
 
-    thread = BoardThread("A board", "", lambda: fake)
+    thread = BoardThread(fake)
     fake.gate.set()
     thread.submit(fails)
     log(thread, 1)
@@ -88,13 +89,15 @@ def test_a_skipped_job_leaves_the_board_on(fake: Fake) -> None:
     assert fake.rows == [{"step": 1}] and fake.finished is False
 
 
-def test_an_error_turns_the_board_off_with_one_warning() -> None:
-    def fails() -> Fake:
+def test_an_error_turns_the_board_off_with_one_warning(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
         raise OSError("no such\nplace")
 
-    thread = BoardThread("A board", "", fails)
+    monkeypatch.setattr(fake, "open", fails)
+    thread = BoardThread(fake)
     log(thread, 0)
-    with pytest.warns(UserWarning, match="A board is off for the rest of this run: no such place"):
+    with pytest.warns(UserWarning, match="A board is off for the rest of this run: no such place. Do this."):
         thread.close(failed=False)
     log(thread, 1)
     thread.emit_warnings()
+    assert fake.aborts == [False]

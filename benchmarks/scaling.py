@@ -31,7 +31,7 @@ from trainer.gan.noise import latents
 from trainer.gan.state import State, create_state
 from trainer.gan.step import Step
 from trainer.ranks.launch import read_launch
-from trainer.ranks.setup import create_accelerator, wrap
+from trainer.ranks.process_group import create_accelerator, wrap
 
 ONE, TWO = "1 rank, 2 threads", "2 ranks, 1 thread"
 BANDWIDTH, LATENCY = 50e9, 5e-6

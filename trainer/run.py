@@ -65,7 +65,7 @@ def _train(preset: str, config: Config) -> Exception | None:
     # Imported here because torch takes seconds, which --help and a typo should not cost.
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    from trainer.ranks.failure import lost_rank
+    from trainer.ranks.rendezvous import lost_rank
     from trainer.train.start import run
 
     def attempt() -> Exception | None:

@@ -35,7 +35,7 @@ TRAINER = {
     "export": "cli folder gan hub",
     "explore": "cli folder gan samples",
     "represent": "cli folder gan",
-    "status": "cli config folder watch",
+    "status": "cli folder watch",
     "train": "config errors export folder gan presets ranks samples watch",
     "run": "config errors presets ranks train",
 }

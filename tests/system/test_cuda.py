@@ -15,12 +15,12 @@ from tests.conftest import NO_GPU
 from tests.support.launching import SMALL, rows, run, status
 from tests.support.ranks import on_ranks
 from tests.trainer.gan.test_step import create, manifest, noise, reals, small
-from tests.trainer.ranks.test_setup import mean, train
-from tests.trainer.ranks.test_setup import rows as rows_of_rank
+from tests.trainer.ranks.test_process_group import mean, train
+from tests.trainer.ranks.test_process_group import rows as rows_of_rank
 from trainer.gan.state import create_state
 from trainer.gan.step import Step
 from trainer.ranks.launch import read_launch
-from trainer.ranks.setup import create_accelerator, wrap
+from trainer.ranks.process_group import create_accelerator, wrap
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_GPU)
 

@@ -36,15 +36,14 @@ class Background:
 
     def close(self) -> None:
         """Wait for all jobs; errors that have not been raised become warnings."""
-        self._pool.shutdown(wait=True)
+        self._pool.shutdown()
         for job in self._jobs:
             if error := job.exception():
                 warnings.warn(str(error), stacklevel=2)
-        self._jobs.clear()
 
 
 class Snapshot:
-    """A copy of a run's tensors in host memory, which is allocated once and reused.
+    """A copy of tensors in host memory, which is allocated once, contiguous and page-locked for tensors on a GPU.
 
     From CUDA the copy is only queued, in order with the training steps, so that neither host nor device waits.
     """
@@ -53,28 +52,19 @@ class Snapshot:
         self._copy: dict[str, Tensors] = {}
 
     def take(self, tensors: Mapping[str, Tensors]) -> Callable[[], Mapping[str, Tensors]]:
-        """Copy ``tensors``, overwriting the last copy. The function that is returned waits for the copy and returns
-        it; another thread may call it.
-        """
-        if not self._copy:
-            self._copy = {
-                name: {key: _empty_copy(tensor) for key, tensor in group.items()} for name, group in tensors.items()
-            }
+        """Overwrite the last copy. The function that is returned waits for the new one; any thread may call it."""
         for name, group in tensors.items():
+            copies = self._copy.setdefault(name, {})
             for key, tensor in group.items():
-                self._copy[name][key].copy_(tensor, non_blocking=True)
+                if key not in copies:
+                    copies[key] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+                copies[key].copy_(tensor, non_blocking=True)
         device = next(tensor.device for group in tensors.values() for tensor in group.values())
-        if device.type != "cuda":
-            return lambda: self._copy
-        copied = torch.cuda.current_stream(device).record_event()
+        event = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
 
         def finished() -> Mapping[str, Tensors]:
-            copied.synchronize()
+            if event:
+                event.synchronize()
             return self._copy
 
         return finished
-
-
-def _empty_copy(tensor: torch.Tensor) -> torch.Tensor:
-    """Contiguous, as it will be stored; page-locked for a tensor on a GPU."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
-import struct
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
@@ -21,25 +20,22 @@ from trainer.config import Config, differences, flatten
 RunState = Literal["running", "preempted", "done", "failed"]
 
 LOCK = ".lock"
+QUERY = 1  # byte of the lock file that a query locks, so that it never makes a starting run fail at byte 0
 
 
 def is_locked(run: Path) -> bool:
     """Whether another process trains in the folder ``run``.
 
-    Queries the lock without taking it, because a run that starts at that moment would be refused.
+    A process that trains must not call it: when a process closes a file, POSIX drops all its locks on that file.
     """
-    fields, layout = ("start", "length", "pid", "type", "whence"), "qqihh"  # C's struct flock on BSD and macOS
-    if sys.platform == "linux":
-        fields, layout = ("type", "whence", "start", "length", "pid"), "hhqqi"
-    index = fields.index("type")
-    query: list[int] = [0] * len(fields)
-    query[index] = fcntl.F_WRLCK
     try:
         with (run / LOCK).open("rb") as file:
-            answer = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(layout, *query))
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, QUERY)
+    except BlockingIOError:
+        return True
     except OSError:
-        return False
-    return bool(struct.unpack(layout, answer)[index] != fcntl.F_UNLCK)
+        pass
+    return False
 
 
 class RunFolder:
@@ -53,41 +49,62 @@ class RunFolder:
         self.stop = path / "STOP"
         self.status = path / "status.json"
         self._config = path / "config.yaml"
-        self._lock: int | None = None
+
+    def read_config(self) -> Config:
+        """Read the config of the run. A field that an earlier version did not have gets its default.
+
+        Raises ``InputError`` if this is not a run folder, or its config is not valid.
+        """
+        if (flat := self._read_fields()) is None:
+            raise InputError(f"{self.path} is not a run folder: it holds no config.yaml.")
+        try:
+            config: Config = _unflatten(Config, flat)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self._config} is not a run's config: {error}") from error
+        return config
 
     def check(self, config: Config) -> None:
-        """Compare ``config`` with the one in the folder, if there is one; writes nothing.
-
-        Raises:
-            InputError: the folder holds a run of another config; the message names every field that differs.
-        """
-        try:
-            old = yaml.safe_load(self._config.read_text())
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        except (OSError, yaml.YAMLError) as error:
-            raise InputError(f"{self._config} cannot be read ({error}).") from error
-        if not isinstance(old, dict):
-            raise InputError(f"{self._config} is not a run's config. Choose another --out to start a new run.")
-        changed = differences(old, flatten(config))
+        """Raise ``InputError``, which names every field that differs, if the folder holds a run of another config."""
+        old = self._read_fields()
+        changed = [] if old is None else differences(old, flatten(config))
         if changed:
             raise InputError(
                 f"{self.path} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
                 "Use the old values to continue that run, or another --out to start a new one."
             )
 
+    def _read_fields(self) -> dict[str, Any] | None:
+        try:
+            flat = yaml.safe_load(self._config.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise InputError(f"{self._config} cannot be read ({' '.join(str(error).split())}).") from error
+        if not isinstance(flat, dict):
+            raise InputError(f"{self._config} is not a run's config.")
+        return flat
+
     @contextmanager
     def lock(self, main: bool) -> Iterator[None]:
         """On the ``main`` rank, create the folder if needed and lock it for the life of this process.
 
-        If the block raises ``InputError``, a folder that was created here is removed.
-
-        Raises:
-            InputError: the folder is not writable, or another process trains in it.
+        Raises ``InputError`` if the folder is not writable, or another process trains in it. If the block raises
+        ``InputError``, a folder that was created here is removed.
         """
         new = main and not self.path.exists()
-        if main:
-            self._lock_file()
+        try:
+            if main:
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR, 0o644)  # closing it would unlock it
+                # Unlike those of flock, these locks are not inherited by worker processes, which may be orphaned.
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+                fcntl.lockf(lock, fcntl.LOCK_EX, 1, QUERY)
+        except BlockingIOError as error:
+            raise InputError(
+                f"Another process is training in {self.path}. Wait for it, or choose another --out."
+            ) from error
+        except OSError as error:
+            raise self._not_writable(error) from error
         try:
             yield
         except InputError:
@@ -97,24 +114,8 @@ class RunFolder:
                     self.path.rmdir()
             raise
 
-    def _lock_file(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, orphaned workers do not inherit it
-        except BlockingIOError as error:
-            raise InputError(
-                f"Another process is training in {self.path}. Wait for it, or choose another --out."
-            ) from error
-        except OSError as error:
-            raise self._not_writable(error) from error
-
     def write_config(self, config: Config) -> None:
-        """Write ``config.yaml``; call it on a folder that is locked and checked.
-
-        Raises:
-            InputError: the folder is not writable.
-        """
+        """Write ``config.yaml`` into a locked and checked folder; raises ``InputError`` if that is not possible."""
         try:
             self.samples.mkdir(exist_ok=True)
             with atomic_write(self._config) as file:
@@ -123,10 +124,7 @@ class RunFolder:
             raise self._not_writable(error) from error
 
     def remove_old_stop(self, before: float) -> None:
-        """Remove a STOP file written before ``before`` (seconds since the epoch), which was for an earlier run.
-
-        A newer one is for this run, which was still starting.
-        """
+        """Remove a STOP file written before ``before`` (seconds since the epoch); a newer one is for this run."""
         with suppress(FileNotFoundError):
             if self.stop.stat().st_mtime < before:
                 self.stop.unlink()
@@ -138,3 +136,16 @@ class RunFolder:
 
     def _not_writable(self, error: OSError) -> InputError:
         return InputError(f"The run folder {self.path} cannot be written: {error.strerror}. Choose another --out.")
+
+
+def _unflatten(kind: type, flat: dict[str, Any], prefix: str = "") -> Any:
+    """The inverse of :func:`trainer.config.flatten`. A field that ``flat`` lacks keeps its default."""
+    values: dict[str, Any] = {}
+    for field, hint in get_type_hints(kind).items():
+        name = prefix + field
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            values[field] = _unflatten(hint, flat, f"{name}.")
+        elif name in flat:
+            is_path = Path in (hint, *get_args(hint)) and flat[name] is not None
+            values[field] = Path(flat[name]) if is_path else flat[name]
+    return kind(**values)

@@ -10,11 +10,9 @@ from trainer.ranks.launch import Launch
 
 
 def resolve_precision(launch: Launch, dtype: str) -> tuple[str, str | None]:
-    """The mixed precision to train in and, if the launcher requested another or a faster one exists, a line that says
-    so.
+    """The mixed precision to train in and, if the launcher requested another or a faster one exists, a note on it.
 
-    Raises:
-        InputError: the device does not support the requested precision.
+    Raises ``InputError`` if the device does not support the requested precision.
     """
     requested = launch.precision
     if requested not in ("no", "bf16", "fp16"):

@@ -14,9 +14,8 @@ import psutil
 
 from shards.common.errors import InputError
 
-LAUNCH_VARIABLE = "ACCELERATE_DYNAMO_BACKEND"
-"""Accelerate sets this environment variable in every script that it starts; other programs hardly do."""
-
+LAUNCH_VARIABLE = "ACCELERATE_DYNAMO_BACKEND"  # accelerate sets it in every script it starts; others hardly do
+LAUNCHERS = ("accelerate", "accelerate-launch", "accelerate.commands.launch")  # a command line's script or module
 PR_SET_PDEATHSIG = 1
 
 
@@ -26,32 +25,28 @@ class Launch:
 
     rank: int
     ranks: int
-    local_ranks: int
-    """Ranks on this machine."""
-    cpu: bool
-    """Train on the CPU: there is no GPU, or the user chose the CPU."""
-    precision: str
-    """Requested mixed precision: ``no``, ``bf16`` or ``fp16``."""
+    local_ranks: int  # on this machine
+    cpu: bool  # there is no GPU, or the user chose the CPU
+    precision: str  # requested mixed precision: no, bf16 or fp16
 
 
 def read_launch() -> Launch:
     """Read the launch of this process; without a launcher it is rank 0 of 1."""
     import torch
 
-    environment = os.environ
-    use_cpu = environment.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
-    ranks = int(environment.get("WORLD_SIZE", 1))
+    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
     return Launch(
-        rank=int(environment.get("RANK", 0)),
+        rank=int(os.environ.get("RANK", 0)),
         ranks=ranks,
-        local_ranks=int(environment.get("LOCAL_WORLD_SIZE", ranks)),
+        local_ranks=int(os.environ.get("LOCAL_WORLD_SIZE", ranks)),
         cpu=use_cpu or not torch.cuda.is_available(),
-        precision=environment.get("ACCELERATE_MIXED_PRECISION", "no"),
+        precision=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
     )
 
 
-def check_ranks(launch: Launch) -> None:
-    """Raise ``InputError`` if ``accelerate launch`` started another number of ranks than its command line requests."""
+def check_launch(launch: Launch, batch_size: int) -> None:
+    """Raise ``InputError`` unless the number of ranks is the one requested from the launcher and divides the batch."""
     requested = requested_ranks()
     if requested and requested != launch.ranks:
         raise InputError(
@@ -59,10 +54,6 @@ def check_ranks(launch: Launch) -> None:
             "--cpu, it starts one. GPUs: accelerate launch --multi_gpu --num_processes N. CPU ranks: "
             "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N."
         )
-
-
-def check_batch(batch_size: int, launch: Launch) -> None:
-    """Raise ``InputError`` unless the ranks can share the global batch equally."""
     if batch_size % launch.ranks:
         divisible = max(1, round(batch_size / launch.ranks)) * launch.ranks
         raise InputError(
@@ -73,14 +64,12 @@ def check_batch(batch_size: int, launch: Launch) -> None:
 def find_launcher() -> psutil.Process | None:
     """The nearest ancestor of this process that is ``accelerate launch``."""
     try:
-        ancestors = psutil.Process().parents()
-        return next((process for process in ancestors if any(map(_is_accelerate, process.cmdline()[:4]))), None)
+        for process in psutil.Process().parents():
+            if any(Path(word).name in LAUNCHERS for word in process.cmdline()[:4]):
+                return process
     except psutil.Error:  # it has ended, or belongs to another user
-        return None
-
-
-def _is_accelerate(argument: str) -> bool:
-    return argument == "accelerate.commands.launch" or Path(argument).name in ("accelerate", "accelerate-launch")
+        pass
+    return None
 
 
 def launch_time() -> float:
@@ -101,9 +90,7 @@ def end_with_launcher() -> None:
     """Receive SIGTERM when the launcher dies (Linux only).
 
     A launcher that is killed does not stop its scripts: the run would train on unnoticed and keep its folder locked.
-
-    Raises:
-        InputError: the launcher is dead already.
+    Raises ``InputError`` if the launcher is dead already.
     """
     if platform.system() != "Linux" or LAUNCH_VARIABLE not in os.environ:
         return

@@ -8,14 +8,13 @@ import socket
 import threading
 import time
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
+# Seconds after the first signal in which further ones are ignored: scancel signals every process of a job, and the
+# launcher, which receives the signal too, then signals its workers again.
 ECHO = 2.0
-"""Seconds after the first signal in which further ones are ignored: scancel signals every process of a job, and the
-launcher, which receives the signal too, then signals its workers again.
-"""
 
 
 class Preemption:
@@ -31,18 +30,15 @@ class Preemption:
         self._signal: int | None = None
 
     def __enter__(self) -> Preemption:
-        self._receiver, sender = socket.socketpair()
-        sender.setblocking(False)
-        self._sender = sender
+        self._receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
         self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
-        self._previous_fd = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        self._previous_fd = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         signal.set_wakeup_fd(self._previous_fd)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
@@ -63,10 +59,7 @@ class Preemption:
         """End the process at a signal that comes later than :data:`ECHO` seconds after the first."""
         first = None
         while received := self._receiver.recv(1):
-            number, now = received[0], time.monotonic()
-            if number not in SIGNALS:
-                continue
-            if first is None:
-                first = now
-            elif now - first > ECHO:
-                os._exit(128 + number)  # the exit code that a shell reports for a signal
+            if received[0] in SIGNALS:
+                first = first or time.monotonic()
+                if time.monotonic() - first > ECHO:
+                    os._exit(128 + received[0])  # the exit code that a shell reports for a signal

@@ -1,7 +1,8 @@
-"""Compares what all ranks found before their first collective.
+"""Messages between ranks outside of collectives, through the launcher's key-value store, which needs no device.
 
-The ranks exchange text through the launcher's key-value store, which needs no device. A rank with an error, or with
-other data than rank 0, is named once with its host; in a collective the others would hang or drift apart.
+Before the first collective, ranks compare what they found: an error or a difference is named once, with its host; in a
+collective the others would hang or drift apart. Later, a failing rank reports its error to rank 0, which would
+otherwise only see a closed connection and write no cause into ``status.json``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -22,15 +24,19 @@ from shards.common.errors import InputError
 from trainer.errors import SharedInputError
 from trainer.ranks.launch import Launch
 
-TIMEOUT = timedelta(minutes=10)
-"""The slowest rank may have to read its manifest and checkpoint, or to draw the embedded data set."""
+TIMEOUT = timedelta(minutes=10)  # the slowest rank may read a manifest and a checkpoint, or draw the embedded data set
+STORE_TIMEOUT = timedelta(seconds=5)  # after a failure, when the store may be gone too
+CAUSE_TIMEOUT = timedelta(seconds=1)  # for another rank to report its error
+FAILURE = "failure"
+LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+"""Messages of gloo and NCCL when a peer is gone; they raise no exception type of their own for it."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one rank found."""
+    """What one rank found: an error, or values by name."""
 
     rank: int
     host: str
@@ -39,13 +45,10 @@ class Report:
 
 
 def connect_store(launch: Launch, timeout: timedelta = TIMEOUT) -> Store:
-    """The key-value store that all ranks of this start share.
+    """The key-value store that all ranks of this start share; raises ``DistError`` if it cannot be reached.
 
     With ``--max_restarts`` the launcher keeps one store for all starts, but torch (2.15) treats it as new each time:
     ranks would look for each other at the ports of dead ones. A prefix for each start prevents that.
-
-    Raises:
-        DistError: it cannot be reached.
     """
     store, _, _ = next(rendezvous("env://", launch.rank, launch.ranks, timeout=timeout))
     return PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
@@ -58,24 +61,41 @@ def compare_ranks(launch: Launch, examine: Callable[[], tuple[T, Mapping[str, st
 
     Raises:
         SharedInputError: a rank failed or found other values; the same error on all ranks.
-        InputError: this rank did not reach the others.
+        InputError: some ranks did not report, or this one did not reach the others.
     """
     if launch.ranks == 1:
         return examine()[0]
-    found: tuple[T, Mapping[str, str]] | None = None
-    own_error = None
     try:
-        found = examine()
+        result, values = examine()
+        report = Report(launch.rank, platform.node(), None, dict(values))
     except InputError as error:
-        own_error = str(error)
-    report = Report(launch.rank, platform.node(), own_error, dict(found[1]) if found else {})
+        report = Report(launch.rank, platform.node(), str(error), {})
     try:
-        shared_error = _exchange(report, launch)
-    except InputError as error:
-        raise InputError(own_error or str(error)) from error
-    if shared_error or found is None:
-        raise SharedInputError(shared_error or own_error)
-    return found[0]
+        message = find_difference(_exchange(report, launch))
+    except (DistError, ValueError) as error:
+        unreachable = f"Rank {launch.rank} on {report.host} cannot reach the other ranks: {error}"
+        raise InputError(report.error or unreachable) from error
+    if message:
+        raise SharedInputError(message)
+    return result
+
+
+def _exchange(report: Report, launch: Launch) -> list[Report]:
+    """The reports of all ranks, in their order."""
+    store = PrefixStore("reports", connect_store(launch))
+    store.set(f"report/{launch.rank}", json.dumps(asdict(report)))
+    keys = [f"report/{rank}" for rank in range(launch.ranks)]
+    try:
+        store.wait(keys, TIMEOUT)
+    except DistStoreError:
+        missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
+        raise InputError(f"Ranks {missing} did not report within {TIMEOUT}. Look at their logs.") from None
+    reports = [Report(**json.loads(text)) for text in store.multi_get(keys)]
+    store.set(f"received/{launch.rank}", "")
+    if launch.rank == 0:
+        with suppress(DistStoreError):  # this process may hold the store, which has to stay until all have read it
+            store.wait([f"received/{rank}" for rank in range(launch.ranks)], timedelta(seconds=10))
+    return reports
 
 
 def find_difference(reports: Sequence[Report]) -> str | None:
@@ -88,7 +108,7 @@ def find_difference(reports: Sequence[Report]) -> str | None:
         others = f" (and {len(failed) - 1} more ranks)" if len(failed) > 1 else ""
         return f"Rank {first.rank} on {first.host}{others}: {first.error}"
     main = reports[0]
-    for report in reports[1:]:
+    for report in reports:
         unequal = [
             f"{name}: {main.values.get(name)} there, {report.values.get(name)} here"
             for name in sorted(main.values.keys() | report.values.keys())
@@ -103,35 +123,44 @@ def find_difference(reports: Sequence[Report]) -> str | None:
     return None
 
 
-def _exchange(report: Report, launch: Launch) -> str | None:
-    """Send ``report`` to rank 0, which compares all reports; returns its message on every rank."""
-    try:
-        store = PrefixStore("reports", connect_store(launch))
-    except (DistError, ValueError) as error:
-        raise InputError(f"Rank {launch.rank} on {platform.node()} cannot reach the other ranks: {error}") from error
-    if launch.rank == 0:
-        result = _collect(store, report, launch.ranks)
-        store.set("result", json.dumps(result))
-        with suppress(DistStoreError):  # this process may hold the store, which has to stay until all have read it
-            store.wait([f"received/{rank}" for rank in range(1, launch.ranks)], timedelta(seconds=10))
-        return result
-    store.set(f"report/{launch.rank}", json.dumps(asdict(report)))
-    try:
-        # A little longer than rank 0 waits: its message may be that a rank is missing.
-        store.wait(["result"], TIMEOUT + timedelta(minutes=1))
-    except DistStoreError:
-        raise InputError(f"Rank 0 did not answer within {TIMEOUT}. Look at its log.") from None
-    answer: str | None = json.loads(store.get("result"))
-    store.set(f"received/{launch.rank}", "")
-    return answer
+def lost_rank(error: BaseException) -> bool:
+    """Whether a collective failed because another rank is gone, so that the cause lies with that rank."""
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in LOST_CONNECTION)
 
 
-def _collect(store: Store, own: Report, ranks: int) -> str | None:
-    """Wait for the reports of all ranks and compare them with rank 0's ``own``."""
-    keys = [f"report/{rank}" for rank in range(1, ranks)]
-    try:
-        store.wait(keys, TIMEOUT)
-    except DistStoreError:
-        missing = [rank for rank, key in enumerate(keys, start=1) if not store.check([key])]
-        return f"Ranks {missing} did not report within {TIMEOUT}. Look at their logs."
-    return find_difference([own, *(Report(**json.loads(text)) for text in store.multi_get(keys))])
+def explain_failure(error: Exception, launch: Launch, step: int) -> str:
+    """Why the run failed after ``step``: the first error of any rank, because later ones are consequences.
+
+    This rank's error is reported to the others. Call it before this rank's connections close.
+    """
+    cause = str(error) or type(error).__name__
+    if lost_rank(error):
+        lost = f"Another rank was lost after step {step}; its own log says why. ({cause.splitlines()[0]})"
+        return (_first_report(launch, None) if launch.rank == 0 else None) or lost
+    if launch.ranks == 1 or isinstance(error, SharedInputError):
+        return cause
+    report = f"Rank {launch.rank} on {platform.node()}: {cause}"
+    first = _first_report(launch, report)
+    return cause if first in (report, None) else first
+
+
+def _first_report(launch: Launch, report: str | None) -> str | None:
+    """The report of the first rank that failed, which is ``report`` if no other rank has stored one.
+
+    Returns None if there is none, or if the store fails or takes longer than :data:`STORE_TIMEOUT`: torch's own
+    timeouts do not cover a store that accepts the connection and never answers.
+    """
+    reports: list[str] = []
+
+    def exchange() -> None:
+        with suppress(DistError, ValueError):
+            store = connect_store(launch, STORE_TIMEOUT)
+            if report is not None:
+                store.compare_set(FAILURE, "", report)
+            store.wait([FAILURE], CAUSE_TIMEOUT)
+            reports.append(store.get(FAILURE).decode())
+
+    thread = threading.Thread(target=exchange, name="failure-report", daemon=True)
+    thread.start()
+    thread.join(STORE_TIMEOUT.total_seconds())
+    return reports[0] if reports else None

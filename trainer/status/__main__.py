@@ -13,12 +13,10 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-import yaml
 from tyro.conf import Positional
 
 from shards.common.errors import InputError
 from trainer.cli import conclude, parse_command
-from trainer.config import Config
 from trainer.folder.run_folder import RunFolder, is_locked
 from trainer.watch.progress import format_figures
 
@@ -106,10 +104,9 @@ def read_status(run: Path) -> RunStatus:
 def _remaining(run: Path, step: int, position: int, row: dict[str, float]) -> tuple[int | None, int | None]:
     """Steps and images left, by the trainer's own rule. ``epoch`` in ``row`` implies the size of the data set."""
     try:
-        flat = yaml.safe_load((run / "config.yaml").read_text())
-        config = Config(**{name: flat[name] for name in ("steps", "epochs", "batch_size", "d_steps", "default_steps")})
+        config = RunFolder(run).read_config()
         samples = round(row["images"] / row["epoch"]) if config.epochs is not None else 1
-    except (OSError, KeyError, TypeError, ZeroDivisionError, yaml.YAMLError, InputError):
+    except (KeyError, ZeroDivisionError, InputError):
         return None, None
     steps = config.remaining_steps(step, position, samples)
     return steps, steps * config.batch_size * config.d_steps

@@ -11,8 +11,7 @@ from shards.common.sheet import write_sheet
 from shards.loading.dataset import Batch
 from trainer.export.folder import write_folder
 from trainer.folder.background import Background
-from trainer.folder.bad_samples import BadSampleLog
-from trainer.folder.journal import Journal
+from trainer.folder.journal import BadSampleLog, Journal
 from trainer.folder.load_run import load_run
 from trainer.folder.run_folder import RunFolder
 from trainer.gan.state import State

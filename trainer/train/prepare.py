@@ -21,7 +21,7 @@ from trainer.folder.run_folder import RunFolder
 from trainer.gan.networks import SIZES
 from trainer.presets import PRESETS
 from trainer.ranks.device import resolve_precision
-from trainer.ranks.launch import Launch, check_batch, check_ranks
+from trainer.ranks.launch import Launch, check_launch
 from trainer.train import plan
 from trainer.watch import tracker
 
@@ -100,8 +100,7 @@ def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> N
 
 
 def _check_launch(config: Config, launch: Launch) -> tuple[str, str | None]:
-    check_ranks(launch)
-    check_batch(config.batch_size, launch)
+    check_launch(launch, config.batch_size)
     tracker.check(config.tracking)
     return resolve_precision(launch, config.dtype)
 

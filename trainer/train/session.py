@@ -14,13 +14,13 @@ from shards.loading.dataset import Batch, ShardDataset
 from shards.loading.loader import normalise
 from trainer.config import Config
 from trainer.errors import SharedInputError
-from trainer.folder.bad_samples import check_bad_samples
+from trainer.folder.journal import check_bad_samples
 from trainer.gan.kernels.cuda_graph import Iteration
 from trainer.gan.noise import latents
 from trainer.gan.optimizer import Tensors
 from trainer.gan.state import State
 from trainer.gan.step import Metrics
-from trainer.ranks.collectives import StopVote, check_equal
+from trainer.ranks.process_group import StopVote, check_equal
 from trainer.samples import caption, fixed_latents, generate, to_pixels
 from trainer.train.checkpoint_writer import CheckpointWriter, checkpoint_metadata
 from trainer.train.outputs import Outputs

@@ -12,19 +12,16 @@ from accelerate import Accelerator
 from shards.common.processes import available_cores
 from shards.common.urls import is_remote
 from trainer.config import Config
-from trainer.folder.bad_samples import BadSampleLog
-from trainer.folder.journal import Journal, roll_back
+from trainer.folder.journal import BadSampleLog, Journal, roll_back
 from trainer.folder.run_folder import RunFolder
 from trainer.gan.kernels.cuda_graph import Iteration, Replay, cuda_graph
 from trainer.gan.state import State, create_state
 from trainer.gan.step import Step
-from trainer.ranks.collectives import StopVote, describe_environment
 from trainer.ranks.device import set_kernels, set_threads, supports_cuda_graphs
-from trainer.ranks.failure import explain_failure
 from trainer.ranks.launch import Launch, launch_time
 from trainer.ranks.preemption import Preemption
-from trainer.ranks.rendezvous import compare_ranks
-from trainer.ranks.setup import create_accelerator, wrap
+from trainer.ranks.process_group import StopVote, create_accelerator, describe_environment, wrap
+from trainer.ranks.rendezvous import compare_ranks, explain_failure
 from trainer.train import plan
 from trainer.train.checkpoint_writer import CheckpointWriter
 from trainer.train.loop import train

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shards.common.errors import InputError
-from trainer.folder.journal import Journal, roll_back
+from shards.loading.reader import Bad
+from tests.support.launching import SMALL, rows, run, status
+from tests.support.make import key, make_shards, reindex
+from trainer.folder.journal import BadSampleLog, Journal, check_bad_samples, roll_back
+
+BAD = Bad(7, "a.tar", "000000007", 512, "broken")
 
 
 def write(path: Path, steps: list[int]) -> list[bytes]:
@@ -84,3 +91,84 @@ def test_a_line_that_is_no_row_ends_the_journal(tmp_path: Path, line: bytes) -> 
     path.write_bytes(lines[0] + line + lines[0])
     roll_back(path, 5)
     assert path.read_bytes() == lines[0]
+
+
+def test_every_bad_sample_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = BadSampleLog(tmp_path / "bad.jsonl")
+    assert not list(tmp_path.iterdir())
+    log.add((BAD, BAD), step=3)
+    log.close()
+    assert log.count == 2
+    assert capsys.readouterr().err.count("'000000007' of a.tar, at byte 512, does not decode: broken") == 2
+    assert [(row["step"], row["key"], row["offset"]) for row in rows(tmp_path / "bad.jsonl")] == [
+        (3, "000000007", 512)
+    ] * 2
+
+
+@pytest.mark.parametrize(("bad", "consumed", "fine"), [(0, 0, True), (2, 10, True), (3, 10, False), (3, 3000, True)])
+def test_the_share_is_one_of_an_epoch_or_of_what_was_consumed(bad: int, consumed: int, fine: bool) -> None:
+    if fine:
+        check_bad_samples(bad, consumed, samples=2000, max_bad=0.001)
+    else:
+        with pytest.raises(InputError, match=r"3 samples did not decode, more than --data.max-bad 0.001 of 2,000"):
+            check_bad_samples(bad, consumed, samples=2000, max_bad=0.001)
+
+
+@pytest.fixture
+def one_broken(tmp_path: Path) -> Path:
+    """Sample 27 of 50 does not decode, and did not when it was indexed."""
+    manifest = make_shards(tmp_path / "shards", samples=50, channels=3)
+    offset = int(np.load(tmp_path / "shards" / "index.npy")[27]["offset"])
+    with (tmp_path / "shards" / manifest.shards[1].name).open("rb+") as file:
+        file.seek(offset)
+        file.write(bytes(64))
+    reindex(tmp_path / "shards", manifest)
+    return tmp_path / "shards"
+
+
+def flags(shards: Path, out: Path, *more: str) -> list[str]:
+    return ["--data.shards", str(shards), "--out", str(out), "--steps", "14", *SMALL, *more]
+
+
+def test_a_run_goes_on_past_one_bad_sample_and_says_so(one_broken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = run(*flags(one_broken, out, "--data.max-bad", "0.03", "--data.audit", str(out / "audit")))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(f"warning: The sample '{key(27)}' of") == len(rows(out / "bad-rank-0.jsonl")) > 1
+    assert rows(out / "metrics.jsonl")[-1]["data/replaced"] == len(rows(out / "bad-rank-0.jsonl"))
+    trained = [name for row in rows(out / "audit" / "rank-0.jsonl") for name in row["keys"]]
+    assert len(trained) == 14 * 8 and key(27) not in trained
+
+    listed = rows(out / "bad-rank-0.jsonl")
+    with (out / "bad-rank-0.jsonl").open("a") as file:  # as if killed after a step that no checkpoint holds
+        file.write(json.dumps(listed[-1] | {"step": 15}) + "\n")
+    again = run(*flags(one_broken, out, "--data.max-bad", "0.03", "--data.audit", str(out / "audit"), "--steps", "20"))
+    assert again.returncode == 0, again.stderr
+    after = [row["position"] for row in rows(out / "bad-rank-0.jsonl")]
+    assert len(set(after)) == len(after) == len(listed) + again.stderr.count("warning: The sample")
+
+
+def test_the_status_names_the_rank_whose_data_is_bad(one_broken: Path, tmp_path: Path) -> None:
+    """Rank 0 writes it; rank 1 meets the sample, at position 30 under this seed."""
+    out = tmp_path / "run"
+    failed = run(
+        *flags(one_broken, out, "--data.strict", "--seed", "1"), env={"ACCELERATE_USE_CPU": "true"},
+        launcher=("--multi_gpu", "--num_processes", "2", "--main_process_port", "0"),
+    )  # fmt: skip
+    assert failed.returncode != 0
+    assert failed.stderr.count(f"The sample '{key(27)}' of") == 1
+    assert f"error (rank 1 on {platform.node()}): The sample" in failed.stderr
+    told = status(out)
+    assert told["state"] == "failed"
+    assert told["error"].startswith(f"Rank 1 on {platform.node()}: The sample '{key(27)}' of")
+
+
+def test_a_run_stops_where_too_many_are_bad_or_one_is_too_many(one_broken: Path, tmp_path: Path) -> None:
+    many = run(*flags(one_broken, tmp_path / "many"))
+    assert many.returncode == 2 and "error: 1 samples did not decode, more than --data.max-bad 0.001" in many.stderr
+    assert status(tmp_path / "many")["state"] == "failed"
+    strict = run(*flags(one_broken, tmp_path / "strict", "--data.strict"))
+    assert strict.returncode == 2 and f"error: The sample '{key(27)}' of" in strict.stderr
+    assert "does not decode" in strict.stderr
+    step = status(tmp_path / "strict")["step"]
+    assert step > 0 and (tmp_path / "strict" / "checkpoints" / f"step-{step:09d}").exists()

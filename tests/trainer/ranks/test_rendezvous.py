@@ -4,6 +4,7 @@ import platform
 import socket
 import sys
 import textwrap
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -15,11 +16,11 @@ from shards.building.build import build
 from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.sources.faces import Faces
-from tests.support.launching import ROOT, SMALL, run
-from trainer.errors import SharedInputError
+from tests.support.launching import ROOT, SMALL, run, status
+from tests.support.ranks import on_ranks
 from trainer.ranks import rendezvous
-from trainer.ranks.launch import Launch
-from trainer.ranks.rendezvous import Report, compare_ranks, find_difference
+from trainer.ranks.launch import Launch, read_launch
+from trainer.ranks.rendezvous import Report, compare_ranks, connect_store, find_difference, read_cause, report_cause
 
 VALUES = {"data set": "abc", "seed": "0"}
 
@@ -85,7 +86,7 @@ def test_a_rank_that_does_not_report_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(rendezvous, "TIMEOUT", timedelta(seconds=0.1))
     for key in ("report/2", "received/1", "received/2"):
         store.set(f"reports/{key}", "")
-    with pytest.raises(SharedInputError, match=r"Ranks \[1\] did not report within 0:00:00.1"):
+    with pytest.raises(InputError, match=r"Ranks \[1\] did not report within 0:00:00.1"):
         compare_ranks(Launch(0, 3, 3, True, "no"), lambda: (7, VALUES))
 
 
@@ -132,3 +133,49 @@ def test_a_launcher_that_starts_fewer_ranks_is_an_error(faces32: Path, tmp_path:
     assert done.returncode != 0
     assert "error: The launcher was asked for 2 ranks and started 1" in done.stderr
     assert "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N" in done.stderr
+
+
+def fail() -> list[str | None]:
+    """Rank 1 reports a cause, and rank 0 an error that follows from it."""
+    launch = read_launch()
+    store = connect_store(launch)  # rank 0 holds the store, where the launcher would
+    if launch.rank:
+        first = report_cause(launch, "größer als erlaubt")
+        store.wait(["read"])
+        store.set("done", "")
+        return [first, None]
+    cause = None
+    while cause is None:
+        cause = read_cause(launch)
+    first = report_cause(launch, "connection closed")
+    store.set("read", "")
+    store.wait(["done"])
+    return [cause, first]
+
+
+def test_the_first_cause_stands() -> None:
+    (cause, first), (own, _) = on_ranks(2, fail)
+    assert cause == first and cause.startswith("Rank 1 on ") and cause.endswith(": größer als erlaubt")
+    assert own == "größer als erlaubt"
+
+
+def test_one_rank_reports_to_nobody() -> None:
+    assert report_cause(Launch(0, 1, 1, True, "no"), "why") == "why"
+
+
+def test_a_store_that_is_gone_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "STORE_TIMEOUT", timedelta(seconds=0.5))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "9")
+    launch, start = Launch(1, 2, 2, True, "no"), time.monotonic()
+    assert read_cause(launch) is None
+    assert report_cause(launch, "why") == "why"
+    assert time.monotonic() - start < 5
+
+
+def test_a_failure_before_the_first_step_is_in_the_status_too(faces32: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "bad-rank-0.jsonl").mkdir(parents=True)
+    failed = run("--data.shards", str(faces32), "--steps", "2", "--out", str(tmp_path / "run"), *SMALL)
+    assert failed.returncode != 0
+    final = status(tmp_path / "run")
+    assert (final["state"], final["step"]) == ("failed", 0) and "bad-rank-0.jsonl" in final["error"]

@@ -16,9 +16,8 @@ from tests.trainer.gan.test_step import BATCH, create, manifest, noise, reals, s
 from trainer.gan.optimizer import Tensors
 from trainer.gan.state import State, create_state
 from trainer.gan.step import Step
-from trainer.ranks.collectives import StopVote, check_equal, fingerprints
 from trainer.ranks.launch import read_launch
-from trainer.ranks.setup import create_accelerator, wrap
+from trainer.ranks.process_group import StopVote, check_equal, create_accelerator, fingerprints, wrap
 
 STEPS = 20
 

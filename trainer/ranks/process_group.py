@@ -1,23 +1,58 @@
-"""Small collectives beside the training step: the stop vote, the comparison of states, the list of hosts and devices.
-
-Without the comparison, a bug or a broken device that makes ranks differ would go unnoticed into the checkpoints, which
-hold rank 0's weights only.
-"""
+"""The process group of a run: joining it, wrapping the networks, and small collectives beside the training step."""
 
 from __future__ import annotations
 
 import platform
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import gather_object
+from torch import nn
 
+from trainer.config import Config
+from trainer.gan.kernels.sync_batchnorm import synchronise
 from trainer.gan.optimizer import Tensors
+from trainer.gan.state import State
+from trainer.ranks.launch import Launch
+from trainer.ranks.rendezvous import connect_store
 
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their bytes
+
+
+def create_accelerator(config: Config, launch: Launch, precision: str) -> Accelerator:
+    """Create the accelerator; with several ranks, join their process group first."""
+    ddp = DistributedDataParallelKwargs(
+        broadcast_buffers=False,  # buffers are equal; an in-place broadcast would break the two forwards of D's step
+        bucket_cap_mb=1024 if launch.cpu else 25,  # one bucket on the CPU, where nothing overlaps the exchange
+        gradient_as_bucket_view=True,
+    )
+    if launch.ranks > 1 and not dist.is_initialized():
+        backend = "gloo" if launch.cpu else "nccl"
+        dist.init_process_group(backend, store=connect_store(launch), rank=launch.rank, world_size=launch.ranks)
+    board = None if config.tracking.mode == "disabled" else config.tracking.board
+    return Accelerator(
+        cpu=launch.cpu, mixed_precision=precision, log_with=board, project_dir=config.out, kwargs_handlers=[ddp]
+    )
+
+
+def wrap(accelerator: Accelerator, state: State, *, sync_bn: bool) -> tuple[nn.Module, nn.Module]:
+    """Wrap generator and discriminator of ``state`` with autocast and, on several ranks, with DDP.
+
+    With ``sync_bn``, their BatchNorm layers are replaced in ``state`` by ones that normalise over all ranks.
+    """
+    networks = (state.generator, state.discriminator)
+    if accelerator.num_processes > 1 and sync_bn:
+        for network in networks:
+            synchronise(network, accelerator.device)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated")  # accelerate has no other way
+        # The networks are on the device; with placement, accelerate would import DTensor, which takes 4 s.
+        generator, discriminator = accelerator.prepare(*networks, device_placement=[False, False])
+    return generator, discriminator
 
 
 class StopVote:
@@ -34,16 +69,12 @@ class StopVote:
         self._work: dist.Work | None = None
 
     def vote(self, stop: bool) -> bool:
-        """Whether any rank voted ``stop`` in the previous call, equal on all ranks; with one rank, ``stop`` itself.
-
-        Every rank must call it after every step.
-        """
+        """Whether any rank voted ``stop`` in the previous call; with one rank, ``stop`` itself. Call it each step."""
         if self._group is None:
             return stop
-        result = False
         if self._work is not None:
             self._work.wait()
-            result = bool(self._vote.item())
+        result = bool(self._vote.item())
         self._vote.fill_(stop)
         self._work = dist.all_reduce(self._vote, dist.ReduceOp.MAX, group=self._group, async_op=True)
         return result
@@ -52,20 +83,18 @@ class StopVote:
         """Wait for the pending vote. All ranks must have voted equally often."""
         if self._work is not None:
             self._work.wait()
-            self._work = None
 
 
 def check_equal(accelerator: Accelerator, tensors: Mapping[str, Tensors], step: int, position: int) -> None:
     """Compare fingerprints of ``tensors`` over all ranks, in one small gather.
 
-    Raises:
-        RuntimeError: ranks differ because of a bug or a broken device; the message names the groups.
+    Raises ``RuntimeError``, which names the groups, if a bug or a broken device made the ranks differ. This would go
+    unnoticed into the checkpoints, which hold rank 0's weights only.
     """
     if accelerator.num_processes == 1:
         return
     progress = torch.tensor([step, position], device=accelerator.device)
-    own = torch.cat([progress, fingerprints(tensors)])
-    gathered = accelerator.gather(own[None])
+    gathered = accelerator.gather(torch.cat([progress, fingerprints(tensors)])[None])
     unequal = (gathered != gathered[0]).any(dim=0).tolist()
     names = [name for name, differs in zip(["step", "position", *tensors], unequal, strict=True) if differs]
     if names:

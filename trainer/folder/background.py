@@ -1,4 +1,4 @@
-"""A thread for jobs such as writing a checkpoint, and copies of tensors for it, so that training does not wait."""
+"""A thread for jobs, and the writer of checkpoints, which copies tensors for it so that training does not wait."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from trainer.folder import checkpoint
 from trainer.gan.optimizer import Tensors
+from trainer.gan.state import State
 
 
 class Background:
@@ -42,29 +46,43 @@ class Background:
                 warnings.warn(str(error), stacklevel=2)
 
 
-class Snapshot:
-    """A copy of tensors in host memory, which is allocated once, contiguous and page-locked for tensors on a GPU.
+class CheckpointWriter(Background):
+    """Copies the state to host memory and writes the copy to ``folder``, of which the newest ``keep`` stay.
 
-    From CUDA the copy is only queued, in order with the training steps, so that neither host nor device waits.
+    The next call of ``save``, ``check`` or ``wait`` raises ``InputError`` if a checkpoint could not be written.
     """
 
-    def __init__(self) -> None:
-        self._copy: dict[str, Tensors] = {}
+    def __init__(self, folder: Path, keep: int) -> None:
+        super().__init__()
+        self._folder, self._keep = folder, keep
+        self._copies: dict[str, Tensors] = {}
 
-    def take(self, tensors: Mapping[str, Tensors]) -> Callable[[], Mapping[str, Tensors]]:
-        """Overwrite the last copy. The function that is returned waits for the new one; any thread may call it."""
-        for name, group in tensors.items():
-            copies = self._copy.setdefault(name, {})
-            for key, tensor in group.items():
-                if key not in copies:
-                    copies[key] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-                copies[key].copy_(tensor, non_blocking=True)
-        device = next(tensor.device for group in tensors.values() for tensor in group.values())
-        event = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+    def save(self, state: State, metadata: Mapping[str, Any], on_written: Callable[[Path], None]) -> None:
+        """Start a checkpoint of ``state``; ``on_written`` is called with its path by the thread.
 
-        def finished() -> Mapping[str, Tensors]:
-            if event:
-                event.synchronize()
-            return self._copy
+        The one before must be written, because its copy is overwritten: call :meth:`wait` first.
+        """
+        copied, step = copy_to_host(state.tensors(), self._copies), state.step
 
-        return finished
+        def write() -> None:
+            if copied:
+                copied.synchronize()
+            on_written(checkpoint.save(self._folder, step, self._copies, metadata, self._keep))
+
+        self.submit(write)
+
+
+def copy_to_host(tensors: Mapping[str, Tensors], copies: dict[str, Tensors]) -> torch.cuda.Event | None:
+    """Copy ``tensors`` to ``copies``, which the first call allocates: contiguous, and page-locked for tensors on a GPU.
+
+    From CUDA the copy is only queued, in order with the training steps, so that neither host nor device waits. The
+    event that is then returned marks its end.
+    """
+    for name, group in tensors.items():
+        target = copies.setdefault(name, {})
+        for key, tensor in group.items():
+            if key not in target:
+                target[key] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            target[key].copy_(tensor, non_blocking=True)
+    device = next(tensor.device for group in tensors.values() for tensor in group.values())
+    return torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None

@@ -6,7 +6,6 @@ of every other file, so that loading detects a checkpoint that was torn by a cra
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import warnings
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from shards.common.errors import InputError
-from shards.common.files import atomic_folder, sync_folder
+from shards.common.files import atomic_folder, compute_sha256, sync_folder
 from trainer.gan.optimizer import Tensors
 
 CHECKSUMS, METADATA = "checksums.json", "state.json"
@@ -67,7 +66,10 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load(path: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
-    """Load tensors (on the CPU) and metadata of a checkpoint; raises ``TornCheckpoint`` if a checksum differs."""
+    """Load the tensors (on the CPU) and the metadata of one checkpoint and verify every checksum.
+
+    Raises ``TornCheckpoint`` if a file is missing or differs from what was written.
+    """
     try:
         for name, expected in json.loads((path / CHECKSUMS).read_text()).items():
             if _sha256(path / name) != expected:
@@ -101,4 +103,4 @@ def digest(path: Path) -> str:
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return compute_sha256(file)

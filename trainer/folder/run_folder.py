@@ -64,7 +64,10 @@ class RunFolder:
         return config
 
     def check(self, config: Config) -> None:
-        """Raise ``InputError``, which names every field that differs, if the folder holds a run of another config."""
+        """Compare ``config`` with the one in the folder, if there is one; writes nothing.
+
+        Raises ``InputError``, which names every field that differs, if the folder holds a run of another config.
+        """
         old = self._read_fields()
         changed = [] if old is None else differences(old, flatten(config))
         if changed:
@@ -115,7 +118,7 @@ class RunFolder:
             raise
 
     def write_config(self, config: Config) -> None:
-        """Write ``config.yaml`` into a locked and checked folder; raises ``InputError`` if that is not possible."""
+        """Write ``config.yaml``; call it on a folder that is locked and checked. Raises ``InputError`` on failure."""
         try:
             self.samples.mkdir(exist_ok=True)
             with atomic_write(self._config) as file:
@@ -124,7 +127,7 @@ class RunFolder:
             raise self._not_writable(error) from error
 
     def remove_old_stop(self, before: float) -> None:
-        """Remove a STOP file written before ``before`` (seconds since the epoch); a newer one is for this run."""
+        """Remove a STOP file written before ``before`` (seconds since the epoch), which was for an earlier run."""
         with suppress(FileNotFoundError):
             if self.stop.stat().st_mtime < before:
                 self.stop.unlink()

@@ -51,10 +51,8 @@ def supports_cuda_graphs(launch: Launch) -> bool:
 
 
 def set_threads(launch: Launch, threads: int) -> int:
-    """Use ``threads`` threads on this rank, or on a CPU for 0 its share of the cores; returns the number in use.
-
-    The launcher sets OMP_NUM_THREADS=1 by default, which would leave all but one core idle.
-    """
+    """Use ``threads`` threads on this rank, or on a CPU for 0 its share of the cores; returns the number in use."""
+    # The launcher sets OMP_NUM_THREADS=1 by default, which would leave all but one core idle.
     if not threads and launch.cpu:
         threads = max(1, available_cores() // launch.local_ranks)
     if threads:

@@ -58,8 +58,8 @@ def wrap(accelerator: Accelerator, state: State, *, sync_bn: bool) -> tuple[nn.M
 class StopVote:
     """Makes all ranks stop after the same step when any of them has to.
 
-    Each vote is an all-reduce of one byte over gloo on the CPU. It starts after one step and is read after the next, so
-    that no rank waits for it and no device is synchronised.
+    Every rank must vote after every step. Each vote is an all-reduce of one byte over gloo on the CPU. It starts after
+    one step and is read after the next, so that no rank waits for it and no device is synchronised.
     """
 
     def __init__(self, ranks: int) -> None:
@@ -69,7 +69,7 @@ class StopVote:
         self._work: dist.Work | None = None
 
     def vote(self, stop: bool) -> bool:
-        """Whether any rank voted ``stop`` in the previous call; with one rank, ``stop`` itself. Call it each step."""
+        """Whether any rank voted ``stop`` in the previous call, equal on all ranks; with one rank, ``stop`` itself."""
         if self._group is None:
             return stop
         if self._work is not None:

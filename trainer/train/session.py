@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,7 +15,9 @@ from shards.loading.dataset import Batch, ShardDataset
 from shards.loading.loader import normalise
 from trainer.config import Config
 from trainer.errors import SharedInputError
+from trainer.folder.background import CheckpointWriter
 from trainer.folder.journal import check_bad_samples
+from trainer.gan.factory import describe_networks
 from trainer.gan.kernels.cuda_graph import Iteration
 from trainer.gan.noise import latents
 from trainer.gan.optimizer import Tensors
@@ -22,7 +25,6 @@ from trainer.gan.state import State
 from trainer.gan.step import Metrics
 from trainer.ranks.process_group import StopVote, check_equal
 from trainer.samples import caption, fixed_latents, generate, to_pixels
-from trainer.train.checkpoint_writer import CheckpointWriter, checkpoint_metadata
 from trainer.train.outputs import Outputs
 from trainer.watch.board import AXIS
 from trainer.watch.meter import Meter, memory
@@ -114,7 +116,7 @@ class Session:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             state, outputs = self.state, self.outputs
-            metadata = checkpoint_metadata(self.config, self.dataset, state, self.accelerator.mixed_precision)
+            metadata = self._checkpoint_metadata()
             step = state.step
 
             def on_written(path: Path) -> None:
@@ -125,6 +127,22 @@ class Session:
             self.checkpoints.save(state, metadata, on_written)
             outputs.folder.write_status("running", state.step, state.position)
         self.unsaved = None
+
+    def _checkpoint_metadata(self) -> dict[str, Any]:
+        """What a checkpoint stores besides tensors, JSON-ready."""
+        manifest, order, state = self.dataset.manifest, self.dataset.order, self.state
+        return {
+            "step": state.step,
+            "position": state.position,
+            "seed": self.config.seed,
+            "lanes": order.lanes,
+            "block": order.block,
+            "manifest": manifest.digest,
+            "data": manifest.summary,
+            "precision": self.accelerator.mixed_precision,
+            "scaler": state.scaler.state_dict(),
+            "networks": describe_networks(self.config.model, manifest.size, manifest.channels),
+        }
 
     def finish_checkpoint(self) -> None:
         """Wait until the main rank has written the last checkpoint.

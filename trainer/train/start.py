@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from shards.common.processes import available_cores
 from shards.common.urls import is_remote
 from trainer.config import Config
+from trainer.folder.background import CheckpointWriter
 from trainer.folder.journal import BadSampleLog, Journal, roll_back
 from trainer.folder.run_folder import RunFolder
 from trainer.gan.kernels.cuda_graph import Iteration, Replay, cuda_graph
@@ -23,7 +24,6 @@ from trainer.ranks.preemption import Preemption
 from trainer.ranks.process_group import StopVote, create_accelerator, describe_environment, wrap
 from trainer.ranks.rendezvous import compare_ranks, explain_failure
 from trainer.train import plan
-from trainer.train.checkpoint_writer import CheckpointWriter
 from trainer.train.loop import train
 from trainer.train.outputs import Outputs
 from trainer.train.prepare import Prepared, dry_run, prepare

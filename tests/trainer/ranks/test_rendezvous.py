@@ -20,7 +20,7 @@ from tests.support.launching import ROOT, SMALL, run, status
 from tests.support.ranks import on_ranks
 from trainer.ranks import rendezvous
 from trainer.ranks.launch import Launch, read_launch
-from trainer.ranks.rendezvous import Report, compare_ranks, connect_store, find_difference, read_cause, report_cause
+from trainer.ranks.rendezvous import Report, compare_ranks, connect_store, explain_failure, find_difference
 
 VALUES = {"data set": "abc", "seed": "0"}
 
@@ -135,41 +135,43 @@ def test_a_launcher_that_starts_fewer_ranks_is_an_error(faces32: Path, tmp_path:
     assert "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N" in done.stderr
 
 
-def fail() -> list[str | None]:
-    """Rank 1 reports a cause, and rank 0 an error that follows from it."""
+LOST = RuntimeError("Connection closed by peer")
+
+
+def fail() -> list[str]:
+    """Rank 1 fails, and rank 0 loses its connection and then meets an error of its own."""
     launch = read_launch()
     store = connect_store(launch)  # rank 0 holds the store, where the launcher would
     if launch.rank:
-        first = report_cause(launch, "größer als erlaubt")
+        first = explain_failure(InputError("größer als erlaubt"), launch, 3)
+        store.set("failed", "")
         store.wait(["read"])
         store.set("done", "")
-        return [first, None]
-    cause = None
-    while cause is None:
-        cause = read_cause(launch)
-    first = report_cause(launch, "connection closed")
+        return [first]
+    store.wait(["failed"])
+    causes = [explain_failure(error, launch, 3) for error in (LOST, InputError("a consequence"))]
     store.set("read", "")
     store.wait(["done"])
-    return [cause, first]
+    return causes
 
 
 def test_the_first_cause_stands() -> None:
-    (cause, first), (own, _) = on_ranks(2, fail)
+    (cause, first), (own,) = on_ranks(2, fail)
     assert cause == first and cause.startswith("Rank 1 on ") and cause.endswith(": größer als erlaubt")
     assert own == "größer als erlaubt"
 
 
 def test_one_rank_reports_to_nobody() -> None:
-    assert report_cause(Launch(0, 1, 1, True, "no"), "why") == "why"
+    assert explain_failure(ValueError("why"), Launch(0, 1, 1, True, "no"), 3) == "why"
 
 
 def test_a_store_that_is_gone_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendezvous, "STORE_TIMEOUT", timedelta(seconds=0.5))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "9")
-    launch, start = Launch(1, 2, 2, True, "no"), time.monotonic()
-    assert read_cause(launch) is None
-    assert report_cause(launch, "why") == "why"
+    start = time.monotonic()
+    assert explain_failure(ValueError("why"), Launch(1, 2, 2, True, "no"), 3) == "why"
+    assert explain_failure(LOST, Launch(0, 2, 2, True, "no"), 3).startswith("Another rank was lost after step 3;")
     assert time.monotonic() - start < 5
 
 

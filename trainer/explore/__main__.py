@@ -8,31 +8,28 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-from tyro.conf import Positional, UseAppendAction, subcommand
+from tyro.conf import Positional, UseAppendAction
 
 from shards.common.errors import InputError
 from trainer.cli import check_free, conclude, parse_command
-from trainer.explore.terms import read_numbers, read_terms
 
 if TYPE_CHECKING:
-    from trainer.explore.gallery import Gallery
-    from trainer.explore.picture import Picture
+    from trainer.explore.gallery import Gallery, Picture
+
+Term: TypeAlias = tuple[str, tuple[int, ...]]
+"""A concept of a sum: ``+`` or ``-``, and the numbers of samples that have something in common."""
 
 MAX_IMAGES = 4096
-"""Largest number of images in a grid (64 rows of 64, over 8,000 pixels wide), in the strip of a walk and in its loop.
-All are in memory at once, some 100 MB each."""
-MAX_FRAMES = 100
-STRIP_STEPS = 8
-"""Steps from one sample to the next in the strip of a walk."""
+"""Largest number of images in a grid, in the strip of a walk and in its loop. All are in memory at once: 100 MB."""
+STRIP_STEPS = 8  # from one sample to the next in the strip of a walk
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind(ABC):
     """Options that every kind of picture has."""
 
-    name: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]] = (".png", ".json")
 
     count: int = 64
@@ -46,48 +43,17 @@ class Kind(ABC):
     force: bool = False
     """Replace the picture if it exists."""
 
-    @abstractmethod
-    def prepare(self, arguments: Sequence[str], /) -> Callable[[Gallery], Picture]:
-        """Checks the options and returns the function that draws.
-
-        Raises:
-            InputError: an option has no meaning, or a sample number is not in the grid.
-        """
-
-    def run(self, run: Path, arguments: Sequence[str]) -> None:
-        """Draws the picture of the run in the folder ``run`` that the command line ``arguments`` asks for.
-
-        Raises:
-            InputError: the picture cannot be made, or exists already.
-        """
+    def __post_init__(self) -> None:
         if not 1 <= self.count <= MAX_IMAGES:
             raise InputError(f"--count is {self.count}; a grid has 1 to {MAX_IMAGES} samples.")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise InputError(f"--seed is {self.seed}; it must be at least 0 and less than 2**63.")
-        draw = self.prepare(arguments)
-        files = self._files(run)
-        # Not at the top: torch takes seconds to import, which --help and a typo should not wait for.
-        from trainer.explore.gallery import Gallery, origin
-        from trainer.folder.load_run import load_run
+        if self.out and self.out.suffix != ".png":
+            raise InputError(f"--out is {self.out}; the name of a picture must end in .png.")
 
-        loaded = load_run(run, self.checkpoint)
-        seed = loaded.config.seed if self.seed is None else self.seed
-        picture = draw(Gallery(loaded.generator, seed))
-        # The command names the checkpoint, as a newer one may exist by then. Of a repeated flag the last one counts.
-        again = ["python", "-m", "trainer.explore", *arguments]
-        command = shlex.join([*again, "--checkpoint", str(loaded.checkpoint), "--seed", str(seed)])
-        settings = {"count": self.count, "seed": seed, **origin(run, loaded)}
-        picture.save(files[0], {"command": command, **picture.metadata, **settings})
-        print("\n".join(map(str, files)))
-
-    def _files(self, run: Path) -> list[Path]:
-        path = self.out or run / "explore" / f"{self.name}.png"
-        if path.suffix != ".png":
-            raise InputError(f"--out is {path}; the name of a picture must end in .png.")
-        files = [path.with_suffix(suffix) for suffix in self.suffixes]
-        if not self.force:
-            check_free(files)
-        return files
+    @abstractmethod
+    def prepare(self, arguments: Sequence[str], /) -> Callable[[Gallery], Picture]:
+        """Checks the options and returns the function that draws; raises ``InputError`` if they make no picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +62,6 @@ class Grid(Kind):
 
     Example: python -m trainer.explore runs/faces grid --count 100
     """
-
-    name: ClassVar[str] = "grid"
 
     def prepare(self, _arguments: Sequence[str], /) -> Callable[[Gallery], Picture]:
         return lambda gallery: gallery.grid(self.count)
@@ -110,7 +74,6 @@ class Walk(Kind):
     Example: python -m trainer.explore runs/faces walk --through 3,17,21,40
     """
 
-    name: ClassVar[str] = "walk"
     suffixes: ClassVar[tuple[str, ...]] = (".png", ".gif", ".json")
 
     through: str | None = None
@@ -121,22 +84,17 @@ class Walk(Kind):
     """Frames of the loop from one sample to the next; at most 4,096 in all."""
 
     def prepare(self, _arguments: Sequence[str], /) -> Callable[[Gallery], Picture]:
-        if self.through is not None:
-            numbers = read_numbers(self.through, self.count, "--through")
-        elif self.points <= self.count:
-            numbers = tuple(range(self.points))
-        else:
+        if self.through is None and self.points > self.count:
             raise InputError(f"--points is {self.points}; the grid has {self.count} samples. Raise --count too.")
+        first = tuple(range(self.points))
+        numbers = first if self.through is None else read_numbers(self.through, self.count, "--through")
         if len(numbers) < 2:
             raise InputError("A walk needs at least two samples, such as --through 3,17.")
-        if not 1 <= self.frames <= MAX_FRAMES:
-            raise InputError(f"--frames is {self.frames}; it must be from 1 to {MAX_FRAMES}.")
-        images = max(self.frames, STRIP_STEPS + 1)
-        if len(numbers) * images > MAX_IMAGES:
-            raise InputError(
-                f"A walk through {len(numbers)} samples with --frames {self.frames} is too long; at most "
-                f"{MAX_IMAGES // images} samples are possible."
-            )
+        if self.frames < 1:
+            raise InputError(f"--frames is {self.frames}; it must be at least 1.")
+        images = len(numbers) * max(self.frames, STRIP_STEPS + 1)
+        if images > MAX_IMAGES:
+            raise InputError(f"A walk of {images} images is too long; at most {MAX_IMAGES} are possible.")
         return lambda gallery: gallery.walk(numbers, self.frames, STRIP_STEPS)
 
 
@@ -149,8 +107,6 @@ class Arithmetic(Kind):
 
     Example: python -m trainer.explore runs/faces arithmetic --plus 3,17,21 --minus 5,9,11 --plus 2,8,30
     """
-
-    name: ClassVar[str] = "arithmetic"
 
     plus: UseAppendAction[tuple[str, ...]] = ()
     """Comma-separated sample numbers of a concept to add. May be repeated."""
@@ -173,17 +129,58 @@ class Explore:
 
     run: Positional[Path]
     """Run folder."""
-    kind: (
-        Annotated[Grid, subcommand("grid")]
-        | Annotated[Walk, subcommand("walk")]
-        | Annotated[Arithmetic, subcommand("arithmetic")]
-    )
+    kind: Grid | Walk | Arithmetic
+
+
+def read_numbers(text: str, count: int, flag: str) -> tuple[int, ...]:
+    """Parses comma-separated sample numbers, each in [0, ``count``); an ``InputError`` names ``flag``."""
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        # int() also accepts signs, underscores and digits of other scripts, and rejects numbers of thousands of digits.
+        if not (word.isascii() and word.isdecimal() and len(word) < 10):
+            raise InputError(f"{flag} {text!r}: {word!r} is not a sample number. Give numbers such as 3,17,21.")
+        if int(word) >= count:
+            raise InputError(
+                f"{flag} {text!r}: there is no sample {word} in a grid of {count} (0 to {count - 1}). "
+                f"Draw a larger grid with --count {int(word) + 1}, and give the same --count here."
+            )
+    return tuple(int(word) for word in words)
+
+
+def read_terms(arguments: Sequence[str], plus: Sequence[str], minus: Sequence[str], count: int) -> list[Term]:
+    """Parses the values of ``--plus`` and ``--minus``, in their order on the command line ``arguments``.
+
+    tyro collects the values of each flag separately. Raises ``InputError`` as :func:`read_numbers` and without a plus.
+    """
+    if not plus:
+        raise InputError("A sum needs at least one --plus, such as --plus 3,17,21.")
+    flags = [argument.partition("=")[0] for argument in arguments]
+    values = {"--plus": iter(plus), "--minus": iter(minus)}
+    signs = {"--plus": "+", "--minus": "-"}
+    return [(signs[flag], read_numbers(next(values[flag]), count, flag)) for flag in flags if flag in values]
 
 
 def explore(arguments: Sequence[str]) -> None:
-    """Parses ``arguments`` and draws the picture; raises ``InputError`` if it cannot be made."""
+    """Parses ``arguments`` and draws the picture; raises ``InputError`` if it cannot be made or exists already."""
     options = parse_command(Explore, "explore", arguments)
-    options.kind.run(options.run, arguments)
+    run, kind = options.run, options.kind
+    draw = kind.prepare(arguments)
+    path = kind.out or run / "explore" / f"{type(kind).__name__.lower()}.png"
+    files = [path.with_suffix(suffix) for suffix in kind.suffixes]
+    if not kind.force:
+        check_free(files)
+    # Not at the top: torch takes seconds to import, which --help and a typo should not wait for.
+    from trainer.explore.gallery import Gallery, origin
+    from trainer.folder.load_run import load_run
+
+    loaded = load_run(run, kind.checkpoint)
+    seed = loaded.config.seed if kind.seed is None else kind.seed
+    picture = draw(Gallery(loaded.generator, seed))
+    # The command names the checkpoint, as a newer one may exist by then. Of a repeated flag the last one counts.
+    again = ["python", "-m", "trainer.explore", *arguments, "--checkpoint", str(loaded.checkpoint), "--seed", str(seed)]
+    settings = {"count": kind.count, "seed": seed, **origin(run, loaded)}
+    picture.save(path, {"command": shlex.join(again), **picture.metadata, **settings})
+    print("\n".join(map(str, files)))
 
 
 def main() -> int:

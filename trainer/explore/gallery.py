@@ -1,25 +1,94 @@
-"""Draws what a run has learnt: grids of samples, walks between samples, and sums of concepts."""
+"""Draws what a run has learnt: grids of samples, walks between samples, and sums of concepts.
+
+``torchvision.utils.make_grid`` could replace :func:`lay_out`, but importing torchvision costs 1.6 s for each picture.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from shards.common.errors import InputError
+from shards.common.files import atomic_write
 from trainer.explore.latents import REACH, VARIATIONS, add, variations, walk
-from trainer.explore.picture import GAP, PAPER, Picture, above, captioned, enlarge, framed, side_by_side, sign, table
-from trainer.explore.terms import Term
 from trainer.folder.load_run import LoadedRun
 from trainer.gan.networks import Generator
 from trainer.samples import fixed_latents, generate, to_pixels
 
-STACK = 4
-"""Largest number of samples of a concept in one column."""
+PAPER, INK, ACCENT = (255, 255, 255), (70, 70, 70), (214, 92, 48)
+GAP = 6  # pixels between tiles
+CAPTION = 22  # height in pixels
+MIN_SIDE = 96  # Samples are enlarged to at least this many pixels, so that they can be seen and a caption fits.
+FRAME_MS = 60  # duration of a frame of a GIF in milliseconds
+BARS = {"+": [(-11, -1, 11, 1), (-1, -11, 1, 11)], "-": [(-11, -1, 11, 1)], "=": [(-11, -6, 11, -4), (-11, 4, 11, 6)]}
+"""Bars that make up a sign: left, top, right and bottom in pixels from its middle."""
+
+Tiles: TypeAlias = dict[tuple[int, int], Image.Image]
+"""Images of one size by row and column."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Tiles of a page, metadata on what they show (JSON-ready), and the frames of an endless loop if there is one."""
+
+    tiles: Tiles
+    metadata: dict[str, Any]
+    loop: Sequence[Image.Image] = ()
+
+    def save(self, path: Path, record: Mapping[str, Any]) -> None:
+        """Writes the page to ``path`` (.png), the loop beside it (.gif) and ``record`` (.json), each atomically.
+
+        Raises ``InputError`` if a file cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as file:
+                lay_out(self.tiles).save(file, "png", optimize=True)
+            if self.loop:
+                # One palette for all frames; with one each, still areas would flicker.
+                palette = Image.fromarray(np.vstack([np.asarray(frame) for frame in self.loop])).quantize(256)
+                first, *others = [frame.quantize(palette=palette) for frame in self.loop]
+                with atomic_write(path.with_suffix(".gif")) as file:
+                    first.save(file, "gif", save_all=True, append_images=others, duration=FRAME_MS, loop=0)
+            with atomic_write(path.with_suffix(".json")) as file:
+                file.write((json.dumps(record, indent=1) + "\n").encode())
+        except OSError as error:
+            raise InputError(f"{path} cannot be written ({error.strerror}). Give another --out.") from error
+
+
+def lay_out(tiles: Tiles) -> Image.Image:
+    """Puts ``tiles`` on a white page with a margin."""
+    width, height = (length + GAP for length in next(iter(tiles.values())).size)
+    rows, columns = (max(numbers) + 1 for numbers in zip(*tiles, strict=True))
+    page = Image.new("RGB", (columns * width - GAP, rows * height - GAP), PAPER)
+    for (row, column), tile in tiles.items():
+        page.paste(tile, (column * width, row * height))
+    return ImageOps.expand(page, 16, PAPER)
+
+
+def captioned(image: Image.Image, text: str = "") -> Image.Image:
+    """Adds ``text``, or as much white, below ``image``."""
+    tile = ImageOps.expand(image, (0, 0, 0, CAPTION), PAPER)
+    position = (image.width / 2, image.height + CAPTION / 2)
+    ImageDraw.Draw(tile).text(position, text, INK, ImageFont.load_default(15), anchor="mm")
+    return tile
+
+
+def sign(kind: str, size: tuple[int, int]) -> Image.Image:
+    """Draws ``+``, ``-`` or ``=`` in the middle of a white image of ``size``; the font has no true minus."""
+    image = Image.new("RGB", size, PAPER)
+    middle = np.array([*size, *size]) // 2
+    for bar in BARS[kind]:
+        ImageDraw.Draw(image).rectangle((middle + bar).tolist(), INK)
+    return captioned(image)
 
 
 @dataclass(frozen=True)
@@ -34,58 +103,70 @@ class Gallery:
 
     def grid(self, count: int) -> Picture:
         """Draws samples 0 to ``count`` - 1 as a near-square grid."""
-        page = table(self._numbered(range(count)), math.ceil(math.sqrt(count)))
-        return Picture(page, {"picture": "grid", "numbers": [*range(count)]})
+        columns = math.ceil(math.sqrt(count))
+        tiles = {divmod(number, columns): tile for number, tile in enumerate(self._numbered(range(count)))}
+        return Picture(tiles, {"picture": "grid", "numbers": [*range(count)]})
 
     def walk(self, numbers: Sequence[int], frames: int, steps: int) -> Picture:
         """Draws the way through the samples ``numbers`` and back to the first, as a strip and as a loop.
 
         The strip has a row of ``steps`` + 1 images for each leg, from one sample to the next; the loop has ``frames``.
         """
-        points = self.latents(numbers)
-        strip: list[Image.Image] = []
-        for index, leg in enumerate(walk(points, steps)):
-            names = {0: str(numbers[index]), steps: str(numbers[(index + 1) % len(numbers)])}
-            strip += [captioned(image, names.get(step, "")) for step, image in enumerate(self._images(leg))]
+        points = self._latents(numbers)
+        tiles = {}
+        for row, leg in enumerate(walk(points, steps)):
+            captions = {0: str(numbers[row]), steps: str(numbers[(row + 1) % len(numbers)])}
+            for step, image in enumerate(self._images(leg)):
+                tiles[row, step] = captioned(image, captions.get(step, ""))
         loop = [image for leg in walk(points, frames) for image in self._images(leg[:-1])]
-        metadata = {"picture": "walk", "through": numbers, "frames": frames}
-        return Picture(table(strip, steps + 1), metadata, tuple(loop))
+        return Picture(tiles, {"picture": "walk", "through": numbers, "frames": frames}, loop)
 
-    def arithmetic(self, terms: Sequence[Term]) -> Picture:
-        """Draws a signed sum of concepts (Radford et al., arXiv 1511.06434, figure 7).
+    def arithmetic(self, terms: Sequence[tuple[str, Sequence[int]]]) -> Picture:
+        """Draws a signed sum of concepts (Radford et al., arXiv 1511.06434, figure 7), each a sign and sample numbers.
 
-        Each concept shows its samples and, below them, the image of their mean latent. The row of means reads as the
-        sum. The result is framed, with its variations around it.
+        A column shows the samples of a concept and, below them, the image of their mean latent. The row of means reads
+        as the sum. The result is framed, with its variations around it.
         """
-        means = torch.stack([self.latents(term.numbers).mean(0) for term in terms])
-        result = add(means, [term.sign for term in terms])
-        row: list[Image.Image] = []
-        for index, (term, mean) in enumerate(zip(terms, self._images(means), strict=True)):
-            samples = table(self._numbered(term.numbers), math.ceil(len(term.numbers) / STACK))
-            if index or term.sign == "-":
-                row.append(captioned(sign(term.sign, mean.height), ""))
-            row.append(above(samples, captioned(mean, "mean"), gap=10))
+        means = torch.stack([self._latents(numbers).mean(0) for _, numbers in terms])
+        result = add(means, [kind for kind, _ in terms])
+        bottom, column = max(len(numbers) for _, numbers in terms), 0
+        tiles: Tiles = {}
+        for (kind, numbers), mean in zip(terms, self._images(means), strict=True):
+            if tiles or kind == "-":
+                tiles[bottom, column] = sign(kind, mean.size)
+                column += 1
+            for row, tile in enumerate(self._numbered(numbers), bottom - len(numbers)):
+                tiles[row, column] = tile
+            tiles[bottom, column] = captioned(mean, "mean")
+            column += 1
         centre, *around = self._images(torch.cat([result[None], variations(result, self.seed, VARIATIONS)]))
-        row.append(captioned(sign("=", centre.height), ""))
-        results = table([*around[:4], framed(centre), *around[4:]], 3)
-        # White space below the terms puts the means and the signs on one line with the result.
-        left = ImageOps.expand(side_by_side(row), (0, 0, 0, centre.height + GAP), PAPER)
-        page = side_by_side([left, captioned(results, "the result, among variations of it")])
-        noise = {"count": VARIATIONS, "noise": "uniform", "reach": REACH}
-        terms_as_json = [asdict(term) for term in terms]
-        return Picture(page, {"picture": "arithmetic", "terms": terms_as_json, "variations": noise})
+        tiles[bottom, column] = sign("=", centre.size)
+        ImageDraw.Draw(centre).rectangle((0, 0, centre.width - 1, centre.height - 1), outline=ACCENT, width=3)
+        results = [captioned(image) for image in around]
+        results.insert(4, captioned(centre, "result"))
+        tiles |= {(bottom - 1 + number // 3, column + 1 + number % 3): tile for number, tile in enumerate(results)}
+        metadata = {
+            "terms": [{"sign": kind, "numbers": numbers} for kind, numbers in terms],
+            "variations": {"count": VARIATIONS, "noise": "uniform", "reach": REACH},
+        }
+        return Picture(tiles, {"picture": "arithmetic", **metadata})
 
-    def latents(self, numbers: Sequence[int]) -> torch.Tensor:
+    def _latents(self, numbers: Sequence[int]) -> torch.Tensor:
         """Float64 (numbers, z_dim); each row is a function of seed and number."""
         return fixed_latents(self.seed, max(numbers) + 1, self.generator.z_dim)[list(numbers)]
 
-    def _numbered(self, numbers: Sequence[int]) -> list[Image.Image]:
-        images = self._images(self.latents(numbers))
-        return [captioned(image, str(number)) for image, number in zip(images, numbers, strict=True)]
-
     def _images(self, latents: torch.Tensor) -> list[Image.Image]:
-        """Generates images one by one; in a batch, their last bits would depend on the size of the batch."""
-        return [enlarge(pixels) for pixels in to_pixels(generate(self.generator, latents, batch=1))]
+        """Images of ``latents``, enlarged by a whole factor: 3 at 32 pixels, 2 at 64, 1 from 96 on."""
+        images = []
+        # One by one; in a batch, their last bits would depend on the size of the batch.
+        for pixels in to_pixels(generate(self.generator, latents, batch=1)):
+            image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+            images.append(ImageOps.scale(image, math.ceil(MIN_SIDE / image.width), Image.Resampling.NEAREST))
+        return images
+
+    def _numbered(self, numbers: Sequence[int]) -> list[Image.Image]:
+        images = self._images(self._latents(numbers))
+        return [captioned(image, str(number)) for image, number in zip(images, numbers, strict=True)]
 
 
 def origin(run: Path, loaded: LoadedRun) -> dict[str, Any]:

@@ -15,12 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
+from shards.common.errors import InputError
 from tests.support.launching import SMALL
 from tests.support.launching import run as launch
 from trainer.cli import conclude
 from trainer.explore import __main__ as command_line
+from trainer.explore.__main__ import read_numbers, read_terms
 from trainer.folder import checkpoint
 
 SIDE, CAPTION, GAP, MARGIN = 96, 22, 6, 16
@@ -127,27 +131,22 @@ def test_arithmetic_shows_operands_in_their_order_and_the_result(trained: Path, 
     terms = [("+", [3, 17, 21]), ("-", [5, 9, 11]), ("+", [2, 8, 30])]
     assert [(term["sign"], term["numbers"]) for term in record["terms"]] == terms
     assert record["variations"] == {"count": 8, "noise": "uniform", "reach": 0.25}
-    # Three concepts, three signs, a table of 3x3; three samples, their mean, and one more line of the table.
-    width = 3 * 96 + 3 * 44 + (3 * 96 + 2 * 6)
-    height = 3 * (96 + 22) + 2 * 6 + 10 + (96 + 22) + (96 + 6)
-    assert size(tmp_path / "sum.png") == (width + 32, height + 32)
+    # Nine columns: three concepts, three signs, 3x3 results. Five rows: samples, means, the last row of results.
+    assert size(tmp_path / "sum.png") == (9 * 96 + 8 * 6 + 32, 5 * (96 + 22) + 4 * 6 + 32)
     draw(trained, tmp_path / "grid.png", "grid", "--count", "31")
     sheet = cells(tmp_path / "grid.png", 6, 31)
     with Image.open(tmp_path / "sum.png") as picture:
         pixels = np.asarray(picture)
     for column, (_, numbers) in enumerate(terms):
         for row, number in enumerate(numbers):
-            top, left = MARGIN + row * (SIDE + CAPTION + GAP), MARGIN + column * (SIDE + 44)
+            top, left = MARGIN + row * (SIDE + CAPTION + GAP), MARGIN + 2 * column * (SIDE + GAP)
             assert np.array_equal(pixels[top : top + SIDE, left : left + SIDE], sheet[number])
 
 
 def test_a_concept_less_itself_is_nothing_and_plus_another_is_that(trained: Path, tmp_path: Path) -> None:
     draw(trained, tmp_path / "sum.png", "arithmetic", "--plus", "4", "--minus", "4", "--plus", "9")
     draw(trained, tmp_path / "grid.png", "grid", "--count", "10")
-    with Image.open(tmp_path / "sum.png") as picture:
-        pixels = np.asarray(picture)
-    right, bottom = (length - MARGIN for length in (pixels.shape[1], pixels.shape[0] - CAPTION))
-    result = pixels[bottom - 2 * SIDE - GAP : bottom - SIDE - GAP, right - 2 * SIDE - GAP : right - SIDE - GAP]
+    result = cells(tmp_path / "sum.png", 9, 17)[16]
     expected = cells(tmp_path / "grid.png", 4, 10)[9]
     inside = slice(3, -3)  # of its frame
     assert np.abs(result[inside, inside].astype(int) - expected[inside, inside]).max() <= 1
@@ -207,8 +206,8 @@ def expect_error(done: Done, *parts: str) -> None:
         (("walk", "--through", "1"), "at least two samples"),
         (("walk", "--points", "65"), "--points is 65"),
         (("walk", "--frames", "0"), "--frames is 0"),
-        (("walk", "--frames", "100", "--points", "41"), "at most 40 samples"),
-        (("walk", "--frames", "1", "--points", "456", "--count", "456"), "at most 455 samples"),
+        (("walk", "--frames", "100", "--points", "41"), "4100 images is too long"),
+        (("walk", "--frames", "1", "--points", "456", "--count", "456"), "4104 images is too long"),
         (("grid", "--count", "0"), "--count is 0"),
         (("grid", "--seed", "-1"), "--seed is -1"),
         (("grid", "--out", "x.jpg"), "must end in .png"),
@@ -259,3 +258,46 @@ def test_help_shows_examples_and_loads_no_torch() -> None:
     assert "Example: python -m trainer.explore runs/faces grid" in shown
     assert all(name in shown for name in ("grid", "walk", "arithmetic"))
     assert "--plus 3,17,21 --minus 5,9,11" in shown
+
+
+@given(st.lists(st.integers(0, 99), min_size=1), st.sampled_from([",", ", ", " ,"]))
+def test_numbers_come_back_in_their_order(numbers: list[int], comma: str) -> None:
+    assert read_numbers(comma.join(map(str, numbers)), 100, "--plus") == tuple(numbers)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "3,,4", "3;4", "x", "-1", "+1", "1.5", "0x3", "²", "٣", "3 4", "1_0", "9" * 5000]
+)
+def test_junk_is_named_with_its_flag(text: str) -> None:
+    with pytest.raises(InputError, match=r"--minus .* is not a sample number"):
+        read_numbers(text, 100, "--minus")
+
+
+@given(st.text())
+def test_anything_is_numbers_or_one_line_of_error(text: str) -> None:
+    try:
+        numbers, said = read_numbers(text, 10, "--plus"), "one line"
+    except InputError as error:
+        numbers, said = (), str(error)
+    assert all(0 <= number < 10 for number in numbers)
+    assert len(said.splitlines()) == 1
+
+
+def test_a_number_off_the_sheet_is_named() -> None:
+    assert read_numbers("63", 64, "--plus") == (63,)
+    with pytest.raises(InputError, match=r"no sample 64 in a grid of 64 \(0 to 63\).*--count 65"):
+        read_numbers("3,64", 64, "--plus")
+
+
+@given(st.lists(st.tuples(st.sampled_from("+-"), st.integers(0, 9), st.booleans()), min_size=1))
+def test_terms_stand_as_they_were_typed(typed: list[tuple[str, int, bool]]) -> None:
+    flags, words = {"+": "--plus", "-": "--minus"}, ["runs/x", "arithmetic", "--seed", "3"]
+    for sign, number, joined in typed:
+        words += [f"{flags[sign]}={number}"] if joined else [flags[sign], str(number)]
+    values = {kind: [str(number) for sign, number, _ in typed if sign == kind] for kind in "+-"}
+    if values["+"]:
+        terms = read_terms(words, values["+"], values["-"], 10)
+        assert terms == [(sign, (number,)) for sign, number, _ in typed]
+    else:
+        with pytest.raises(InputError, match="at least one --plus"):
+            read_terms(words, values["+"], values["-"], 10)

@@ -9,26 +9,25 @@ from pathlib import Path
 from typing import TypeVar
 
 import tyro
-from tyro.conf import (
-    DisallowNone,
-    FlagCreatePairsOff,
-    OmitArgPrefixes,
-    OmitSubcommandPrefixes,
-    PositionalMetavarFromFieldName,
-)
+from tyro import conf
 
 from shards.common.errors import InputError
 
 USAGE_ERROR = 2
-STYLE = (DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, PositionalMetavarFromFieldName)
-"""How tyro turns the fields of a command's dataclass into flags."""
 
 Options = TypeVar("Options")
 
 
 def parse_command(options: type[Options], name: str, arguments: Sequence[str] | None = None) -> Options:
     """Parses ``arguments``, by default those of the process, of ``python -m trainer.NAME`` into ``options``."""
-    return tyro.cli(options, prog=f"python -m trainer.{name}", args=arguments, config=STYLE)
+    style = (
+        conf.DisallowNone,
+        conf.FlagCreatePairsOff,
+        conf.OmitArgPrefixes,
+        conf.OmitSubcommandPrefixes,
+        conf.PositionalMetavarFromFieldName,
+    )
+    return tyro.cli(options, prog=f"python -m trainer.{name}", args=arguments, config=style)
 
 
 def conclude(command: Callable[[], None]) -> int:

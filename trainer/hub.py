@@ -23,10 +23,8 @@ from trainer.gan.factory import create_networks
 class Generator(nn.Module, PyTorchModelHubMixin, library_name="shardgan"):
     """Maps latents float32 (n, z_dim), drawn from N(0, 1), to images (n, channels, size, size) in [-1, 1].
 
-    ``from_pretrained`` returns it on the CPU in ``eval`` mode, so BatchNorm uses its running statistics.
-
-    Raises:
-        RuntimeError: from ``from_pretrained``, the weights do not fit the network in config.json.
+    ``from_pretrained`` returns it on the CPU in ``eval`` mode, so BatchNorm uses its running statistics. It raises
+    ``RuntimeError`` if the weights do not fit the network in config.json.
     """
 
     def __init__(self, size: int, channels: int, z_dim: int, features: int, kind: Kind = "dcgan") -> None:
@@ -51,8 +49,7 @@ class Generator(nn.Module, PyTorchModelHubMixin, library_name="shardgan"):
 def push(path: Path, repository: str) -> str:
     """Uploads the folder or file ``path`` to ``repository``, private if it is new; returns its URL.
 
-    Raises:
-        InputError: the Hub cannot be reached or refuses; the files at ``path`` stay.
+    Raises ``InputError`` if the Hub cannot be reached or refuses.
     """
     api = HfApi()
     try:

@@ -84,10 +84,12 @@ class Walk(Kind):
     """Frames of the loop from one sample to the next; at most 4,096 in all."""
 
     def prepare(self, _arguments: Sequence[str], /) -> Callable[[Gallery], Picture]:
-        if self.through is None and self.points > self.count:
+        if self.through is not None:
+            numbers = read_numbers(self.through, self.count, "--through")
+        elif self.points <= self.count:
+            numbers = tuple(range(self.points))
+        else:
             raise InputError(f"--points is {self.points}; the grid has {self.count} samples. Raise --count too.")
-        first = tuple(range(self.points))
-        numbers = first if self.through is None else read_numbers(self.through, self.count, "--through")
         if len(numbers) < 2:
             raise InputError("A walk needs at least two samples, such as --through 3,17.")
         if self.frames < 1:

@@ -10,7 +10,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from shards.common.errors import InputError, require
-from shards.common.files import atomic_write, recover_folder
+from shards.common.files import atomic_write
 from trainer.cli import check_free, conclude, parse_command
 from trainer.export.folder import FILES, describe, write_folder
 
@@ -34,18 +34,14 @@ class Export:
     checkpoint: Path | None = None
     """Checkpoint of RUN to use, such as step-000000480; if not given, the newest whole one."""
     force: bool = False
-    """Replace OUT if it exists."""
+    """Replace OUT if it exists and is an exported folder, or a file *.onnx."""
     push: str | None = None
     """Also upload OUT to this repository on the Hugging Face Hub, such as me/mnist-dcgan. A new repository is private.
     Log in before with: hf auth login."""
 
 
 def export(options: Export) -> None:
-    """Exports as ``options`` say.
-
-    Raises:
-        InputError: there is no run or no checkpoint, OUT exists, an extra is not installed, or the upload fails.
-    """
+    """Exports as ``options`` say; raises ``InputError`` if that cannot be done, or if only the upload failed."""
     check(options)
     # Not at the top: torch takes seconds to import, which --help and a typo should not wait for.
     from trainer.folder.load_run import load_run
@@ -79,34 +75,16 @@ def check(options: Export) -> None:
             validate_repo_id(options.push)
         except ValueError as error:
             raise InputError(f"--push {options.push}: {error} Give a repository such as me/mnist-dcgan.") from error
-    if not out.name:
-        raise InputError(f"{out} cannot be replaced. Give the name of something new.")
-    if options.format == "safetensors":
-        recover_folder(out)
     if not options.force:
         check_free([out])
-    elif out.exists() and not (_is_onnx(out) if options.format == "onnx" else _is_folder(out)):
+    if options.format == "onnx":
+        replaceable = out.is_file() and out.suffix == ".onnx"
+    else:
+        replaceable = out.is_dir() and {entry.name for entry in out.iterdir()} <= FILES
+    if out.exists() and not replaceable:
         raise InputError(
             f"{out} is not an export of format {options.format}, so --force does not replace it. Give another name."
         )
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and {entry.name for entry in path.iterdir()} <= FILES
-
-
-def _is_onnx(path: Path) -> bool:
-    """Decides by the name ``*.onnx``, otherwise by the content."""
-    if not path.is_file() or path.suffix == ".onnx":
-        return path.is_file()
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except DecodeError:
-        return False
-    return bool(model.ir_version and model.graph.node)  # any bytes may be a valid message without known fields
 
 
 def main() -> int:

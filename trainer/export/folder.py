@@ -10,11 +10,8 @@ from shards.common.files import atomic_folder
 if TYPE_CHECKING:  # torch takes seconds to import
     from trainer.folder.load_run import LoadedRun
 
-INPUT, OUTPUT = "latents", "images"
-"""Names of the input and the output of an exported generator."""
-CARD_FILE, WEIGHTS_FILE = "README.md", "model.safetensors"
-FILES = {CARD_FILE, WEIGHTS_FILE, "config.json"}
-"""Names of all files in the folder."""
+INPUT, OUTPUT = "latents", "images"  # names in an export
+FILES = {"README.md", "model.safetensors", "config.json"}
 
 
 def write_folder(loaded: LoadedRun, out: Path, repository: str | None = None) -> dict[str, Any]:
@@ -22,36 +19,33 @@ def write_folder(loaded: LoadedRun, out: Path, repository: str | None = None) ->
 
     The example on the card loads it from ``repository``, by default from the folder's name.
     """
-    # Not at the top: huggingface_hub takes 0.2 s to import, which the start of a training should not wait for.
-    from trainer.hub import Generator
+    from trainer.hub import Generator  # not at the top: it takes 0.2 s at the start of a training
 
     metadata = describe(loaded)
+    training = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in metadata["training"].items())
     generator = Generator(**{name: metadata[name] for name in ("size", "channels", "z_dim", "features", "kind")})
     generator.network.load_state_dict(loaded.generator.state_dict())  # copies, and so converts to float32
     with atomic_folder(out) as folder:
         # First, because the mixin writes a card of its own where there is none.
-        (folder / CARD_FILE).write_text(model_card(metadata, repository or out.name))
+        card = folder / "README.md"
+        card.write_text(CARD.format(**metadata | {"where": repository or out.name, "training": training}))
         generator.save_pretrained(folder, config=metadata)
-        (folder / WEIGHTS_FILE).chmod((folder / CARD_FILE).stat().st_mode)  # safetensors makes it private to its owner
+        (folder / "model.safetensors").chmod(card.stat().st_mode)  # safetensors makes it private to its owner
     return metadata
 
 
 def describe(run: LoadedRun) -> dict[str, Any]:
     """Metadata of an export, JSON-ready: architecture, input, output and training. No paths, no host names."""
-    config, (channels, size) = run.config, run.shape
+    config, (channels, size), z_dim = run.config, run.shape, run.config.model.z_dim
+    noise = "N(0, 1), independent values"
     return {
         "kind": config.model.kind,
         "size": size,
         "channels": channels,
-        "z_dim": config.model.z_dim,
+        "z_dim": z_dim,
         "features": config.model.features_g,
         "architecture": f"{run.generator.title} generator ({run.generator.paper})",
-        "input": {
-            "name": INPUT,
-            "shape": ["batch", config.model.z_dim],
-            "dtype": "float32",
-            "distribution": "N(0, 1), independent values",
-        },
+        "input": {"name": INPUT, "shape": ["batch", z_dim], "dtype": "float32", "distribution": noise},
         "output": {"name": OUTPUT, "shape": ["batch", channels, size, size], "dtype": "float32", "range": [-1, 1]},
         "batch_norm": "eval: running statistics, so that an image does not depend on the others of its batch",
         "weights": "moving average" if config.ema_images else "of the last step",
@@ -66,12 +60,6 @@ def describe(run: LoadedRun) -> dict[str, Any]:
             "seed": config.seed,
         },
     }
-
-
-def model_card(metadata: dict[str, Any], repository: str) -> str:
-    """The README.md of an export with :func:`describe`'s ``metadata`` that is loaded from ``repository``."""
-    training = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in metadata["training"].items())
-    return CARD.format(**{**metadata, "where": repository, "training": training})
 
 
 CARD = """---

@@ -13,7 +13,7 @@ from shards.common.errors import InputError, require
 from shards.common.files import atomic_write
 from trainer.cli import check_free, conclude, parse_command
 
-REPORT = "representation.json"
+REPORT = "representation.json"  # in the run folder
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,15 @@ class Represent:
     """Replace the report if it exists."""
 
     def __post_init__(self) -> None:
-        if self.seed >= 2**32:
-            raise InputError(f"--seed is {self.seed}; it must be less than 2**32.")
-        for flag, value, least in (("--train", self.train, 10), ("--test", self.test, 1), ("--seed", self.seed, 0)):
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed is {self.seed}; it must be at least 0 and less than 2**32.")
+        for flag, value, least in (("--train", self.train, 10), ("--test", self.test, 1)):
             if value < least:
                 raise InputError(f"{flag} is {value}; it must be at least {least}.")
 
 
 def represent(options: Represent) -> None:
-    """Scores the representations, prints a table and writes the report.
-
-    Raises:
-        InputError: there is no run or no checkpoint, the report exists, or the shards do not suit the run.
-    """
+    """Prints a table and writes the report; raises ``InputError`` if it exists or the shards do not suit the run."""
     require("represent", "sklearn")
     path = options.out or options.run / REPORT
     if not options.force:
@@ -75,7 +71,7 @@ def represent(options: Represent) -> None:
     (train, labels), (test, expected) = read_samples(
         options.shards, options.test_shards, (options.train, options.test), options.seed, loaded.shape
     )
-    print(f"{'':24} {'values':>7} {'C':>5}  accuracy on {len(test):,}", flush=True)
+    print(f"{'':24} {'values':>7} {'C':>5}  accuracy on {options.test:,}", flush=True)
     scores = {}
     for name, extract in representations(loaded).items():
         result = score(extract(train), labels, extract(test), expected, options.seed)
@@ -84,8 +80,8 @@ def represent(options: Represent) -> None:
     report = {
         "checkpoint": loaded.checkpoint.name,
         "position": loaded.position,
-        "train": len(train),
-        "test": len(test),
+        "train": options.train,
+        "test": options.test,
         "seed": options.seed,
         "batch_norm": "eval: running statistics",
         "representations": scores,

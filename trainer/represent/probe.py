@@ -24,8 +24,7 @@ from trainer.folder.load_run import LoadedRun
 from trainer.gan.factory import create_networks
 from trainer.gan.networks import Discriminator, initialise
 
-GRID = 4
-"""Cells per side to which every convolution is max-pooled (Radford et al., arXiv 1511.06434, section 5.1)."""
+GRID = 4  # cells per side to which every convolution is max-pooled (Radford et al., arXiv 1511.06434, section 5.1)
 BATCH = 250
 
 STRENGTHS = (0.1, 1.0, 10.0)
@@ -40,12 +39,9 @@ Samples: TypeAlias = tuple[torch.Tensor, np.ndarray]
 class Score:
     """Result of a linear SVM on a representation."""
 
-    accuracy: float
-    """On the test samples, in [0, 1]."""
-    strength: float
-    """C."""
-    values: int
-    """Values of one sample."""
+    accuracy: float  # on the test samples, in [0, 1]
+    strength: float  # C
+    values: int  # of one sample
 
 
 def read_samples(
@@ -54,15 +50,12 @@ def read_samples(
     """Reads ``counts`` samples for training and for testing, of (channels, size) ``shape``.
 
     Test samples come from ``test_shards``, or else from ``shards`` behind the training samples. Warns of images that
-    are in both parts.
-
-    Raises:
-        InputError: no labels, too few samples, another shape, one data set for both, or a single class to train on.
+    are in both parts. Raises ``InputError`` if the shards do not suit, or hold a single class to train on.
     """
     train, test = counts
     if test_shards is None:
         (images, labels), _ = _read("--shards", shards, train + test, seed, shape)
-        parts = (images[:train], labels[:train]), (images[train:], labels[train:])
+        fitted, tested = (images[:train], labels[:train]), (images[train:], labels[train:])
     else:
         fitted, digest = _read("--shards", shards, train, seed, shape)
         tested, other_digest = _read("--test-shards", test_shards, test, seed, shape)
@@ -71,9 +64,16 @@ def read_samples(
                 f"--test-shards {redact(test_shards)} holds the samples of --shards. Leave --test-shards away to test "
                 "on samples of --shards that are not trained on."
             )
-        parts = fitted, tested
-    _check(shards, *parts)
-    return parts
+    if len(np.unique(fitted[1])) < 2:
+        raise InputError(
+            f"All {train:,} training samples of --shards {redact(shards)} are of class {fitted[1][0]}; at least "
+            "two classes are needed. Raise --train, or give other shards."
+        )
+    known = {image.tobytes() for image in fitted[0].numpy()}
+    repeated = sum(image.tobytes() in known for image in tested[0].numpy())
+    if repeated:
+        warnings.warn(f"{repeated:,} of {test:,} test images are training images too.", stacklevel=2)
+    return fitted, tested
 
 
 def _read(flag: str, where: str, count: int, seed: int, shape: tuple[int, int]) -> tuple[Samples, str]:
@@ -94,18 +94,6 @@ def _read(flag: str, where: str, count: int, seed: int, shape: tuple[int, int]) 
             )
         labels = read_labels(dataset.reader, 0, count)
         return (dataset.__getitems__(range(count)).images, labels), manifest.digest
-
-
-def _check(shards: str, train: Samples, test: Samples) -> None:
-    if len(np.unique(train[1])) < 2:
-        raise InputError(
-            f"All {len(train[1]):,} training samples of --shards {redact(shards)} are of class {train[1][0]}; at least "
-            "two classes are needed. Raise --train, or give other shards."
-        )
-    known = {image.tobytes() for image in train[0].numpy()}
-    both = sum(image.tobytes() in known for image in test[0].numpy())
-    if both:
-        warnings.warn(f"{both:,} of {len(test[0]):,} test images are training images too.", stacklevel=3)
 
 
 def representations(loaded: LoadedRun) -> dict[str, Callable[[torch.Tensor], list[np.ndarray]]]:
@@ -129,8 +117,7 @@ def untrained(loaded: LoadedRun) -> Discriminator:
 def features(discriminator: Discriminator, images: torch.Tensor) -> list[np.ndarray]:
     """Activations of each hidden layer for ``images``, uint8 (n, height, width, channels): float32 (n, values).
 
-    Convolutions are max-pooled to 4x4, so their values are 16 times their channels: 7,168 in all at 32x32 and 64
-    features. BatchNorm stays in the network's mode.
+    Convolutions are max-pooled to 4x4: 7,168 values in all at 32x32 and 64 features.
     """
     weight = next(discriminator.parameters())
     batches = []
@@ -152,28 +139,20 @@ def score(
     """Fits a linear L2-SVM to the layers ``train``, each float (n, values), with ``labels``, int64 (n,), and scores it
     on ``test`` with the labels ``expected``.
 
-    About every fifth training sample of a class validates C; the final fit uses all of them. In the dual, a fit to
-    2,000 samples of 7,168 values and ten classes takes 5 s on one core; in the primal it takes 11 s.
+    About every fifth training sample of a class validates C; the final fit uses all of them. A fit to 2,000 samples of
+    7,168 values and ten classes takes 5 s on one core; in the primal it would take 11 s.
     """
-    samples, tests = _scale(train, test)
+    scaled = []
+    for layer, other in zip(train, test, strict=True):
+        # One factor a layer, to a mean squared length of 1 in all, so that the same values of C suit all representations
+        # and every layer counts: the first layer of a trained discriminator is a thirtieth as long as its last.
+        mean = layer.mean(0)
+        length = max(np.square(layer - mean).sum(1).mean() * len(train), np.finfo(np.float32).tiny)  # may be constant
+        scaled.append([(layer - mean) * length**-0.5, (other - mean) * length**-0.5])
+    samples, tests = (np.concatenate(part, 1) for part in zip(*scaled, strict=True))
     fold = np.full(len(labels), -1)
     # The first and the last sample in the order of labels are always fitted, so there are two classes to fit.
     fold[np.argsort(labels, kind="stable")[1:-1:5]] = 0
     svm = LinearSVC(loss="squared_hinge", dual=True, max_iter=5000, random_state=seed)
     search = GridSearchCV(svm, {"C": STRENGTHS}, cv=PredefinedSplit(fold)).fit(samples, labels)
     return Score(float(search.score(tests, expected)), search.best_params_["C"], samples.shape[1])
-
-
-def _scale(train: Sequence[np.ndarray], test: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Centres each layer, scales it by one number, and concatenates the layers: mean squared length 1 on ``train``.
-
-    So the same values of C suit every representation, and every layer counts. The first layer of a trained
-    discriminator is a thirtieth as long as its last; scikit-learn's scalers would scale each value by itself.
-    """
-    scaled = []
-    for layer, other in zip(train, test, strict=True):
-        mean = layer.mean(0)
-        length = max(np.square(layer - mean).sum(1).mean() * len(train), np.finfo(np.float32).tiny)  # may be constant
-        scaled.append([(layer - mean) * length**-0.5, (other - mean) * length**-0.5])
-    samples, tests = (np.concatenate(part, 1) for part in zip(*scaled, strict=True))
-    return samples, tests

@@ -1,6 +1,6 @@
 """Draws what a run has learnt: grids of samples, walks between samples, and sums of concepts.
 
-``torchvision.utils.make_grid`` could replace :func:`lay_out`, but importing torchvision costs 1.6 s for each picture.
+``torchvision.utils.make_grid`` could replace :func:`lay_out`, but importing torchvision costs 1.6 s a picture.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trainer.samples import fixed_latents, generate, to_pixels
 PAPER, INK, ACCENT = (255, 255, 255), (70, 70, 70), (214, 92, 48)
 GAP = 6  # pixels between tiles
 CAPTION = 22  # height in pixels
-MIN_SIDE = 96  # Samples are enlarged to at least this many pixels, so that they can be seen and a caption fits.
+MIN_SIDE = 96  # pixels to which samples are enlarged at least, so that they can be seen and a caption fits
 FRAME_MS = 60  # duration of a frame of a GIF in milliseconds
 BARS = {"+": [(-11, -1, 11, 1), (-1, -11, 1, 11)], "-": [(-11, -1, 11, 1)], "=": [(-11, -6, 11, -4), (-11, 4, 11, 6)]}
 """Bars that make up a sign: left, top, right and bottom in pixels from its middle."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -64,7 +67,7 @@ def represent(options: Represent) -> None:
         check_free([path])
     # Not at the top: torch and sklearn take seconds to import, which --help and a typo should not wait for.
     from trainer.folder.load_run import load_run
-    from trainer.represent.probe import read_samples, representations, score
+    from trainer.represent.probe import features, pixels, read_samples, score, untrained
 
     loaded = load_run(options.run, options.checkpoint)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,8 +75,13 @@ def represent(options: Represent) -> None:
         options.shards, options.test_shards, (options.train, options.test), options.seed, loaded.shape
     )
     print(f"{'':24} {'values':>7} {'C':>5}  accuracy on {options.test:,}", flush=True)
+    representations: dict[str, Callable[..., Any]] = {
+        "raw pixels": pixels,
+        "untrained discriminator": partial(features, untrained(loaded)),
+        "discriminator": partial(features, loaded.discriminator),
+    }
     scores = {}
-    for name, extract in representations(loaded).items():
+    for name, extract in representations.items():
         result = score(extract(train), labels, extract(test), expected, options.seed)
         scores[name] = asdict(result)
         print(f"{name:24} {result.values:7,} {result.strength:5g}  {result.accuracy:.2%}", flush=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -28,8 +27,7 @@ GRID = 4  # cells per side to which every convolution is max-pooled (Radford et 
 BATCH = 250
 
 STRENGTHS = (0.1, 1.0, 10.0)
-"""Values of C to choose from, for samples of mean squared length 1. On MNIST one of the last two is best; C = 100 takes
-thousands of iterations and gains nothing."""
+"""Values of C to choose from. On MNIST one of the last two is best; 100 takes thousands of iterations for nothing."""
 
 Samples: TypeAlias = tuple[torch.Tensor, np.ndarray]
 """Images, uint8 (n, height, width, channels), and their labels, int64 (n,)."""
@@ -96,15 +94,6 @@ def _read(flag: str, where: str, count: int, seed: int, shape: tuple[int, int]) 
         return (dataset.__getitems__(range(count)).images, labels), manifest.digest
 
 
-def representations(loaded: LoadedRun) -> dict[str, Callable[[torch.Tensor], list[np.ndarray]]]:
-    """What is compared, by name: functions of images, uint8 (n, height, width, channels), that return layers."""
-    return {
-        "raw pixels": pixels,
-        "untrained discriminator": partial(features, untrained(loaded)),
-        "discriminator": partial(features, loaded.discriminator),
-    }
-
-
 def untrained(loaded: LoadedRun) -> Discriminator:
     """The discriminator at step 0 of the run, with the same weights, in ``eval`` mode."""
     config, (channels, size) = loaded.config, loaded.shape
@@ -144,8 +133,8 @@ def score(
     """
     scaled = []
     for layer, other in zip(train, test, strict=True):
-        # One factor a layer, to a mean squared length of 1 in all, so that the same values of C suit all representations
-        # and every layer counts: the first layer of a trained discriminator is a thirtieth as long as its last.
+        # One factor a layer, to a mean squared length of 1 in all: the same values of C suit all representations, and
+        # every layer counts. The first layer of a trained discriminator is a thirtieth as long as its last.
         mean = layer.mean(0)
         length = max(np.square(layer - mean).sum(1).mean() * len(train), np.finfo(np.float32).tiny)  # may be constant
         scaled.append([(layer - mean) * length**-0.5, (other - mean) * length**-0.5])

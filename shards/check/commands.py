@@ -19,8 +19,7 @@ from shards.common.urls import is_remote, local_path, redact
 from shards.format.manifest import DUPLICATES, Manifest
 from shards.loading.reader import Reader
 
-SHOWN = 64
-"""Images on a contact sheet."""
+SHOWN = 64  # images on a contact sheet
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from shards.common.urls import bare, is_remote, redact
 from shards.format.index import ENTRY, Member, walk_tar, write_index
 from shards.format.manifest import MANIFEST, Manifest, Shard, read_manifest, write_manifest
 from shards.storage.client import StorageClient
-from shards.storage.locate import FIRST_PATIENCE
-from shards.storage.tars import TarList, list_tars
+from shards.storage.locate import FIRST_PATIENCE, TarList, list_tars
 
 SOURCE = "tars"
 

@@ -17,7 +17,6 @@ from shards.format.codec import decoder
 from shards.format.index import member_key
 from shards.format.manifest import INDEX, Manifest, Shard
 from shards.storage.locate import locate
-from shards.storage.tars import TarList
 
 
 def verify(where: str | Path) -> Iterator[str]:
@@ -31,7 +30,7 @@ def verify(where: str | Path) -> Iterator[str]:
     with location.index.open("rb") as file:
         if compute_sha256(file) != manifest.index_sha256:
             yield f"{INDEX}: does not belong to this manifest"
-    tars = TarList(location.tars, tuple(shard.name for shard in manifest.shards))
+    tars = location.tar_list()
     first = 0
     with Progress(manifest.samples, 0) as progress:
         for shard in manifest.shards:

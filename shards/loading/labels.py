@@ -10,7 +10,6 @@ import numpy as np
 from shards.common.errors import InputError
 from shards.format.index import IMAGES, split_key
 from shards.loading.reader import Reader
-from shards.storage.tars import TarList
 
 DIGITS = 18
 """Maximum length of a label; longer numbers may not fit into an int64."""
@@ -26,7 +25,7 @@ def read_labels(reader: Reader, start: int, count: int) -> np.ndarray:
         InputError: an image has no ``.cls``, or one that is not a whole number; a tar cannot be read.
     """
     shards, rows = reader.order.lookup(np.arange(start, start + count))
-    tars = TarList(reader.location.tars, tuple(shard.name for shard in reader.manifest.shards))
+    tars = reader.location.tar_list()
     labels = np.empty(count, np.int64)
     for number in np.unique(shards).tolist():
         name = tars.names[number]

@@ -88,7 +88,7 @@ class BlockCache:
             return self._open(name) or self._store(name, fetch())
 
     def has(self, name: str) -> bool:
-        """Whether the block is cached, damaged or not: one ``stat``, 3 us."""
+        """Whether the block is cached, damaged or not: one ``stat``."""
         return self._path(name).exists()
 
     def _path(self, name: str) -> Path:
@@ -116,7 +116,8 @@ class BlockCache:
         self._unchecked += len(data)
         if block.in_memory or self._unchecked > self._limit // 256:
             self._unchecked = 0
-            self._evict(name, disk_full=block.in_memory)
+            with suppress(FileNotFoundError):  # the folder was removed
+                self._evict(name, disk_full=block.in_memory)
         return block
 
     def _keep_in_memory(self, error: OSError, data: Data) -> Block:

@@ -10,9 +10,9 @@ import errno
 import re
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from fsspec.asyn import AsyncFileSystem, sync  # type: ignore[import-untyped]
+from fsspec.asyn import sync  # type: ignore[import-untyped]
 from fsspec.core import filesystem, url_to_fs  # type: ignore[import-untyped]
 from tenacity import (
     Retrying,
@@ -26,20 +26,15 @@ from tenacity import (
 from shards.common.errors import InputError
 from shards.common.urls import redact
 
-PATIENCE = 120.0
-"""Seconds for which a failed read is retried: enough for the restart of a server."""
-
-STALL = 10.0
-"""Seconds of silence after which a response is given up."""
+PATIENCE = 120.0  # seconds for which a failed read is retried: enough for the restart of a server
+STALL = 10.0  # seconds of silence after which a response is given up
 
 PERMANENT = (
     FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError,
     InputError, ImportError, LookupError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
+# Matched by name, because botocore and google-auth are optional.
 PERMANENT_NAMES = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"}
-"""Matched by name, because botocore and google-auth are optional."""
-
-T = TypeVar("T")
 
 
 class StorageClient:
@@ -98,7 +93,7 @@ class StorageClient:
     def close(self) -> None:
         """Close all connections. No thread may be reading."""
         self.stop()
-        if isinstance(self._fs, AsyncFileSystem):
+        if self._fs.async_impl:
             vars(self._fs).clear()  # it refers to itself; its connections would stay until a garbage collection
 
     async def _get(self, url: str, start: int, end: int, file_size: int | None, data: bytearray) -> int:
@@ -141,7 +136,7 @@ class StorageClient:
             return filesystem("http", **not_shared)
         return url_to_fs(url, **not_shared)[0]
 
-    def _retry(self, url: str, action: Callable[[], T]) -> T:
+    def _retry(self, url: str, action: Callable[[], Any]) -> Any:
         retrying = Retrying(
             stop=stop_before_delay(self._patience) | stop_when_event_set(self._stopped),
             wait=wait_random_exponential(multiplier=0.1, max=10),

@@ -12,8 +12,7 @@ import numpy as np
 from shards.common.errors import InputError
 from shards.format.manifest import Manifest
 
-OPEN_FILES = 128
-"""Default number of tars or blocks that stay open. Reopening one costs 10 to 20 us, or a message to a file server."""
+OPEN_FILES = 128  # tars or blocks that stay open by default; reopening one costs 10 us, or a message to a file server
 
 
 def open_file_limit(wanted: int) -> int:

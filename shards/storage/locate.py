@@ -1,16 +1,22 @@
-"""Finds a data set in a folder or behind a URL, and opens its manifest, index and tars."""
+"""Finds data sets and tars in folders and behind URLs, and opens them."""
 
 from __future__ import annotations
 
 import hashlib
 import mmap
 import os
+import re
 import tempfile
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from glob import glob
 from pathlib import Path
+from typing import BinaryIO
 
+import fsspec  # type: ignore[import-untyped]
 import numpy as np
+from braceexpand import braceexpand
 
 from shards.common.errors import InputError
 from shards.common.files import atomic_write, compute_sha256
@@ -25,13 +31,10 @@ from shards.storage.remote import RemoteStorage
 Storage = LocalStorage | RemoteStorage
 """Reads the bytes of a data set's tars. Belongs to one process."""
 
-FIRST_PATIENCE = 15.0
-"""Seconds of retries of the first request: a wrong address should not take two minutes to be reported."""
-
+FIRST_PATIENCE = 15.0  # seconds of retries of the first request, so that a wrong address is reported soon
 DOWNLOAD_BYTES = 16 << 20
-
-HASHED_BYTES = 256 << 20
-"""The largest index (11 million samples) that is hashed at every start: 0.2 s. Its samples have digests anyway."""
+MAX_TARS = 1_000_000  # that a pattern may name: with a digit too many, the names would fill the memory
+HASHED_BYTES = 256 << 20  # the largest index (11 million samples) that is hashed at every start: 0.2 s
 
 
 def default_cache_folder() -> Path:
@@ -48,14 +51,37 @@ class CacheOptions:
 
 
 @dataclass(frozen=True)
+class TarList:
+    """The tars called ``names`` below ``base``, a folder or a URL."""
+
+    base: str
+    names: tuple[str, ...]
+
+    def path(self, name: str) -> str:
+        return join(self.base, name) if is_remote(self.base) else str(Path(self.base) / name)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        path = self.path(name)
+        try:
+            with fsspec.open(path, "rb") if is_remote(path) else Path(path).open("rb") as file:  # fsspec reads ahead
+                yield file
+        except Exception as error:  # each file system has its own
+            if isinstance(error, InputError) or not is_remote(path):
+                raise
+            raise InputError(f"{redact(path)} cannot be read: {redact(str(error)) or type(error).__name__}.") from None
+
+
+@dataclass(frozen=True)
 class Location:
     """The parts of a data set that :func:`locate` found."""
 
     manifest: Manifest
-    index: Path
-    """A local file, to be memory-mapped."""
-    tars: str
-    """Folder or URL of the tars."""
+    index: Path  # a local file
+    tars: str  # folder or URL
+
+    def tar_list(self) -> TarList:
+        return TarList(self.tars, tuple(shard.name for shard in self.manifest.shards))
 
     def open_index(self) -> np.ndarray:
         """The memory-mapped index: ``ENTRY``, one per sample.
@@ -114,14 +140,57 @@ def locate(where: str | Path, cache: CacheOptions | None = None) -> Location:
     return Location(manifest, folder / INDEX, manifest.base or str(folder))
 
 
-def fetch_file(url: str, *, patience: float = PATIENCE) -> bytes:
-    """The whole file at ``url``, after retries for at most ``patience`` seconds.
+def list_tars(where: str) -> TarList:
+    """The tars at ``where``: a folder, a tar, or a pattern of tars; or a URL of these.
 
     Raises:
-        InputError: see :meth:`StorageClient.read`.
+        InputError: there are none, or a named one is missing.
     """
-    with closing(StorageClient(url, patience)) as client:
-        return bytes(client.read(url, 0, client.size(url)))
+    if is_remote(where):
+        return _list_remote(where)
+    path = local_path(where)
+    if path.is_dir():
+        names = tuple(sorted(tar.relative_to(path).as_posix() for tar in path.rglob("*.tar") if tar.name[0] != "."))
+        if not names:
+            packed = next((tar.name for kind in ("*.tar.*", "*.tgz") for tar in path.rglob(kind)), None)
+            raise InputError(f"{where} holds no .tar files{f', only compressed ones ({packed})' if packed else ''}.")
+        return TarList(str(path), names)
+    paths = [Path(name) for pattern in _expand(str(path)) for name in sorted(glob(pattern)) or [pattern]]  # noqa: PTH207
+    if missing := [path for path in paths if not path.is_file()]:
+        raise InputError(f"No tars at {where}: there is no {missing[0]}.")
+    if len({*paths}) < len(paths):
+        raise InputError(f"{where} names a tar twice.")
+    base = os.path.commonpath([path.parent for path in paths])
+    return TarList(base or ".", tuple(path.relative_to(base).as_posix() for path in paths))
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    for first, last in re.findall(r"\{(\d+)\.\.(\d+)", pattern):
+        if abs(int(last) - int(first)) > MAX_TARS:
+            raise InputError(f"{redact(pattern)} names more than {MAX_TARS:,} tars.")
+    yield from braceexpand(pattern)
+
+
+def _list_remote(where: str) -> TarList:
+    address, mark, query = where.partition("?")
+    if address.endswith(".tar"):
+        folder, _, pattern = address.rpartition("/")
+        return TarList(folder + mark + query, tuple(_expand(pattern)))
+    try:
+        fs, path = fsspec.core.url_to_fs(where)
+        names = tuple(sorted(name.rpartition("/")[2] for name in fs.glob(f"{path.rstrip('/')}/*.tar")))
+    except Exception as error:  # each file system has its own
+        raise InputError(
+            f"{redact(where)} cannot be listed: {redact(str(error))}. Name its tars: .../x-{{000..099}}.tar"
+        ) from None
+    if not names:
+        raise InputError(f"{redact(where)} lists no .tar files. Name them: {redact(address)}/x-{{000..099}}.tar")
+    return TarList(where, names)
+
+
+def fetch_file(url: str, *, patience: float = PATIENCE) -> bytes:
+    """The whole file at ``url``, after retries for at most ``patience`` seconds. Raises ``InputError``."""
+    return b"".join(_fetch_chunks(url, patience))
 
 
 def fetch_index(url: str, manifest: Manifest, folder: Path) -> Path:
@@ -145,11 +214,16 @@ def fetch_index(url: str, manifest: Manifest, folder: Path) -> Path:
 
 def _download(url: str, checksum: str, path: Path) -> None:
     digest = hashlib.sha256()
-    with closing(StorageClient(url)) as client, atomic_write(path) as file:
-        size = client.size(url)
-        for start in range(0, size, DOWNLOAD_BYTES):
-            data = client.read(url, start, min(size, start + DOWNLOAD_BYTES), file_size=size)
+    with atomic_write(path) as file:
+        for data in _fetch_chunks(url, PATIENCE):
             digest.update(data)
             file.write(data)
         if digest.hexdigest() != checksum:
             raise InputError(f"{redact(url)} does not match the manifest's checksum. Build the data set again.")
+
+
+def _fetch_chunks(url: str, patience: float) -> Iterator[bytearray]:
+    with closing(StorageClient(url, patience)) as client:
+        size = client.size(url)
+        for start in range(0, size, DOWNLOAD_BYTES):
+            yield client.read(url, start, min(size, start + DOWNLOAD_BYTES), file_size=size)

@@ -8,7 +8,7 @@ import queue
 import random
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import numpy as np
@@ -45,10 +45,6 @@ class DownloadPool:
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(THREADS)]
         for thread in self._threads:
             thread.start()
-
-    def __contains__(self, key: Key) -> bool:
-        """Whether ``key`` is queued or running, failed, or has a block in memory."""
-        return key in self._futures
 
     def submit(self, key: Key, *, urgent: bool) -> None:
         """Queue ``key``, unless it is there. An urgent submission replaces one that is still queued or that failed."""
@@ -115,7 +111,7 @@ class RemoteStorage:
 
     def check(self) -> None:
         """Fetch the first block, which tests the address, the credentials, the server and the first tar."""
-        self._fetch([(0, 0)])
+        self._open_block((0, 0))
 
     def read(self, shard: int, row: int, offset: int, size: int) -> bytes:
         """As :meth:`LocalStorage.read`: one ``pread`` of the cached block, which is fetched if it is missing."""
@@ -135,10 +131,8 @@ class RemoteStorage:
 
     def prefetch(self, shards: np.ndarray, rows: np.ndarray) -> None:
         """Fetch the blocks of these samples in the background, in this order, after those that :meth:`fetch` needs."""
-        pool = self._pool()
-        for key in self._keys(shards, rows):
-            if key not in self._open and not self._cache.has(self._name(key)):
-                pool.submit(key, urgent=False)
+        for key in self._missing(shards, rows):
+            self._pool().submit(key, urgent=False)
 
     def fetch(self, shards: np.ndarray, rows: np.ndarray) -> None:
         """Fetch the missing blocks of these samples in parallel.
@@ -146,7 +140,13 @@ class RemoteStorage:
         Raises:
             InputError: a block cannot be fetched or is not what was indexed.
         """
-        self._fetch(self._keys(shards, rows))
+        missing = self._missing(shards, rows)
+        random.shuffle(missing)  # workers that need the same blocks begin with different ones
+        for key in missing:
+            self._pool().submit(key, urgent=True)
+        for key in missing:
+            if block := self._pool().result(key):
+                self._keep_open(key, block)
 
     def name(self, shard: int) -> str:
         """The tar's address, without credentials."""
@@ -170,19 +170,10 @@ class RemoteStorage:
             self._pools[os.getpid()] = DownloadPool(client, self._fill_cache)
         return self._pools[os.getpid()]
 
-    def _keys(self, shards: np.ndarray, rows: np.ndarray) -> Iterable[Key]:
-        return dict.fromkeys(zip(shards.tolist(), (rows // self._block).tolist(), strict=True))
-
-    def _fetch(self, keys: Iterable[Key]) -> None:
-        pool = self._pool()
-        closed = [key for key in keys if key not in self._open]
-        missing = [key for key in closed if key in pool or not self._cache.has(self._name(key))]
-        random.shuffle(missing)  # workers that need the same blocks begin with different ones
-        for key in missing:
-            pool.submit(key, urgent=True)
-        for key in missing:
-            if block := pool.result(key):
-                self._keep_open(key, block)
+    def _missing(self, shards: np.ndarray, rows: np.ndarray) -> list[Key]:
+        """The blocks of these samples that are neither open nor on disk."""
+        keys = dict.fromkeys(zip(shards.tolist(), (rows // self._block).tolist(), strict=True))
+        return [key for key in keys if key not in self._open and not self._cache.has(self._name(key))]
 
     def _fill_cache(self, client: StorageClient, key: Key) -> Block | None:
         block = self._cached_block(client, key)
@@ -207,15 +198,13 @@ class RemoteStorage:
         )
 
     def _open_block(self, key: Key) -> tuple[int, Block]:
-        self._fetch([key])
-        if key not in self._open:
-            self._keep_open(key, self._cached_block(self._pool().client, key))
-        return self._open[key]
+        return self._keep_open(key, self._cached_block(self._pool().client, key))
 
-    def _keep_open(self, key: Key, block: Block) -> None:
-        self._open[key] = (self._span(key)[0], block)
+    def _keep_open(self, key: Key, block: Block) -> tuple[int, Block]:
+        self._open[key] = start, _ = self._span(key)[0], block
         if len(self._open) > self._max_open:
             self._open.popitem(last=False)[1][1].close()
+        return start, block
 
     def _entries(self, key: Key) -> np.ndarray:
         shard, number = key
@@ -237,8 +226,7 @@ class RemoteStorage:
 
 def _matches_digests(data: Data, start: int, entries: np.ndarray) -> bool:
     view = memoryview(data)
-    columns = (entries[name].tolist() for name in ("offset", "size", "digest"))
     return all(
         xxhash.xxh3_64_intdigest(view[offset - start : offset - start + size]) == digest
-        for offset, size, digest in zip(*columns, strict=True)
+        for offset, digest, size, _ in entries.tolist()
     )

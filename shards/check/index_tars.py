@@ -35,18 +35,13 @@ class ImageHeader:
     grey: bool
 
 
-Headers = Counter[ImageHeader | None]
-"""Images by their header; None for those whose header is broken."""
+Headers = Counter[ImageHeader | None]  # None counts the images whose header is broken
 
 
 def index_tars(where: str, out: Path | None = None, size: int | None = None, channels: int | None = None) -> Manifest:
-    """Index the tars at ``where`` (see :func:`list_tars`), which are read once, from end to end, and not changed.
+    """Index the tars at ``where``, which are read once, from end to end, and not changed.
 
-    Args:
-        where: a folder, one tar, or a pattern such as ``train-{000..099}.tar``; or a URL of these.
-        out: folder for the manifest and the index; None for the tars' own, which must be local then.
-        size: images are read as squares of this many pixels; None for their own size if it is 32, 64 or 128, else 64.
-        channels: 1 or 3; None for 1 if all are grey.
+    See :class:`shards.check.commands.Index` for the arguments.
 
     Raises:
         InputError: there are no tars, one is broken, ``out`` holds another index, or the server ignores ranges.
@@ -58,11 +53,6 @@ def index_tars(where: str, out: Path | None = None, size: int | None = None, cha
     with _write_access(target):
         _check_target(target, tars)
     shards, entries, headers, others = _read_tars(tars)
-    if not shards:
-        names = ", ".join(f"KEY.{extension}" for extension, _ in others.most_common(5)) or "nothing"
-        raise InputError(
-            f"{redact(where)} holds no images (members named KEY.jpg, .jpeg, .png, .webp or .npy), but {names}."
-        )
     valid = {header: count for header, count in headers.items() if header}
     shapes = {(header.width, header.height) for header in valid}
     size = size or next((size for size in (32, 64, 128) if shapes == {(size, size)}), 64)
@@ -150,4 +140,9 @@ def _read_tars(tars: TarList) -> tuple[list[Shard], list[np.ndarray], Headers, C
                     shards.append(Shard(name, len(rows), file.seek(0, io.SEEK_END), checksum))
                     entries.append(np.array(rows, ENTRY))
             progress.add(1)
+    if not shards:
+        names = ", ".join(f"KEY.{extension}" for extension, _ in others.most_common(5)) or "nothing"
+        raise InputError(
+            f"{redact(tars.base)} holds no images (members named KEY.jpg, .jpeg, .png, .webp or .npy), but {names}."
+        )
     return shards, entries, headers, others

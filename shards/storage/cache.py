@@ -37,7 +37,7 @@ class Block:
     """The bytes of one block: an open file, which stays readable after its eviction, or memory if the disk was full."""
 
     def __init__(self, source: int | Data) -> None:
-        """``source`` is the descriptor of a file that ends with a checksum, or the bytes themselves."""
+        """``source`` is the descriptor of a file that ends with its checksum, or the bytes."""
         self._source = source
         self.in_memory = not isinstance(source, int)
         self._size = os.fstat(source).st_size - CHECKSUM if isinstance(source, int) else len(source)
@@ -168,11 +168,7 @@ class BlockCache:
 
 
 def make_private_folder(folder: Path) -> None:
-    """Create ``folder``, open to its owner only.
-
-    Raises:
-        InputError: it cannot be created, belongs to another user, or is open to others, who could plant bytes.
-    """
+    """Create ``folder``, open to its owner only. Raises ``InputError`` if others could have planted bytes in it."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.lstat()

@@ -47,11 +47,7 @@ class StorageClient:
     """
 
     def __init__(self, url: str, patience: float = PATIENCE, stall: float = STALL) -> None:
-        """Makes no request.
-
-        Raises:
-            InputError: the address is wrong, or its file system is not installed.
-        """
+        """Makes no request. Raises ``InputError`` if the address is wrong or its file system is not installed."""
         self._patience, self._stall = patience, stall
         self._http = url.lower().startswith(("http://", "https://"))
         self._stopped = threading.Event()
@@ -93,8 +89,9 @@ class StorageClient:
     def close(self) -> None:
         """Close all connections. No thread may be reading."""
         self.stop()
-        if self._fs.async_impl:
-            vars(self._fs).clear()  # it refers to itself; its connections would stay until a garbage collection
+        fs, self._fs = self._fs, None
+        if fs is not None and fs.async_impl:
+            vars(fs).clear()  # it refers to itself; its connections would stay until a garbage collection
 
     async def _get(self, url: str, start: int, end: int, file_size: int | None, data: bytearray) -> int:
         """Append to ``data`` what arrives and return the size of the file.
@@ -158,8 +155,6 @@ class StorageClient:
             reason = "there is no such file"
         elif isinstance(error, PermissionError):
             reason = f"access is denied ({redact(str(error))})"
-        elif isinstance(error, ImportError):
-            reason += ". Install shardgan with the extra s3, gcs or hf"
         elif _is_transient(error):
             reason += f", for {self._patience:.0f} s"
         return f"{redact(url)} cannot be read: {reason}."

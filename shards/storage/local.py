@@ -34,11 +34,7 @@ class LocalStorage:
         self._open: OrderedDict[int, int] = OrderedDict()
 
     def check(self) -> None:
-        """Compare the size of every tar with the manifest: one ``stat`` each, no reading.
-
-        Raises:
-            InputError: names the first tar that is missing or has another size.
-        """
+        """Raise ``InputError`` if a tar is missing or has not the manifest's size: one ``stat`` each, no reading."""
         for shard in range(len(self._shards)):
             self._check_tar(shard)
 

@@ -141,11 +141,7 @@ def locate(where: str | Path, cache: CacheOptions | None = None) -> Location:
 
 
 def list_tars(where: str) -> TarList:
-    """The tars at ``where``: a folder, a tar, or a pattern of tars; or a URL of these.
-
-    Raises:
-        InputError: there are none, or a named one is missing.
-    """
+    """The tars at ``where``: a folder, a tar, or a pattern of tars; or a URL of these. Raises ``InputError``."""
     if is_remote(where):
         return _list_remote(where)
     path = local_path(where)
@@ -176,15 +172,15 @@ def _list_remote(where: str) -> TarList:
     if address.endswith(".tar"):
         folder, _, pattern = address.rpartition("/")
         return TarList(folder + mark + query, tuple(_expand(pattern)))
+    names: tuple[str, ...] = ()
+    reason = "it lists no .tar files"
     try:
         fs, path = fsspec.core.url_to_fs(where)
         names = tuple(sorted(name.rpartition("/")[2] for name in fs.glob(f"{path.rstrip('/')}/*.tar")))
     except Exception as error:  # each file system has its own
-        raise InputError(
-            f"{redact(where)} cannot be listed: {redact(str(error))}. Name its tars: .../x-{{000..099}}.tar"
-        ) from None
+        reason = redact(str(error))
     if not names:
-        raise InputError(f"{redact(where)} lists no .tar files. Name them: {redact(address)}/x-{{000..099}}.tar")
+        raise InputError(f"{redact(where)} cannot be listed: {reason}. Name its tars: .../x-{{000..099}}.tar")
     return TarList(where, names)
 
 
@@ -196,8 +192,7 @@ def fetch_file(url: str, *, patience: float = PATIENCE) -> bytes:
 def fetch_index(url: str, manifest: Manifest, folder: Path) -> Path:
     """The index of the data set at ``url``, cached in ``folder``. One process per node fetches it.
 
-    Raises:
-        InputError: it cannot be fetched or stored, or does not match the manifest.
+    Raises ``InputError`` if it cannot be fetched or stored, or does not match the manifest.
     """
     make_private_folder(folder)
     path = folder / f"index-{manifest.digest}.npy"

@@ -135,11 +135,7 @@ class RemoteStorage:
             self._pool().submit(key, urgent=False)
 
     def fetch(self, shards: np.ndarray, rows: np.ndarray) -> None:
-        """Fetch the missing blocks of these samples in parallel.
-
-        Raises:
-            InputError: a block cannot be fetched or is not what was indexed.
-        """
+        """Fetch the missing blocks in parallel. Raises ``InputError`` if one cannot be fetched or is not as indexed."""
         missing = self._missing(shards, rows)
         random.shuffle(missing)  # workers that need the same blocks begin with different ones
         for key in missing:

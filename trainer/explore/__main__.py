@@ -96,7 +96,9 @@ class Walk(Kind):
             raise InputError(f"--frames is {self.frames}; it must be at least 1.")
         images = len(numbers) * max(self.frames, STRIP_STEPS + 1)
         if images > MAX_IMAGES:
-            raise InputError(f"A walk of {images} images is too long; at most {MAX_IMAGES} are possible.")
+            raise InputError(
+                f"The walk has {images} images, more than {MAX_IMAGES}. Lower --frames or give fewer samples."
+            )
         return lambda gallery: gallery.walk(numbers, self.frames, STRIP_STEPS)
 
 

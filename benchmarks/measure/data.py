@@ -12,8 +12,8 @@ from shards.building.build import build
 from shards.building.recipe import Options
 from shards.format.index import ENTRY, walk_tar
 from shards.format.manifest import INDEX, Manifest, Shard, read_manifest, write_manifest
-from shards.loading.reader import CHECKED_BYTES
 from shards.sources.folder import Folder
+from shards.storage.locate import HASHED_BYTES
 
 
 def extract(shards: Path, out: Path, images: int) -> None:
@@ -44,12 +44,12 @@ def multiply(source: Path, out: Path, times: int) -> None:
     with (out / INDEX).open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(ENTRY), "fortran_order": False, "shape": (len(rows) * times,)}
         np.lib.format.write_array_header_1_0(file, header)
-        if size <= CHECKED_BYTES:
+        if size <= HASHED_BYTES:
             file.write(np.tile(rows, times).tobytes())
         else:
             file.truncate(file.tell() + size)
     with (out / INDEX).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest() if size <= CHECKED_BYTES else "0" * 64
+        digest = hashlib.file_digest(file, "sha256").hexdigest() if size <= HASHED_BYTES else "0" * 64
     names = [f"{number:06d}.tar" for number in range(times)]
     for name in names:
         (out / name).symlink_to(source / shard.name)

@@ -82,6 +82,9 @@ def _receive(worker: WorkerProcess) -> int | None:
 
 def serve(connection: Connection) -> None:
     """Do parts until the other end closes the connection."""
+    # webdataset imports torch where it is installed but works without. Without torch, a worker starts in 0.6 s of CPU
+    # time instead of 5.6 and needs 300 MB less.
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     work, recipe = connection.recv()
     try:
         if (items := len(recipe.source)) != recipe.items:

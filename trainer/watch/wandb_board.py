@@ -23,7 +23,7 @@ from trainer.watch.board import AXIS, Board, JobSkipped, Metadata
 MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 """Values of WANDB_MODE and their meaning. ``shared``, where several processes write one run, is not supported."""
 
-INIT_TIMEOUT, FINISH_TIMEOUT = 25.0, 40.0  # seconds for a server to start a run, and to accept the rest at its end
+INIT_TIMEOUT, FINISH_TIMEOUT = 10.0, 40.0  # seconds for a server to start a run, and to accept the rest at its end
 STOP_TIMEOUT = 5.0  # seconds for wandb's process to end after a failure
 
 

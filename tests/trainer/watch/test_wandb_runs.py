@@ -67,6 +67,8 @@ def files_with(secret: str, folder: Path) -> list[Path]:
 def test_a_killed_and_resumed_run_is_one_without_a_gap(faces32: Path, tmp_path: Path) -> None:
     arguments = flags(faces32, tmp_path / "run", 200, "--tracking.mode", "offline", "--tracking.artifacts")
     process = start(*arguments, env=SECRETS)
+    while process.poll() is None and not any((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")):
+        time.sleep(0.02)  # wandb starts beside the training, and later than it on a busy machine
     wait_for_step(tmp_path / "run", 90, process)
     kill_all(process)
     time.sleep(1.1)  # a segment's name holds the second

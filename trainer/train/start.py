@@ -33,7 +33,9 @@ from trainer.watch.progress import Progress
 from trainer.watch.tracker import Tracker
 
 KEEP_STOP = "SHARDGAN_KEEP_STOP"
-"""Environment variable of scripts that remove old STOP files themselves and may write one before the trainer starts."""
+"""Environment variable of job scripts. Set, the trainer keeps a STOP file that is older than itself: the script has
+already removed those of earlier runs.
+"""
 
 
 def run(preset: str, config: Config, launch: Launch) -> None:

@@ -169,6 +169,7 @@ def test_a_store_that_is_gone_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(rendezvous, "STORE_TIMEOUT", timedelta(seconds=0.5))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "9")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")  # rank 0 does not hold the store
     start = time.monotonic()
     assert explain_failure(ValueError("why"), Launch(1, 2, 2, True, "no"), 3) == "why"
     assert explain_failure(LOST, Launch(0, 2, 2, True, "no"), 3).startswith("Another rank was lost after step 3;")

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,11 @@ def roll_back(path: Path, step: int) -> None:
     size = 0
     with path.open("rb+") as file:
         for line in file:
-            try:
-                if not line.endswith(b"\n") or json.loads(line)["step"] > step:
-                    break
-            except (ValueError, TypeError, KeyError):
-                break
-            size += len(line)
+            with suppress(ValueError, TypeError, KeyError):
+                if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+                    size += len(line)
+                    continue
+            break
         file.truncate(size)
         os.fsync(file.fileno())  # the rank that wrote it may not exist in this run and sync it later
 

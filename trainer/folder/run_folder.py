@@ -31,10 +31,8 @@ def is_locked(run: Path) -> bool:
     try:
         with (run / LOCK).open("rb") as file:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, QUERY)
-    except BlockingIOError:
-        return True
-    except OSError:
-        pass
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     return False
 
 

@@ -107,14 +107,13 @@ def fingerprints(tensors: Mapping[str, Tensors]) -> torch.Tensor:
     Each is the sum of a group's words, weighted with odd numbers that differ within a tensor, so that it changes when a
     word changes or two words swap.
     """
-    return torch.stack([_fingerprint(group) for group in tensors.values()])
-
-
-def _fingerprint(group: Tensors) -> torch.Tensor:
-    words = [tensor.view(INTEGERS[tensor.element_size()]).flatten().long() for tensor in group.values()]
-    sums = [(word * torch.arange(1, 2 * len(word), 2, device=word.device)).sum() for word in words]
-    # Odd weights again: a factor of two would shift the sign of a float64 out of the sum.
-    return torch.stack([total * (2 * number + 1) for number, total in enumerate(sums)]).sum()
+    totals = []
+    for group in tensors.values():
+        words = [tensor.view(INTEGERS[tensor.element_size()]).flatten().long() for tensor in group.values()]
+        sums = [(word * torch.arange(1, 2 * len(word), 2, device=word.device)).sum() for word in words]
+        # Odd weights again: a factor of two would shift the sign of a float64 out of the sum.
+        totals.append(torch.stack([total * (2 * number + 1) for number, total in enumerate(sums)]).sum())
+    return torch.stack(totals)
 
 
 def describe_environment(accelerator: Accelerator) -> dict[str, Any]:

@@ -110,16 +110,14 @@ def find_difference(reports: Sequence[Report]) -> str | None:
     main = reports[0]
     for report in reports:
         unequal = [
-            f"{name}: {main.values.get(name)} there, {report.values.get(name)} here"
+            f"  {name}: {main.values.get(name)} there, {report.values.get(name)} here"
             for name in sorted(main.values.keys() | report.values.keys())
             if main.values.get(name) != report.values.get(name)
         ]
         if unequal:
-            listed = "\n  ".join(unequal)
-            return (
-                f"Rank {report.rank} on {report.host} does not fit rank 0 on {main.host}:\n  {listed}\n"
-                "Do all nodes see the same files, and were all started by the same command?"
-            )
+            head = f"Rank {report.rank} on {report.host} does not fit rank 0 on {main.host}:"
+            question = "Do all nodes see the same files, and were all started by the same command?"
+            return "\n".join([head, *unequal, question])
     return None
 
 

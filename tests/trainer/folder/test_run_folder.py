@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,8 +18,9 @@ import pytest
 import yaml
 
 from shards.common.errors import InputError
+from tests.support.launching import ROOT
 from trainer.config import Config, Data, Model, flatten
-from trainer.folder.run_folder import RunFolder
+from trainer.folder.run_folder import RunFolder, is_locked
 
 
 @contextmanager
@@ -63,6 +66,25 @@ def test_only_one_process_trains_in_a_folder_and_a_killed_one_frees_it(tmp_path:
         process.kill()
         process.join()
         claim(path, Config())
+
+
+def test_a_query_makes_no_starting_run_fail(tmp_path: Path) -> None:
+    """The run waits until the query's lock, which another process holds for a moment, is gone."""
+    path = tmp_path / "run"
+    assert not is_locked(path)
+    path.mkdir()
+    code = (
+        "import fcntl, sys, time; from trainer.folder.run_folder import LOCK, QUERY\n"
+        "file = open(f'{sys.argv[1]}/{LOCK}', 'w+b'); fcntl.lockf(file, fcntl.LOCK_SH, 1, QUERY)\n"
+        "print(flush=True); time.sleep(0.5)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE) as query:
+        assert query.stdout and query.stdout.readline()
+        claim(path, Config())
+        assert query.wait() == 0
+    with other_run(tmp_path / "other"):
+        assert is_locked(tmp_path / "other")
+    assert not is_locked(tmp_path / "other")
 
 
 def test_a_locked_folder_holds_its_config(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from shards.common.errors import InputError, require
-from shards.common.files import atomic_write
+from shards.common.files import atomic_write, recover_folder
 from trainer.cli import check_free, conclude, parse_command
 from trainer.export.folder import FILES, describe, write_folder
 
@@ -75,6 +75,8 @@ def check(options: Export) -> None:
             validate_repo_id(options.push)
         except ValueError as error:
             raise InputError(f"--push {options.push}: {error} Give a repository such as me/mnist-dcgan.") from error
+    if options.format == "safetensors":
+        recover_folder(out)  # after a kill in the middle of a replacement, the old export exists again
     if not options.force:
         check_free([out])
     if options.format == "onnx":

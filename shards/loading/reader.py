@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -27,12 +28,11 @@ AHEAD = 64
 GROUP = 8
 """Batches that are looked up together: with 128 samples, the calls of a look-up take longer than its arithmetic."""
 
-KEPT = 256
-"""Batches between two releases of the index's pages, which stay in the page cache. Without, each worker would grow to
-hold the whole index: 24 bytes a sample."""
-
 REACH = 100
 """Neighbours in the order that are tried in place of a broken sample."""
+
+Sample = tuple[int, int, tuple[int, int, int, int]]
+"""Shard, row in the shard, and the values of :data:`shards.format.index.ENTRY`."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,6 @@ class Options(TypedDict, total=False):
     """For remote data."""
 
 
-DEFAULTS: Options = {
-    "seed": 0, "lanes": 128, "block": None, "flip": False, "keys": False, "strict": False, "cache": None
-}  # fmt: skip
-
-
 class Reader:
     """Reads the endless stream of a data set's images by position; see :class:`shards.loading.dataset.ShardDataset`.
 
@@ -90,39 +85,34 @@ class Reader:
     """
 
     def __init__(self, where: str | Path, **options: Unpack[Options]) -> None:
-        settings: Options = {**DEFAULTS, **options}
-        cache, block = settings["cache"] or CacheOptions(), settings["block"]
-        self.location = locate(where, cache)
+        self._cache = options.get("cache") or CacheOptions()
+        self.location = locate(where, self._cache)
         self.manifest = self.location.manifest
-        self.seed, self.flip = settings["seed"], settings["flip"]
-        self.keys, self.strict = settings["keys"], settings["strict"]
-        block = block or default_block(self.manifest)
-        self.order = Order(self.manifest.counts, self.seed, settings["lanes"], block)
-        self._index = self.location.open_index()
-        if not self.location.index_is_intact():
-            raise InputError(f"{self.location.index} does not belong to this manifest. Build the data set again.")
-        self._storage = self.location.open_storage(self._index, self.order.lanes, block, cache)
-        self._storage.check()
+        self.seed, self.flip = options.get("seed", 0), options.get("flip", False)
+        self.keys, self.strict = options.get("keys", False), options.get("strict", False)
+        block = options.get("block") or default_block(self.manifest)
+        self.order = Order(self.manifest.counts, self.seed, options.get("lanes", 128), block)
         self._first = np.concatenate([[0], np.cumsum(self.manifest.counts)])
         self._decode = decoder(self.manifest.format)
-        self._cache = cache
-        self._reset()
+        self._open()
+        if not self.location.index_is_intact():
+            raise InputError(f"{self.location.index} does not belong to this manifest. Build the data set again.")
+        self._storage.check()
 
-    def _reset(self) -> None:
-        """Forget the earlier reads and what was looked up ahead."""
-        self._prefetching = False
+    def _open(self) -> None:
+        self._index = self.location.open_index()
+        self._storage = self.location.open_storage(self._index, self.order.lanes, self.order.block, self._cache)
         self._looked_up: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._last: int | None = None
-        self._stride = self._reads = 0
+        self._stride = 0
+        self._prefetching = False
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_index": None, "_storage": None}
+        return {**self.__dict__, "_index": None, "_storage": None}  # the index takes 24 bytes a sample
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        self._index = self.location.open_index()  # pickled, it would take 24 bytes a sample in each worker
-        self._storage = self.location.open_storage(self._index, self.order.lanes, self.order.block, self._cache)
-        self._reset()
+        self._open()
 
     def close(self) -> None:
         """Close every file and connection."""
@@ -136,29 +126,22 @@ class Reader:
         """
         shards, rows = self._look_up(start, len(out))
         self._storage.fetch(shards, rows)
-        entries = self._index[self._first[shards] + rows]
-        numbers = shards.tolist()
-        broken: list[tuple[int, str]] = []
-        columns = (entries[name].tolist() for name in ("offset", "digest", "size"))
-        for place, (shard, row, offset, digest, size) in enumerate(zip(numbers, rows.tolist(), *columns, strict=True)):
-            data = self._storage.read(shard, row, offset, size)
-            if xxhash.xxh3_64_intdigest(data) != digest:
-                raise InputError(self._changed(shard, row))
-            try:
-                self._decode(data, out[place])
-            except ValueError as error:
-                broken.append((place, str(error)))
+        samples = self._samples(shards, rows)
         bad: list[Bad] = []
-        for place, reason in broken:
-            bad.append(Bad(start + place, *self._describe(numbers[place], int(rows[place])), reason))
-            if self.strict:
-                raise InputError(f"{bad[-1]}.")
-            shards[place], rows[place] = self._replace(start + place, out[place])
+        for place, sample in enumerate(samples):
+            try:
+                self._decode_sample(sample, out[place])
+            except ValueError as error:
+                bad.append(Bad(start + place, *self._describe(sample), str(error)))
+                if self.strict:
+                    raise InputError(f"{bad[-1]}.") from error
+        for broken in bad:  # after the loop, in which reads of other blocks could close those that were fetched
+            place = broken.position - start
+            samples[place] = self._replace(broken.position, out[place])
         if self.flip:
             mirrored = flips(self.seed, start, len(out))
             out[mirrored] = out[mirrored, :, ::-1]
-        pairs = zip(shards.tolist(), rows.tolist(), strict=True) if self.keys else ()
-        return Report(tuple(self._key(shard, row) for shard, row in pairs), tuple(bad))
+        return Report(tuple(map(self._key, samples)) if self.keys else (), tuple(bad))
 
     def _look_up(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Shards and rows from ``start`` on. After two equal strides, the next batches are looked up with them."""
@@ -171,11 +154,10 @@ class Reader:
             self._looked_up = dict(zip(starts.tolist(), parts, strict=True))
             samples = self._looked_up.pop(start)
             self._prefetch(starts, count)
+            mapped: object = self._index.base
+            if isinstance(mapped, mmap.mmap):  # else each worker would grow to hold the whole index
+                mapped.madvise(mmap.MADV_DONTNEED)
         self._last, self._stride = start, stride
-        self._reads += 1
-        mapped: object = self._index.base
-        if self._reads % KEPT == 0 and isinstance(mapped, mmap.mmap):
-            mapped.madvise(mmap.MADV_DONTNEED)
         return samples
 
     def _prefetch(self, starts: np.ndarray, count: int) -> None:
@@ -188,45 +170,43 @@ class Reader:
         self._prefetching = True
         self._storage.prefetch(*self.order.blocks(np.add.outer(later, np.arange(count))))
 
-    def _replace(self, position: int, out: np.ndarray) -> tuple[int, int]:
-        """Read the next sample after ``position`` that decodes into ``out``; returns its shard and row."""
+    def _samples(self, shards: np.ndarray, rows: np.ndarray) -> list[Sample]:
+        entries = self._index[self._first[shards] + rows].tolist()
+        return [*zip(shards.tolist(), rows.tolist(), entries, strict=True)]
+
+    def _decode_sample(self, sample: Sample, out: np.ndarray) -> None:
+        """Raises ``ValueError`` if the sample does not decode."""
+        shard, row, (offset, digest, size, _) = sample
+        data = self._storage.read(shard, row, offset, size)
+        if xxhash.xxh3_64_intdigest(data) != digest:
+            name, key, _ = self._describe(sample)
+            what = f"The sample {key!r} of {name}, at byte {offset}, is not what was indexed: the shard changed."
+            raise InputError(f"{what} Fetch or build it again.")
+        self._decode(data, out)
+
+    def _replace(self, position: int, out: np.ndarray) -> Sample:
+        """Read the next sample after ``position`` that decodes into ``out``."""
         for neighbour in range(position + 1, position + 1 + REACH):
-            shard, row = (int(number[0]) for number in self.order.lookup(np.array([neighbour])))
-            entry = self._entry(shard, row)
-            data = self._storage.read(shard, row, int(entry["offset"]), int(entry["size"]))
-            if xxhash.xxh3_64_intdigest(data) != int(entry["digest"]):
-                raise InputError(self._changed(shard, row))
-            try:
-                self._decode(data, out)
-            except ValueError:
-                continue
-            return shard, row
+            (sample,) = self._samples(*self.order.lookup(np.array([neighbour])))
+            with suppress(ValueError):
+                self._decode_sample(sample, out)
+                return sample
         raise InputError(f"{REACH} samples in a row do not decode, from position {position} on. Verify the data set.")
 
-    def _entry(self, shard: int, row: int) -> np.void:
-        entry: np.void = self._index[self._first[shard] + row]
-        return entry
-
-    def _key(self, shard: int, row: int) -> str:
-        entry = self._entry(shard, row)
-        offset, header = int(entry["offset"]), int(entry["header"])
+    def _key(self, sample: Sample) -> str:
+        shard, row, (offset, _, _, header) = sample
         try:
             return member_key(self._storage.read(shard, row, offset - header, header))
         except InputError as error:
             raise InputError(f"{self._storage.name(shard)}, at byte {offset - header}: {error}") from error
 
-    def _describe(self, shard: int, row: int) -> tuple[str, str, int]:
+    def _describe(self, sample: Sample) -> tuple[str, str, int]:
         """Shard, key and offset of a sample; the key is "?" if its header is damaged."""
         try:
-            key = self._key(shard, row)
+            key = self._key(sample)
         except InputError:
             key = "?"
-        return self._storage.name(shard), key, int(self._entry(shard, row)["offset"])
-
-    def _changed(self, shard: int, row: int) -> str:
-        name, key, offset = self._describe(shard, row)
-        what = f"The sample {key!r} of {name}, at byte {offset}, is not what was indexed: the shard changed."
-        return f"{what} Fetch or build it again."
+        return self._storage.name(sample[0]), key, sample[2][0]
 
 
 def default_block(manifest: Manifest) -> int:

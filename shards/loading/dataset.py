@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from shards.format.manifest import Manifest
 from shards.loading.reader import Bad, Options, Reader
-from shards.order.order import Order
 
 
 @dataclass(frozen=True)
@@ -43,14 +41,7 @@ class ShardDataset(Dataset[Batch]):
 
     def __init__(self, where: str | Path, **options: Unpack[Options]) -> None:
         self.reader = Reader(where, **options)
-
-    @property
-    def manifest(self) -> Manifest:
-        return self.reader.manifest
-
-    @property
-    def order(self) -> Order:
-        return self.reader.order
+        self.manifest, self.order = self.reader.manifest, self.reader.order
 
     def __len__(self) -> int:
         """Samples in one epoch."""

@@ -1,23 +1,29 @@
-"""Batches for one rank, from any position on, read and decoded ahead of their use."""
+"""Batches for one rank, from any position on: worker processes decode into shared memory, the device copies from it."""
 
 from __future__ import annotations
 
-from collections import deque
+import os
+import tempfile
 from collections.abc import Generator
 from contextlib import closing
 from itertools import count, pairwise
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from shards.common.errors import InputError
 from shards.common.processes import WorkerDiedError, WorkerProcess
 from shards.loading.dataset import Batch, ShardDataset
 from shards.loading.reader import Reader, Report
-from shards.loading.ring import Ring
-from shards.loading.worker import SIGNALS
+from shards.loading.worker import SIGNALS, map_ring
 
 PREFETCH = 6
 """Batches in flight besides two: rides out a slow read without holding much (a batch of 128 at 64x64 is 1.5 MB)."""
+
+MEMORY = Path("/dev/shm")
+"""In memory on Linux. Elsewhere the temporary folder is used, and is as fast in the page cache."""
 
 CPU = torch.device("cpu")
 
@@ -53,23 +59,22 @@ def batches(
     if workers < 0:
         raise ValueError(f"{workers} workers")
     rows = batch_size // ranks
-    starts = count(position + rank * rows, batch_size)
-    slots = 2 + PREFETCH * bool(workers)
+    starts = count(position + rank * rows, batch_size)  # endless
+    slots = 2 + PREFETCH if workers else 1
     with closing(Ring(slots, (rows, *dataset.manifest.shape), device)) as ring:
-        filler = _WorkerPool(dataset.reader, ring, workers) if workers else _InProcess(dataset.reader, ring)
-        with closing(filler):
-            requests: deque[tuple[int, int]] = deque()
-            free = deque(range(slots))
-            while True:
-                while free:
-                    slot = free.popleft()
-                    ring.free(slot)
-                    requests.append((slot, next(starts)))
-                    filler.request(*requests[-1])
-                slot, start = requests.popleft()
-                report = filler.receive()
-                yield Batch(start, ring.take(slot), report.keys, report.bad)
-                free.append(slot)
+        if not workers:
+            for start in starts:
+                report = dataset.reader.read(start, ring.array[0])
+                yield Batch(start, ring.take(0), report.keys, report.bad)
+                ring.wait()
+        with closing(_WorkerPool(dataset.reader, ring, workers)) as pool:
+            for number, start in enumerate(starts):
+                slot = number % slots
+                if number >= slots:
+                    report = pool.receive()
+                    yield Batch(start - slots * batch_size, ring.take(slot), report.keys, report.bad)
+                    ring.wait()
+                pool.request(slot, start)
 
 
 def normalise(images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -77,28 +82,58 @@ def normalise(images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return images.permute(0, 3, 1, 2).to(dtype).div_(127.5).sub_(1)
 
 
-class _InProcess:
-    """Reads in this process, when a batch is needed."""
+class Ring:
+    """``slots`` batches of uint8 (rows, height, width, channels) in shared memory, page-locked for a CUDA ``device``.
 
-    def __init__(self, reader: Reader, ring: Ring) -> None:
-        self._reader, self._ring = reader, ring
-        self._requests: deque[tuple[int, int]] = deque()
+    The memory is an unlinked file, so that it is freed when the last process ends, even if it is killed.
 
-    def request(self, slot: int, position: int) -> None:
-        """Have ``slot`` filled with the samples from ``position`` on."""
-        self._requests.append((slot, position))
+    Raises:
+        OSError: there is not enough memory.
+    """
 
-    def receive(self) -> Report:
-        """Wait until the oldest request is done; raises what :func:`batches` documents."""
-        slot, position = self._requests.popleft()
-        return self._reader.read(position, self._ring.array[slot])
+    def __init__(self, slots: int, shape: tuple[int, int, int, int], device: torch.device) -> None:
+        self.shape = (slots, *shape)
+        size = int(np.prod(self.shape))
+        self.file = tempfile.TemporaryFile(dir=MEMORY if MEMORY.is_dir() else None)  # noqa: SIM115
+        os.posix_fallocate(self.file.fileno(), 0, size)  # else a full /dev/shm would kill a worker with SIGBUS
+        self.array = map_ring(self.file.fileno(), self.shape)
+        self._tensor = torch.from_numpy(self.array)
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+            torch.cuda.check_error(self._runtime.cudaHostRegister(self._tensor.data_ptr(), size, 0))
+
+    def take(self, slot: int) -> torch.Tensor:
+        """A copy of batch ``slot`` on the device, uint8 (rows, height, width, channels), for use on the current stream.
+
+        On CUDA the copy is asynchronous, on a stream of its own; :meth:`wait` waits for it.
+        """
+        if self._stream is None:
+            return torch.from_numpy(self.array[slot].copy())  # clone() would wake torch's threads, which then spin
+        with torch.cuda.stream(self._stream):
+            images = self._tensor[slot].to(self._device, non_blocking=True)
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._stream)
+        images.record_stream(current)
+        return images
+
+    def wait(self) -> None:
+        """Wait until the copies are done, so that their slots may be filled again."""
+        if self._stream is not None:
+            self._stream.synchronize()
 
     def close(self) -> None:
-        pass
+        """Unlock and free the memory; copies of batches stay valid."""
+        self.wait()
+        if self._stream is not None:
+            torch.cuda.check_error(self._runtime.cudaHostUnregister(self._tensor.data_ptr()))
+        self.file.close()
 
 
 class _WorkerPool:
-    """Like :class:`_InProcess`, but reads ahead in ``workers`` processes of :mod:`shards.loading.worker`.
+    """Fills the slots of ``ring`` in ``workers`` processes of :mod:`shards.loading.worker`.
 
     Each fills its own rows of every slot, rather than every n-th slot: they are its own lanes, so that only one worker
     opens or fetches each block of the data.
@@ -111,7 +146,7 @@ class _WorkerPool:
         self._pool: list[WorkerProcess] = []
         try:
             for _ in self._parts:
-                self._pool.append(WorkerProcess("shards.loading.worker", [ring.fileno()], blocked=SIGNALS))
+                self._pool.append(WorkerProcess("shards.loading.worker", [ring.file.fileno()], blocked=SIGNALS))
             for worker in self._pool:  # all start at once: a large message waits until its worker receives it
                 worker.send((reader, ring.shape))
         except BaseException:
@@ -123,15 +158,16 @@ class _WorkerPool:
             worker.send((slot, first, last, position + first))
 
     def receive(self) -> Report:
+        reports: list[Report] = []
         try:
-            responses: list[Report | InputError] = [worker.receive() for worker in self._pool]
+            for worker in self._pool:
+                response = worker.receive()
+                if isinstance(response, InputError):
+                    raise response
+                reports.append(response)
         except WorkerDiedError as error:
             memory = ": out of memory?" if error.killed_by else "."
             raise RuntimeError(f"A loader's worker {error}{memory}") from None
-        for response in responses:
-            if isinstance(response, InputError):
-                raise response
-        reports = [response for response in responses if isinstance(response, Report)]
         return Report(
             tuple(key for report in reports for key in report.keys),
             tuple(bad for report in reports for bad in report.bad),

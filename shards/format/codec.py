@@ -28,7 +28,17 @@ Decoder = Callable[[bytes, np.ndarray], None]
 
 def encode(image: np.ndarray, format: str) -> bytes:
     """Encode one uint8 image (height, width, channels), channels 1 or 3. Equal images give equal bytes."""
-    return _ENCODERS[format](image)
+    image = np.ascontiguousarray(image)
+    if format == "jpg":
+        colours = ("GRAY", "Gray") if image.shape[2] == 1 else ("RGB", "444")
+        data: bytes = simplejpeg.encode_jpeg(image, JPEG_QUALITY, colorspace=colours[0], colorsubsampling=colours[1])
+        return data
+    file = io.BytesIO()
+    if format == "png":
+        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(file, "png")
+    else:
+        np.lib.format.write_array(file, image, allow_pickle=False)
+    return file.getvalue()
 
 
 def decoder(format: str) -> Decoder:
@@ -67,26 +77,6 @@ def _flatten(image: Image.Image, mode: str) -> Image.Image:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return image.convert(mode)
-
-
-def _encode_jpg(image: np.ndarray) -> bytes:
-    colours = ("GRAY", "Gray") if image.shape[2] == 1 else ("RGB", "444")
-    data: bytes = simplejpeg.encode_jpeg(
-        np.ascontiguousarray(image), quality=JPEG_QUALITY, colorspace=colours[0], colorsubsampling=colours[1]
-    )
-    return data
-
-
-def _encode_png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(file, "png", optimize=False)
-    return file.getvalue()
-
-
-def _encode_npy(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.lib.format.write_array(file, np.ascontiguousarray(image), allow_pickle=False)
-    return file.getvalue()
 
 
 def _decode_jpg(data: bytes, out: np.ndarray) -> None:
@@ -137,6 +127,4 @@ def _check_size(shape: tuple[int, ...], out: np.ndarray) -> None:
         raise ValueError(f"is {shape[1]}x{shape[0]}, expected {out.shape[1]}x{out.shape[0]}")
 
 
-_ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {"jpg": _encode_jpg, "png": _encode_png, "npy": _encode_npy}
 _DECODERS: dict[str, Decoder] = {"jpg": _decode_jpg, "png": _decode_png, "npy": _decode_npy, "any": _decode_any}
-FORMATS = tuple(_ENCODERS)

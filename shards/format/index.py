@@ -32,8 +32,7 @@ class Member:
     """An image in a tar."""
 
     key: str
-    extension: str
-    """One of ``IMAGES``, in lower case."""
+    extension: str  # one of ``IMAGES``, in lower case
     offset: int
     header: int
     data: bytes
@@ -47,7 +46,7 @@ class Member:
 def write_index(entries: Sequence[np.ndarray], folder: Path) -> str:
     """Write ``index.npy``, the ``ENTRY`` arrays of all shards, to ``folder``; returns its SHA-256 (hex)."""
     buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.concatenate(entries), allow_pickle=False)
+    np.save(buffer, np.concatenate(entries), allow_pickle=False)
     with atomic_write(folder / INDEX) as file:
         file.write(buffer.getbuffer())
     return hashlib.sha256(buffer.getbuffer()).hexdigest()
@@ -90,9 +89,7 @@ def walk_tar(file: BinaryIO, name: str, others: Counter[str] | None = None) -> I
     except tarfile.TarError as error:
         file.seek(0)
         if file.read(2) == GZIP:
-            raise InputError(
-                f"{name} is gzipped, which makes random access impossible. Unpack it with gunzip."
-            ) from None
+            raise InputError(f"{name} is gzipped, so random access is impossible. Unpack it with gunzip.") from None
         raise InputError(f"{name} is not a whole, uncompressed tar ({error}). Fetch or build it again.") from error
 
 
@@ -106,10 +103,7 @@ def split_key(name: str) -> tuple[str, str]:
 def member_key(header: bytes) -> str:
     """The key of the member with the header blocks ``header`` (PAX and GNU extensions included)."""
     try:
-        with tarfile.open(fileobj=io.BytesIO(header + bytes(2 * BLOCK)), mode="r:", ignore_zeros=False) as tar:
-            member = tar.next()
-    except tarfile.TarError:
-        member = None
-    if member is None:
-        raise InputError("There is no tar header where the index says one is; the shard changed.")
-    return split_key(member.name)[0]
+        with tarfile.open(fileobj=io.BytesIO(header + bytes(2 * BLOCK)), mode="r:") as tar:
+            return split_key(next(iter(tar)).name)[0]
+    except (tarfile.TarError, StopIteration):
+        raise InputError("There is no tar header where the index says one is; the shard changed.") from None

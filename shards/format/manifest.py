@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -26,12 +26,10 @@ VERSION = 1
 class Shard:
     """One tar."""
 
-    name: str
-    """File name, relative to the manifest."""
+    name: str  # of the file, relative to the manifest
     samples: int
     bytes: int
-    sha256: str
-    """Of the file; empty if it was indexed from a URL."""
+    sha256: str  # of the file; empty if it was indexed from a URL
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,10 @@ class Manifest:
     """The kind of source, such as ``celeba``; ``tars`` for the tars of other tools."""
     format: str
     """Encoding of the images: ``jpg``, ``png``, ``npy``, or ``any`` for mixed encodings or sizes, resized when read."""
-    size: int
-    """Height and width in pixels."""
+    size: int  # height and width in pixels
     channels: int
     shards: tuple[Shard, ...]
-    index_sha256: str
-    """Checksum of ``index.npy``."""
+    index_sha256: str  # of ``index.npy``
     classes: tuple[str, ...] = ()
     """Names of the labels in ``key.cls``, by number; empty without labels."""
     build: Mapping[str, Any] = field(default_factory=dict)
@@ -95,66 +91,51 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read ``folder/manifest.json``.
-
-    Raises:
-        InputError: there is none, or this version cannot read it.
-    """
+    """Read ``folder/manifest.json``; raises ``InputError`` if there is none, or this version cannot read it."""
     path = folder / MANIFEST
     try:
-        data = path.read_bytes()
+        return parse_manifest(path.read_bytes(), str(path))
     except FileNotFoundError:
-        raise InputError(_no_manifest(folder)) from None
+        what = f"it holds no {MANIFEST}."
+        if not folder.exists():
+            what = "there is no such folder."
+        elif any(folder.glob("*.tar")) or any(folder.glob(".*.partial")):
+            what = f"it holds tars but no {MANIFEST}, so a build was interrupted. Run it again."
+        how = f"Build them with: python -m shards build SOURCE_KIND RAW {folder}"
+        raise InputError(f"No shards at {folder}: {what} {how}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error}). Build the data set again.") from error
-    return parse_manifest(data, str(path))
 
 
 def parse_manifest(data: bytes, path: str) -> Manifest:
-    """Parse the JSON in ``data``; errors name ``path``.
-
-    Raises:
-        InputError: this version cannot read it.
-    """
+    """Parse the JSON in ``data``; raises ``InputError``, which names ``path``, if this version cannot read it."""
     try:
         fields = json.loads(data)
-    except ValueError as error:
-        raise InputError(f"{path} cannot be read ({error}). Build the data set again.") from error
-    try:
         if fields["version"] != VERSION:
             raise InputError(f"{path} has version {fields['version']}; this shardgan reads version {VERSION}.")
         total = fields.pop("samples")
         shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
         classes, skipped = tuple(fields.pop("classes")), tuple(fields.pop("skipped"))
         manifest = Manifest(shards=shards, classes=classes, skipped=skipped, **fields)
-        _check_fields(manifest, path)
-        if not manifest.samples or not manifest.counts.all():
-            raise InputError(f"{path} lists a shard without samples, or no shard at all. Build the data set again.")
-        if manifest.samples != total:
-            raise InputError(f"{path} says {total} samples, its shards sum to {manifest.samples}; it was edited.")
-    except (KeyError, TypeError, AttributeError) as error:
+        for problem in _find_problems(manifest, total):
+            raise InputError(f"{path} {problem}. Build the data set again.")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a shardgan manifest ({error!r}). Build the data set again.") from error
     return manifest
 
 
-def _check_fields(manifest: Manifest, path: str) -> None:
-    """Check values whose errors would otherwise appear far from here; a manifest may come from anywhere."""
+def _find_problems(manifest: Manifest, total: int) -> Iterator[str]:
+    """Values whose errors would otherwise appear far from here; a manifest may come from anywhere."""
     numbers = [number for shard in manifest.shards for number in (shard.samples, shard.bytes)]
     if not all(isinstance(number, int) and number >= 0 for number in (manifest.size, manifest.channels, *numbers)):
         raise TypeError("a size or a count is not a number")
     if manifest.channels not in (1, 3) or not manifest.size:
-        raise InputError(f"{path}: images of size {manifest.size} with {manifest.channels} channels are not possible.")
+        yield f"has images of size {manifest.size} with {manifest.channels} channels, which are not possible"
     for shard in manifest.shards:
         parts = PurePosixPath(shard.name).parts
         if not parts or parts[0] == "/" or ".." in parts:
-            raise InputError(f"{path}: the shard {shard.name!r} lies outside its folder.")
-
-
-def _no_manifest(folder: Path) -> str:
-    if not folder.exists():
-        what = f"No shards at {folder}: there is no such folder."
-    elif any(folder.glob("*.tar")) or any(folder.glob(".*.partial")):
-        what = f"No shards at {folder}: it holds tars but no {MANIFEST}, so a build was interrupted. Run it again."
-    else:
-        what = f"No shards at {folder}: it holds no {MANIFEST}."
-    return f"{what} Build them with: python -m shards build SOURCE_KIND RAW {folder}"
+            yield f"lists the shard {shard.name!r}, which lies outside its folder"
+    if not manifest.samples or not manifest.counts.all():
+        yield "lists a shard without samples, or no shard at all"
+    if manifest.samples != total:
+        yield f"says {total} samples, its shards sum to {manifest.samples}; it was edited"

@@ -18,14 +18,13 @@ from shards.loading.reader import Bad, Options, Reader
 class Batch:
     """Samples at consecutive positions."""
 
-    position: int
-    """Position of the first sample."""
+    position: int  # of the first sample
     images: torch.Tensor
     """uint8 (samples, height, width, channels)."""
     keys: tuple[str, ...] = ()
     """Keys of the samples in the tars; empty without the option ``keys``."""
     bad: tuple[Bad, ...] = ()
-    """Samples that did not decode and were replaced by their neighbours in ``images`` and ``keys``."""
+    """Samples that were replaced by their neighbours in ``images`` and ``keys``, because they did not decode."""
 
 
 class ShardDataset(Dataset[Batch]):

@@ -11,8 +11,7 @@ from shards.common.errors import InputError
 from shards.format.index import IMAGES, split_key
 from shards.loading.reader import Reader
 
-DIGITS = 18
-"""Maximum length of a label; longer numbers may not fit into an int64."""
+DIGITS = 18  # longer numbers may not fit into an int64
 
 
 def read_labels(reader: Reader, start: int, count: int) -> np.ndarray:
@@ -46,17 +45,17 @@ def _read(file: BinaryIO) -> list[int]:
     """The label of each image of a tar, in its order; raises ``ValueError`` if one is missing or not a number."""
     images, labels = [], {}
     with tarfile.open(fileobj=file, mode="r:") as tar:
-        for member in tar:
+        for member in filter(tarfile.TarInfo.isfile, tar):
             key, extension = split_key(member.name)
-            if extension.lower() in IMAGES and member.isfile():
+            if extension.lower() in IMAGES:
                 images.append(key)
-            elif extension.lower() == "cls" and member.isfile():
+            elif extension.lower() == "cls":
                 file.seek(member.offset_data)
-                labels[key] = file.read(member.size)
+                labels[key] = file.read(member.size).strip()
             tar.members.clear()  # type: ignore[attr-defined]  # the list of all members would take 1 kB each
     for key in images:
-        text = labels.get(key, b"").strip()
-        if not text.isdigit() or len(text) > DIGITS:
-            what = f"{text[:20]!r}, not a number of at most {DIGITS} digits" if key in labels else "missing"
-            raise ValueError(f"{key}.cls is {what}")
+        if key not in labels:
+            raise ValueError(f"{key}.cls is missing")
+        if not labels[key].isdigit() or len(labels[key]) > DIGITS:
+            raise ValueError(f"{key}.cls is {labels[key][:20]!r}, not a number of at most {DIGITS} digits")
     return [int(labels[key]) for key in images]

@@ -75,38 +75,30 @@ class Order:
 
     def lookup(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shard and row in the shard, each int64 (n,), of the samples at ``positions``, int64 (n,), in any order."""
-        epochs, places = np.divmod(np.asarray(positions, dtype=np.int64), self.samples)
-        shards, rows = np.empty_like(places), np.empty_like(places)
-        for epoch in np.unique(epochs).tolist():
-            here = epochs == epoch
-            blocks, inside = self._locate(epoch, places[here])
-            shards[here], firsts, sizes = self._extents(blocks)
-            rows[here] = firsts + permute(inside, sizes, numbered(self._epoch_key(epoch), blocks))
-        return shards, rows
+        blocks, places, keys = self._locate(positions)
+        shards, firsts, sizes = self._extents(blocks)
+        return shards, firsts + permute(places, sizes, keys)
 
     def blocks(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shard and first row of the blocks that contain ``positions``, each once, in the order of first use."""
-        epochs, places = np.divmod(np.asarray(positions, dtype=np.int64), self.samples)
-        blocks = np.empty_like(places)
-        for epoch in np.unique(epochs).tolist():
-            here = epochs == epoch
-            blocks[here] = self._locate(epoch, places[here])[0]
-        blocks = blocks.ravel()
-        first = np.sort(np.unique(blocks, return_index=True)[1])
-        shards, firsts, _ = self._extents(blocks[first])
+        blocks = self._locate(positions.ravel())[0]
+        shards, firsts, _ = self._extents(blocks[np.sort(np.unique(blocks, return_index=True)[1])])
         return shards, firsts
 
-    def _epoch_key(self, epoch: int) -> int:
-        return int(philox(self.seed, BLOCK, epoch).random_raw())
-
-    def _locate(self, epoch: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Block number and place in the permutation of the block, of each place in the epoch."""
+    def _locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Block number, place in the permutation of the block, and key of this permutation, of each position."""
+        epochs, offsets = np.divmod(positions, self.samples)
         quotient, remainder = divmod(self.samples, self.lanes)
-        step, lane = np.divmod(places, self.lanes)
-        element = lane * quotient + np.minimum(lane, remainder) + step
-        visits, starts = self._sequence(epoch)
-        visit = np.searchsorted(starts, element, side="right") - 1
-        return visits[visit].astype(np.int64), element - starts[visit]
+        step, lane = np.divmod(offsets, self.lanes)
+        elements = lane * quotient + np.minimum(lane, remainder) + step
+        blocks, places, keys = np.empty_like(elements), np.empty_like(elements), np.empty(len(elements), np.uint64)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            visits, starts = self._sequence(epoch)
+            visit = np.searchsorted(starts, elements[here], side="right") - 1
+            blocks[here], places[here] = visits[visit], elements[here] - starts[visit]
+            keys[here] = numbered(int(philox(self.seed, BLOCK, epoch).random_raw()), blocks[here])
+        return blocks, places, keys
 
     def _extents(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Shard, first row and number of samples of each block."""

@@ -86,7 +86,7 @@ def test_no_manifest_says_why(tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"channels": "x"}, "not a shardgan manifest"),
-        ({"channels": 2}, "with 2 channels are not possible"),
+        ({"channels": 2}, "with 2 channels, which are not possible"),
         ({"size": 0}, "size 0"),
         ({"shards": [{"name": "../a.tar", "samples": 5, "bytes": 1, "sha256": ""}]}, "lies outside its folder"),
         ({"shards": [{"name": "/a.tar", "samples": 5, "bytes": 1, "sha256": ""}]}, "lies outside its folder"),

@@ -11,7 +11,6 @@ from benchmarks.rivals.baselines import Iteration, pytorch_example, tutorial
 from shards.format.manifest import Manifest, Shard
 from shards.loading.loader import normalise
 from trainer.config import Config, Model
-from trainer.gan.kernels.cuda_graph import Iteration as TrainingStep
 from trainer.gan.kernels.cuda_graph import Replay, cuda_graph
 from trainer.gan.noise import latents
 from trainer.gan.state import State, create_state
@@ -27,7 +26,7 @@ class Shardgan:
 
     config: Config
     state: State
-    step: TrainingStep
+    step: Step | Replay
     device: torch.device
 
     def __call__(self, images: torch.Tensor) -> None:

@@ -18,11 +18,11 @@ from trainer.errors import SharedInputError
 from trainer.folder.background import CheckpointWriter
 from trainer.folder.journal import check_bad_samples
 from trainer.gan.factory import describe_networks
-from trainer.gan.kernels.cuda_graph import Iteration
+from trainer.gan.kernels.cuda_graph import Replay
 from trainer.gan.noise import latents
 from trainer.gan.optimizer import Tensors
 from trainer.gan.state import State
-from trainer.gan.step import Metrics
+from trainer.gan.step import Metrics, Step
 from trainer.ranks.process_group import StopVote, check_equal
 from trainer.samples import caption, fixed_latents, generate, to_pixels
 from trainer.train.outputs import Outputs
@@ -38,7 +38,7 @@ class Session:
     dataset: ShardDataset
     accelerator: Accelerator
     state: State
-    step: Iteration
+    step: Step | Replay
     stop_vote: StopVote
     checkpoints: CheckpointWriter
     outputs: Outputs

@@ -15,7 +15,7 @@ from trainer.config import Config
 from trainer.folder.background import CheckpointWriter
 from trainer.folder.journal import BadSampleLog, Journal, roll_back
 from trainer.folder.run_folder import RunFolder
-from trainer.gan.kernels.cuda_graph import Iteration, Replay, cuda_graph
+from trainer.gan.kernels.cuda_graph import Replay, cuda_graph
 from trainer.gan.state import State, create_state
 from trainer.gan.step import Step
 from trainer.ranks.device import set_kernels, set_threads, supports_cuda_graphs
@@ -116,7 +116,7 @@ def _roll_back_folder(config: Config, folder: RunFolder, step: int) -> None:
         roll_back(journal, step)
 
 
-def _create_step(config: Config, accelerator: Accelerator, state: State, launch: Launch) -> Iteration:
+def _create_step(config: Config, accelerator: Accelerator, state: State, launch: Launch) -> Step | Replay:
     generator, discriminator = wrap(accelerator, state, sync_bn=config.model.sync_bn)
     step = Step(state, generator, discriminator, config.loss)
     replayed = config.cuda_graphs and supports_cuda_graphs(launch) and generator is state.generator  # not with DDP

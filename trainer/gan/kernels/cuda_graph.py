@@ -6,7 +6,6 @@ See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 
@@ -16,14 +15,6 @@ WARM_UP = 11
 """Steps before the capture, in which libraries choose kernels and allocate workspaces."""
 
 Work = Callable[[], Metrics]
-
-
-class Iteration(Protocol):
-    """Interface of :class:`trainer.gan.step.Step` and :class:`Replay`."""
-
-    def __call__(self, reals: Sequence[torch.Tensor], latents: Sequence[torch.Tensor], *, report: bool) -> Metrics:
-        """See :meth:`trainer.gan.step.Step.__call__`."""
-        ...
 
 
 class Replay:

@@ -17,7 +17,7 @@ from typing import TypeAlias
 from shards.building.recipe import Recipe
 from shards.common.errors import InputError
 from shards.common.processes import WorkerDiedError, WorkerProcess, wait_for_messages
-from shards.common.progress import Progress
+from shards.common.progress import progress_bar
 
 PERIOD = 0.2  # seconds between two reports; a message per image would cost as much as encoding it
 
@@ -45,12 +45,12 @@ def run_workers(work: Work, recipe: Recipe, parts: Mapping[int, int], total: int
             pool.append(worker)
             worker.send((work, recipe))
             worker.send(remaining.popleft())
-        with Progress(total, total - sum(parts.values()), unit) as progress:
+        with progress_bar(total, total - sum(parts.values()), unit) as progress:
             while pool:
                 for worker in wait_for_messages(pool):
                     images = _receive(worker)
                     if images is not None:
-                        progress.add(images)
+                        progress.update(images)
                     elif remaining:
                         worker.send(remaining.popleft())
                     else:

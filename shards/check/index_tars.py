@@ -15,7 +15,7 @@ from PIL import Image
 
 from shards.common.errors import InputError
 from shards.common.files import compute_sha256
-from shards.common.progress import Progress
+from shards.common.progress import progress_bar
 from shards.common.urls import bare, is_remote, redact
 from shards.format.index import ENTRY, Member, walk_tar, write_index
 from shards.format.manifest import MANIFEST, Manifest, Shard, read_manifest, write_manifest
@@ -128,7 +128,7 @@ def _write_access(target: Path) -> Iterator[None]:
 def _read_tars(tars: TarList) -> tuple[list[Shard], list[np.ndarray], Headers, Counter[str]]:
     """The tars that contain images, their ``ENTRY`` arrays, all headers, and the extensions of other members."""
     shards, entries, headers, others = [], [], Headers(), Counter[str]()
-    with Progress(len(tars.names), 0, unit="shards") as progress:
+    with progress_bar(len(tars.names), 0, unit="shards") as progress:
         for name in tars.names:
             with tars.open(name) as file:
                 rows = []
@@ -139,7 +139,7 @@ def _read_tars(tars: TarList) -> tuple[list[Shard], list[np.ndarray], Headers, C
                     checksum = "" if is_remote(tars.base) else compute_sha256(file)  # a second fetch of a remote tar
                     shards.append(Shard(name, len(rows), file.seek(0, io.SEEK_END), checksum))
                     entries.append(np.array(rows, ENTRY))
-            progress.add(1)
+            progress.update(1)
     if not shards:
         names = ", ".join(f"KEY.{extension}" for extension, _ in others.most_common(5)) or "nothing"
         raise InputError(

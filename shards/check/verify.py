@@ -12,7 +12,7 @@ import xxhash
 
 from shards.common.errors import InputError
 from shards.common.files import compute_sha256
-from shards.common.progress import Progress
+from shards.common.progress import progress_bar
 from shards.format.codec import decoder
 from shards.format.index import member_key
 from shards.format.manifest import INDEX, Manifest, Shard
@@ -32,7 +32,7 @@ def verify(where: str | Path) -> Iterator[str]:
             yield f"{INDEX}: does not belong to this manifest"
     tars = location.tar_list()
     first = 0
-    with Progress(manifest.samples, 0) as progress:
+    with progress_bar(manifest.samples, 0) as progress:
         for shard in manifest.shards:
             rows = index[first : first + shard.samples]
             first += shard.samples
@@ -47,7 +47,7 @@ def verify(where: str | Path) -> Iterator[str]:
                 yield f"{shard.name}: cannot be read ({error.strerror or type(error).__name__})"
             except InputError as error:
                 yield f"{shard.name}: {error}"
-            progress.add(shard.samples)
+            progress.update(shard.samples)
 
 
 def _verify_samples(file: BinaryIO, manifest: Manifest, shard: Shard, rows: np.ndarray) -> Iterator[str]:

@@ -28,10 +28,9 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file for writing, which replaces ``path`` when the block succeeds.
+    """Open a temporary file for writing, which replaces ``path`` when the block succeeds, and is deleted otherwise.
 
-    Costs one fsync of the file and one of its folder. If the block or the file system raises, the partial file is
-    deleted and ``path`` is unchanged.
+    Costs one fsync of the file and one of its folder.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -50,9 +49,8 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Create a temporary folder to fill, which replaces ``path`` when the block succeeds.
 
-    This takes two renames, as Python cannot exchange two folders in one. If the second fails, the old folder is put
-    back; after a kill between the two, the next call or :func:`recover_folder` does it. Concurrent calls for one
-    ``path`` may fail, but leave the old folder or one of the new ones.
+    This takes two renames. If the second fails, the old folder is put back; after a kill between the two, the next call
+    or :func:`recover_folder` does it. Concurrent calls may fail, but leave the old folder or one of the new ones.
     """
     path = path.resolve()  # replaces what a link points to, not the link
     recover_folder(path)

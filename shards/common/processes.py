@@ -8,7 +8,6 @@ a second and leave when their connection closes.
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import socket
 import subprocess
@@ -21,9 +20,7 @@ from typing import Any
 
 def available_cores() -> int:
     """Cores that this process may run on: a batch system or a container often grants fewer than the machine has."""
-    if platform.system() == "Linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 class WorkerDiedError(RuntimeError):
@@ -57,12 +54,10 @@ class WorkerProcess:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         try:
             with theirs:
-                passed = [theirs.fileno(), *descriptors]
+                passed, group = [theirs.fileno(), *descriptors], 0 if own_group else None
+                command = [sys.executable, "-m", module, *map(str, passed)]
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", module, *map(str, passed)],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=passed,
-                    process_group=0 if own_group else None,
+                    command, stdin=subprocess.DEVNULL, pass_fds=passed, process_group=group
                 )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -74,11 +69,7 @@ class WorkerProcess:
             self.connection.send(message)
 
     def receive(self) -> Any:
-        """Wait for the next message.
-
-        Raises:
-            WorkerDiedError: there is none, because the process ended.
-        """
+        """Wait for the next message; raises ``WorkerDiedError`` if there is none, because the process ended."""
         try:
             return self.connection.recv()
         except (EOFError, ConnectionError):

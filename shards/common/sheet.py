@@ -16,14 +16,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from shards.common.files import atomic_write
 
-GAP = 2
-"""Pixels between two images."""
+GAP = 2  # pixels between two images
 
 
 def write_sheet(images: np.ndarray, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write ``images``, uint8 (n, height, width, channels), row by row as one near-square PNG, atomically.
 
-    ``metadata`` becomes the file's text chunks, which Pillow reads into an image's ``info``.
+    ``metadata`` becomes the file's text chunks, an image's ``info`` in Pillow.
     """
     count, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(count))

@@ -29,11 +29,7 @@ def is_remote(where: str) -> bool:
 
 
 def local_path(where: str) -> Path:
-    """The path of ``where``, a path or a ``file://`` URL (percent-encoded, RFC 8089).
-
-    Raises:
-        InputError: the URL has another host or scheme.
-    """
+    """The path of ``where``, a path or a ``file://`` URL (RFC 8089); ``InputError`` for another host or scheme."""
     scheme = _SCHEME.match(where)
     if scheme is None:
         return Path(where)
@@ -44,23 +40,15 @@ def local_path(where: str) -> Path:
 
 
 def join(base: str, name: str) -> str:
-    """The URL of the file ``name`` in the folder ``base``.
-
-    A query of ``base`` (a signature, a SAS token) stays at the end, and ``base`` is not encoded again. ``name`` is a
-    plain file name: HTTP gets it percent-encoded, other schemes as a part of the key.
-    """
+    """The URL of the file ``name``, not encoded yet, in the folder ``base``, which may have a query (a SAS token)."""
     folder, mark, query = base.partition("?")
     if folder.lower().startswith(("http://", "https://")):
-        folder, name = folder.partition("#")[0], quote(name)
+        folder, name = folder.partition("#")[0], quote(name)  # other schemes have keys as they are
     return f"{folder.rstrip('/')}/{name}{mark}{query}"
 
 
 def redact(text: str) -> str:
-    """Hide user, password and all values of the query in every URL of ``text``.
-
-    Hides too much rather than too little: a query ends only at white space, and text before a later "@" may be a
-    password.
-    """
+    """Hide user, password and all values of the query in every URL of ``text``; rather too much than too little."""
     text = _USERINFO.sub(f"{_HIDDEN}@", text)
     text = _QUERY.sub(lambda match: f"{match[1]}?{'&'.join(map(_hide, match[2].split('&')))}", text)
     return _FRAGMENT.sub(rf"\1#{_HIDDEN}", text)

@@ -42,8 +42,7 @@ class Bad:
     position: int
     shard: str
     key: str
-    offset: int
-    """First byte of the image in the shard."""
+    offset: int  # first byte of the image in the shard
     reason: str
 
     def __str__(self) -> str:
@@ -54,28 +53,23 @@ class Bad:
 class Report:
     """The results of a read besides the pixels."""
 
-    keys: tuple[str, ...]
-    """Keys of the samples, in order; empty without the option ``keys``."""
+    keys: tuple[str, ...]  # of the samples, in order; empty without the option ``keys``
     bad: tuple[Bad, ...]
 
 
 class Options(TypedDict, total=False):
     """Options of a :class:`Reader`."""
 
-    seed: int
-    """Of the order and of the flips."""
-    lanes: int
-    """See :class:`shards.order.order.Order`."""
-    block: int | None
-    """Maximum samples in a block; None for about 2 MiB."""
+    seed: int  # of the order and of the flips
+    lanes: int  # see :class:`shards.order.order.Order`
+    block: int | None  # maximum samples in a block; None for about 2 MiB
     flip: bool
     """Mirror each sample left to right with probability 1/2, decided by (seed, position)."""
     keys: bool
     """Report the key of each sample; costs a small read and the parsing of a tar header per sample."""
     strict: bool
     """Raise if a sample does not decode, instead of replacing it by its neighbour in the order."""
-    cache: CacheOptions | None
-    """For remote data."""
+    cache: CacheOptions | None  # for remote data
 
 
 class Reader:

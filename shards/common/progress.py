@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
-PERIOD = 10.0  # seconds between two lines in a log
-LINE = "{n:,} of {total:,}{unit}, {rate_noinv_fmt}, {remaining} left\n"
+PERIOD = 10.0  # seconds
+LOG: dict[str, Any] = {
+    "bar_format": "{n:,} of {total:,}{unit}, {rate_noinv_fmt}, {remaining} left\n", "leave": False,
+    "mininterval": PERIOD, "delay": PERIOD,
+}  # fmt: skip
 
 
-def progress_bar(total: int, done: int, unit: str = "images") -> tqdm[NoReturn]:
+@contextmanager
+def progress_bar(total: int, done: int, unit: str = "images") -> Iterator[tqdm[NoReturn]]:
     """Counts ``unit`` up to ``total`` on stderr, with rate and time left; ``done`` of them were done before."""
-    terminal = sys.stderr.isatty()
-    return tqdm(
-        total=total,
-        initial=done,
-        unit=f" {unit}",
-        unit_scale=True,
-        smoothing=0.1,
-        mininterval=0.1 if terminal else PERIOD,
-        bar_format=None if terminal else LINE,
-    )
+    from tqdm import tqdm  # takes 0.05 s, which a command that fails at once does not need
+
+    log = {} if sys.stderr.isatty() else LOG
+    with tqdm(total=total, initial=done, unit=f" {unit}", unit_scale=True, smoothing=0.1, **log) as bar:
+        yield bar
+        if log:
+            bar.refresh()  # the last line

@@ -42,8 +42,7 @@ def permute(values: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarr
     while outside.size:
         places[outside] = _network(places[outside], width[outside], height[outside], keys[outside])
         outside = outside[places[outside] >= sizes[outside]]
-    placed: np.ndarray = places.astype(np.int64)
-    return placed
+    return places.astype(np.int64)
 
 
 def mix(words: np.ndarray) -> np.ndarray:
@@ -56,8 +55,7 @@ def mix(words: np.ndarray) -> np.ndarray:
 
 def numbered(key: int, numbers: np.ndarray) -> np.ndarray:
     """A different key for each of ``numbers``, uint64 (n,)."""
-    steps: np.ndarray = numbers.astype(np.uint64) * np.uint64(_GOLDEN)
-    return mix(np.add(steps, np.uint64(key)))
+    return mix(numbers.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(key))
 
 
 def _network(cells: np.ndarray, width: np.ndarray, height: np.ndarray, keys: np.ndarray) -> np.ndarray:

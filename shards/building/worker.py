@@ -59,8 +59,6 @@ def run_workers(work: Work, recipe: Recipe, parts: Mapping[int, int], total: int
     finally:
         for worker in pool:
             worker.kill()
-        for worker in pool:
-            worker.finish()
 
 
 def _receive(worker: WorkerProcess) -> int | None:

@@ -76,13 +76,14 @@ class WorkerProcess:
             raise WorkerDiedError(self._process.wait()) from None
 
     def finish(self) -> None:
-        """Close the connection and wait until the process has left by itself."""
+        """Close the connection and wait until the process has left."""
         self.connection.close()
         self._process.wait()
 
     def kill(self) -> None:
-        """Kill the process, without waiting for it; :meth:`finish` does."""
+        """Kill the process and :meth:`finish`."""
         self._process.kill()
+        self.finish()
 
 
 def wait_for_messages(workers: Collection[WorkerProcess]) -> list[WorkerProcess]:

@@ -1,7 +1,6 @@
 """A contact sheet: images side by side in one picture.
 
-``torchvision.utils.make_grid`` would do the layout, but it imports ``torch._dynamo``: 1.3 s of CPU time for each run,
-and torch for ``shards info``, which works without.
+``torchvision.utils.make_grid`` imports ``torch._dynamo``, 1.3 s of CPU time, and ``shards info`` works without torch.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def walk_tar(file: BinaryIO, name: str, others: Counter[str] | None = None) -> I
     """Yield every image of an uncompressed tar, in its order; reads the whole file once.
 
     Args:
-        file: the tar; ``tarfile`` handles PAX and GNU long names and ``prefix`` fields.
+        file: the tar.
         name: of the tar, for errors.
         others: counts the extensions of the other members.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from typing import BinaryIO
 
@@ -10,8 +11,6 @@ import numpy as np
 from shards.common.errors import InputError
 from shards.format.index import IMAGES, split_key
 from shards.loading.reader import Reader
-
-DIGITS = 18  # longer numbers may not fit into an int64
 
 
 def read_labels(reader: Reader, start: int, count: int) -> np.ndarray:
@@ -56,6 +55,6 @@ def _read(file: BinaryIO) -> list[int]:
     for key in images:
         if key not in labels:
             raise ValueError(f"{key}.cls is missing")
-        if not labels[key].isdigit() or len(labels[key]) > DIGITS:
-            raise ValueError(f"{key}.cls is {labels[key][:20]!r}, not a number of at most {DIGITS} digits")
+        if not re.fullmatch(rb"\d{1,18}", labels[key]):  # longer numbers may not fit into an int64
+            raise ValueError(f"{key}.cls is {labels[key][:20]!r}, not a number of at most 18 digits")
     return [int(labels[key]) for key in images]

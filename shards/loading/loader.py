@@ -176,5 +176,3 @@ class _WorkerPool:
     def close(self) -> None:
         for worker in self._pool:
             worker.kill()
-        for worker in self._pool:
-            worker.finish()

@@ -97,7 +97,6 @@ class Reader:
         self._looked_up: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._last: int | None = None
         self._stride = 0
-        self._prefetching = False
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_index": None, "_storage": None}  # the index takes 24 bytes a sample
@@ -157,9 +156,8 @@ class Reader:
         if isinstance(self._storage, LocalStorage):
             return
         later = starts + AHEAD * self.order.lanes
-        if not self._prefetching:
+        if self._last is None:
             later = np.concatenate([np.arange(starts[0], later[0], self.order.lanes), later])
-        self._prefetching = True
         self._storage.prefetch(*self.order.blocks(np.add.outer(later, np.arange(count))))
 
     def _samples(self, shards: np.ndarray, rows: np.ndarray) -> list[Sample]:

@@ -1,13 +1,11 @@
 """The order of samples: the sample at any position of the endless stream. Arithmetic only: no I/O, no state.
 
-A *position* counts samples from the start of the run: position p is sample ``p mod N`` of epoch ``p div N``. An epoch
-visits *blocks* (consecutive samples of one shard, the unit of I/O) in a random permutation, and the samples of a block
-in another; this is the *sequence* of the epoch. L *lanes* read it in parallel, each its own 1/L of the sequence, so
-that a batch of L mixes L blocks while each lane reads one block at a time.
+Position p is sample ``p mod N`` of epoch ``p div N``. An epoch visits *blocks* (consecutive samples of one shard, the
+unit of I/O) in a random permutation, and the samples of a block in another; this is the *sequence* of the epoch. L
+*lanes* read it in parallel, each its own 1/L, so that a batch of L mixes L blocks while each lane reads one at a time.
 
 Every random choice comes from a counter-based generator, Philox (Salmon et al., "Parallel random numbers: as easy as
-1, 2, 3", SC 2011): its key is the seed and the purpose, its counter identifies the choice. Within a block it keys a
-permutation that is computed for single samples. A look-up of any position costs O(log blocks).
+1, 2, 3", SC 2011): its key is the seed and the purpose, its counter identifies the choice.
 """
 
 from __future__ import annotations
@@ -49,8 +47,7 @@ def flips(seed: int, start: int, count: int) -> np.ndarray:
 class Order:
     """The endless order of samples of one data set under one seed."""
 
-    counts: np.ndarray
-    """Samples per shard, int64 (shards,), each at least 1."""
+    counts: np.ndarray  # samples per shard, int64 (shards,), each at least 1
     seed: int
     lanes: int
     """Parts of the sequence that are read in parallel; best the batch size at the start of the run."""

@@ -10,8 +10,7 @@ import numpy as np
 
 ROUNDS = 8
 """Four for each side. With three, neighbours stay neighbours 5 % too often. With four, some permutations of few
-elements are a fifth more frequent than others; from fifty elements on no bias is measurable.
-"""
+elements are a fifth more frequent than others; from fifty elements on no bias is measurable."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _VALUE = 0xD1342543DE82EF95

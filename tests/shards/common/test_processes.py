@@ -38,5 +38,4 @@ def test_kill_ends_a_worker_that_does_not_leave() -> None:
     worker = WorkerProcess("http.server")  # its argument is a port: it serves until it is killed
     (process,) = psutil.Process().children()
     worker.kill()
-    worker.finish()
     assert not process.is_running()

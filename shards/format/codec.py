@@ -50,8 +50,7 @@ def fit(image: Image.Image, size: int, channels: int, upscale: bool = False) -> 
     Transparent pixels become white; 16-bit grey is scaled to 8 bits.
 
     Raises:
-        ValueError: the image is smaller than ``size`` and ``upscale`` is not set, or its range of values is undefined.
-            The message continues a sentence that starts with the image's name.
+        ValueError: the image is too small, or its range of values undefined. The message continues the image's name.
     """
     width, height = image.size
     side = min(width, height)

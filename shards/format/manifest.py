@@ -48,10 +48,8 @@ class Manifest:
     """Names of the labels in ``key.cls``, by number; empty without labels."""
     build: Mapping[str, Any] = field(default_factory=dict)
     """The build options, without paths, host names or dates: equal inputs give equal manifests."""
-    skipped: tuple[str, ...] = ()
-    """Origins of unusable raw images, left out on request."""
-    base: str = ""
-    """Absolute path or URL of the tars, if they are not beside the manifest."""
+    skipped: tuple[str, ...] = ()  # origins of unusable raw images, left out on request
+    base: str = ""  # absolute path or URL of the tars, if they are not beside the manifest
     version: int = VERSION
 
     @cached_property

@@ -22,8 +22,7 @@ from shards.loading.worker import SIGNALS, map_ring
 PREFETCH = 6
 """Batches in flight besides two: rides out a slow read without holding much (a batch of 128 at 64x64 is 1.5 MB)."""
 
-MEMORY = Path("/dev/shm")
-"""In memory on Linux. Elsewhere the temporary folder is used, and is as fast in the page cache."""
+MEMORY = Path("/dev/shm")  # only on Linux; elsewhere the temporary folder is as fast, in the page cache
 
 CPU = torch.device("cpu")
 

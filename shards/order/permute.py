@@ -17,7 +17,7 @@ _VALUE = 0xD1342543DE82EF95
 
 
 def permute(values: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """The place of ``values[i]`` in permutation ``keys[i]`` of ``sizes[i]`` elements.
+    """The place of ``values[i]`` in permutation ``keys[i]`` of ``sizes[i]`` elements, int64 (n,).
 
     Takes 0.3 us per value, for any size, and at least 0.2 ms.
 
@@ -25,9 +25,6 @@ def permute(values: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarr
         values: int64 (n,), each in ``[0, sizes[i])``.
         sizes: int64 (n,), each at least 1 and below 2**32.
         keys: uint64 (n,), mixed as by :func:`mix`: consecutive numbers would give similar permutations.
-
-    Returns:
-        int64 (n,), each in ``[0, sizes[i])``.
     """
     width = np.ceil(np.sqrt(sizes)).astype(np.uint64)
     sizes = sizes.astype(np.uint64)

@@ -35,14 +35,16 @@ def started(command: list[str], log: IO[str]) -> Iterator[subprocess.Popen[bytes
     The group is killed after an exception and when this process dies.
     """
     process = subprocess.Popen(command, stderr=log, start_new_session=True)
-    guard = subprocess.Popen(["sh", "-c", GUARD, str(process.pid)], stdin=subprocess.PIPE, start_new_session=True)
+    guard = None
     try:
+        guard = subprocess.Popen(["sh", "-c", GUARD, str(process.pid)], stdin=subprocess.PIPE, start_new_session=True)
         yield process
         process.wait()
     finally:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)  # a second Ctrl-C must not interrupt the cleanup
-        guard.kill()
-        guard.communicate()
+        if guard is not None:
+            guard.kill()
+            guard.communicate()
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

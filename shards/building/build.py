@@ -82,7 +82,7 @@ def _check_folder(out: Path) -> None:
 def _locked(out: Path) -> Iterator[None]:
     """Allow one build at a time in ``out``. The system releases the lock when its holder dies, even by SIGKILL.
 
-    The file is deleted only from a complete data set, which whoever still waits for it only reads.
+    The file is deleted only from a complete data set. Processes that still wait for it then read the manifest.
     """
     with (out / LOCK).open("w") as lock:
         try:
@@ -95,6 +95,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 def _run(recipe: Recipe, workers: int) -> Manifest:
     _record_options(recipe)
+    _delete(recipe.out, PARTIAL)  # of a killed build, whose space may be needed
     try:
         if recipe.options.dedup:
             recipe = leave_out_duplicates(recipe, workers)

@@ -81,14 +81,14 @@ def index_tars(where: str, out: Path | None = None, size: int | None = None, cha
 
 def read_image_header(member: Member) -> ImageHeader | None:
     """The header of an image, read without decoding it; None if it is broken."""
-    format = "jpg" if member.extension == "jpeg" else member.extension
     try:
-        if format == "npy":
+        if member.extension == "npy":
             height, width, *rest = np.load(io.BytesIO(member.data), allow_pickle=False).shape
-            return ImageHeader(format, width, height, rest in ([], [1]))
-        with Image.open(io.BytesIO(member.data)) as image:
+            return ImageHeader("npy", width, height, rest in ([], [1]))
+        with Image.open(io.BytesIO(member.data)) as image:  # its content, because a name may lie
+            format = {"JPEG": "jpg", "MPO": "jpg"}.get(image.format or "", (image.format or "").lower())
             return ImageHeader(format, *image.size, image.mode in ("1", "L", "I;16"))
-    except (ValueError, OSError, SyntaxError, EOFError):
+    except (ValueError, OSError, SyntaxError, EOFError, Image.DecompressionBombError):
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +12,15 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 PERIOD = 10.0  # seconds
-LOG: dict[str, Any] = {
-    "bar_format": "{n:,} of {total:,}{unit}, {rate_noinv_fmt}, {remaining} left\n", "leave": False,
-    "mininterval": PERIOD, "delay": PERIOD,
-}  # fmt: skip
+
+
+class PlainLines(io.StringIO):
+    """Prints what tqdm writes to stderr as lines, without its carriage returns and padding."""
+
+    def write(self, text: str) -> int:
+        if line := text.strip():
+            print(line, file=sys.stderr, flush=True)
+        return len(text)
 
 
 @contextmanager
@@ -22,7 +28,10 @@ def progress_bar(total: int, done: int, unit: str = "images") -> Iterator[tqdm[N
     """Counts ``unit`` up to ``total`` on stderr, with rate and time left; ``done`` of them were done before."""
     from tqdm import tqdm  # takes 0.05 s, which a command that fails at once does not need
 
-    log = {} if sys.stderr.isatty() else LOG
+    log: dict[str, Any] = {}
+    if not sys.stderr.isatty():
+        line = "{n:,} of {total:,}{unit}, {rate_noinv_fmt}, {remaining} left"
+        log = {"bar_format": line, "leave": False, "mininterval": PERIOD, "delay": PERIOD, "file": PlainLines()}
     with tqdm(total=total, initial=done, unit=f" {unit}", unit_scale=True, smoothing=0.1, **log) as bar:
         yield bar
         if log:

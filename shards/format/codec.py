@@ -20,6 +20,9 @@ NPY = np.lib.format.MAGIC_PREFIX + b"\1\0"
 
 JPEG = b"\xff\xd8\xff"
 
+BROKEN = (OSError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for a broken image."""
+
 Decoder = Callable[[bytes, np.ndarray], None]
 """Decodes one image into a preallocated uint8 array (height, width, channels); ``ValueError`` if it does not fit."""
 
@@ -85,7 +88,7 @@ def _decode_png(data: bytes, out: np.ndarray) -> None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             pixels = np.asarray(image.convert("L" if out.shape[2] == 1 else "RGB"))
-    except (OSError, SyntaxError) as error:
+    except BROKEN as error:
         raise _decode_error(error) from error
     _check_size(pixels.shape, out)
     out[:] = pixels.reshape(out.shape)
@@ -110,7 +113,7 @@ def _decode_any(data: bytes, out: np.ndarray) -> None:
             image = Image.open(io.BytesIO(data))
         with image:
             out[:] = fit(image, out.shape[0], out.shape[2], upscale=True)
-    except (OSError, SyntaxError, TypeError, EOFError) as error:  # TypeError: an array that is no image
+    except (*BROKEN, TypeError, EOFError) as error:  # TypeError: an array that is no image
         raise _decode_error(error) from error
 
 

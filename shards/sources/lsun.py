@@ -125,6 +125,9 @@ def _read(folder: Path, index: int) -> tuple[bytes, bytes]:
         blob, edges = _keys(folder)
         key = bytes(blob[edges[index] : edges[index + 1]])
         with _open(folder).begin() as transaction:
-            return key, bytes(transaction.get(key) or b"")
+            value = transaction.get(key)
     except lmdb.Error as error:
         raise InputError(f"{folder / DATA} is corrupt ({error}). Unpack it again.") from error
+    if value is None:
+        raise InputError(f"{folder / DATA} changed while it was read: the key {key.decode()!r} is gone.")
+    return key, bytes(value)

@@ -25,7 +25,7 @@ from shards.common.errors import InputError
 
 BLOCK, PARTIAL, CHECKSUM = ".block", ".part", 8
 
-LOCKS = 256  # files; blocks that share one wait for each other: two of 16 fetches at a time do in one of three cases
+LOCKS = 256  # lock files; blocks that share one are fetched one after the other
 DISK_SHARE = 0.9  # of the space that is free or the cache's own: the most that it takes
 ABANDONED = 600  # seconds after which a partial block belongs to a killed process
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -108,9 +108,12 @@ class BlockCache:
         return None
 
     def _store(self, name: str, data: Data) -> Block:
-        """Called with the block's lock held."""
+        """Called with the block's lock held. The folder, or the partial file, may be removed at any time."""
         try:
             block = self._write(name, data)
+        except FileNotFoundError:
+            make_private_folder(self._folder)
+            block = Block(data)
         except OSError as error:
             block = self._keep_in_memory(error, data)
         self._unchecked += len(data)
@@ -159,7 +162,7 @@ class BlockCache:
     def _blocks(self) -> Iterator[tuple[int, int, Path]]:
         """Time of last opening, bytes and path of each block. Also removes what killed writers left."""
         for path in self._folder.iterdir():
-            with suppress(FileNotFoundError):  # another process removed it
+            with suppress(OSError):  # another process removed it, or the disk fails
                 status = path.stat()
                 if path.suffix == BLOCK:
                     yield status.st_mtime_ns, status.st_size, path
@@ -181,10 +184,10 @@ def make_private_folder(folder: Path) -> None:
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on the file ``path``, which is created. Threads of one process exclude each other too."""
-    path.touch(0o600)
-    with path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would not release it after a fork
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # NFS locks writable files only
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone would not release it after a fork
+        os.close(descriptor)

@@ -155,6 +155,9 @@ class StorageClient:
             reason = "there is no such file"
         elif isinstance(error, PermissionError):
             reason = f"access is denied ({redact(str(error))})"
+        elif isinstance(error, ImportError):
+            extra = {"gs": "gcs", "gcs": "gcs", "hf": "hf"}.get(url.partition(":")[0].lower(), "s3")
+            reason += f" Run: uv sync --extra {extra}"
         elif _is_transient(error):
             reason += f", for {self._patience:.0f} s"
         return f"{redact(url)} cannot be read: {reason}."

@@ -34,7 +34,7 @@ class LocalStorage:
         self._open: OrderedDict[int, int] = OrderedDict()
 
     def check(self) -> None:
-        """Raise ``InputError`` if a tar is missing or has not the manifest's size: one ``stat`` each, no reading."""
+        """Raise ``InputError`` if a tar is missing or has another size than listed: one ``stat`` each, no reading."""
         for shard in range(len(self._shards)):
             self._check_tar(shard)
 
@@ -47,7 +47,9 @@ class LocalStorage:
             InputError: the tar is missing, cannot be read, or is not the one that was indexed.
         """
         try:
-            descriptor = self._open.get(shard) or self._open_tar(shard)
+            descriptor = self._open.get(shard)
+            if descriptor is None:
+                descriptor = self._open_tar(shard)
             data = os.pread(descriptor, size, offset)
         except OSError as error:
             raise InputError(f"{self.name(shard)} cannot be read at byte {offset} ({error.strerror}).") from error

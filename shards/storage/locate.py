@@ -173,14 +173,14 @@ def _list_remote(where: str) -> TarList:
         folder, _, pattern = address.rpartition("/")
         return TarList(folder + mark + query, tuple(_expand(pattern)))
     names: tuple[str, ...] = ()
-    reason = "it lists no .tar files"
+    problem = "lists no .tar files"
     try:
         fs, path = fsspec.core.url_to_fs(where)
         names = tuple(sorted(name.rpartition("/")[2] for name in fs.glob(f"{path.rstrip('/')}/*.tar")))
     except Exception as error:  # each file system has its own
-        reason = redact(str(error))
+        problem = f"cannot be listed: {redact(str(error))}"
     if not names:
-        raise InputError(f"{redact(where)} cannot be listed: {reason}. Name its tars: .../x-{{000..099}}.tar")
+        raise InputError(f"{redact(where)} {problem}. Name its tars: .../x-{{000..099}}.tar")
     return TarList(where, names)
 
 

@@ -46,8 +46,12 @@ class DownloadPool:
         for thread in self._threads:
             thread.start()
 
+    def __contains__(self, key: Key) -> bool:
+        """Whether ``key`` was submitted and its result is still to be taken."""
+        return key in self._futures
+
     def submit(self, key: Key, *, urgent: bool) -> None:
-        """Queue ``key``, unless it is there. An urgent submission replaces one that is still queued or that failed."""
+        """Queue ``key`` once. An urgent submission replaces an earlier one that still waits or that failed."""
         future = self._futures.get(key)
         if future is not None and not (urgent and (future.cancel() or (future.done() and future.exception()))):
             return
@@ -158,7 +162,7 @@ class RemoteStorage:
     def _pool(self) -> DownloadPool:
         """The threads and connections of this process.
 
-        A forked copy, such as in a ``DataLoader``, makes its own. It also keeps its parent's: their finalizers would
+        A forked copy, such as in a ``DataLoader``, makes its own. It does not drop its parent's, whose finalizers would
         wait for the parent's event loop.
         """
         if os.getpid() not in self._pools:
@@ -167,9 +171,10 @@ class RemoteStorage:
         return self._pools[os.getpid()]
 
     def _missing(self, shards: np.ndarray, rows: np.ndarray) -> list[Key]:
-        """The blocks of these samples that are neither open nor on disk."""
+        """The blocks of these samples that are neither open nor on disk, and those that are being fetched."""
         keys = dict.fromkeys(zip(shards.tolist(), (rows // self._block).tolist(), strict=True))
-        return [key for key in keys if key not in self._open and not self._cache.has(self._name(key))]
+        closed = [key for key in keys if key not in self._open]
+        return [key for key in closed if key in self._pool() or not self._cache.has(self._name(key))]
 
     def _fill_cache(self, client: StorageClient, key: Key) -> Block | None:
         block = self._cached_block(client, key)

@@ -137,6 +137,17 @@ def test_what_cannot_be_indexed_is_said(tmp_path: Path, damage: object, says: st
     assert not (tmp_path / "manifest.json").exists()
 
 
+def test_the_content_of_an_image_counts_and_not_its_name(tmp_path: Path) -> None:
+    bomb = bytearray(encode(picture(1, 32, 3), "jpg"))
+    start = bomb.index(b"\xff\xc0") + 5
+    bomb[start : start + 4] = bytes([255, 0, 255, 0])  # a header that claims 65280x65280 pixels
+    images = {f"{number}.jpg": encode(picture(number, 32, 3), "png") for number in range(7)}
+    write_tar(tmp_path / "x.tar", {**images, "bomb.jpg": bytes(bomb)})
+    manifest = index_tars(str(tmp_path))
+    assert manifest.build["formats"] == {"png": 7} and manifest.build["broken"] == 1
+    assert len(ShardDataset(tmp_path).__getitems__(range(8)).bad) == 1
+
+
 def test_a_built_set_keeps_its_own_index(tmp_path: Path) -> None:
     make_shards(tmp_path)
     with pytest.raises(InputError, match=r"was built by .* and has its index"):

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import psutil
 import pytest
 
 from shards.common.processes import WorkerDiedError, WorkerProcess
+
+
+def start(module: str) -> tuple[WorkerProcess, psutil.Process]:
+    """A worker, and its process: the child that was not there before."""
+    before = set(psutil.Process().children())
+    worker = WorkerProcess(module, own_group=True)
+    (process,) = set(psutil.Process().children()) - before
+    return worker, process
 
 
 def test_receive_reports_a_worker_that_failed() -> None:
@@ -18,8 +27,7 @@ def test_receive_reports_a_worker_that_failed() -> None:
 
 
 def test_receive_reports_the_signal_that_killed_a_worker() -> None:
-    worker = WorkerProcess("shards.building.worker", own_group=True)
-    (process,) = psutil.Process().children()
+    worker, process = start("shards.building.worker")
     process.send_signal(signal.SIGTERM)
     with pytest.raises(WorkerDiedError, match="was killed by SIGTERM") as caught:
         worker.receive()
@@ -28,14 +36,14 @@ def test_receive_reports_the_signal_that_killed_a_worker() -> None:
 
 
 def test_a_worker_leaves_when_its_connection_closes() -> None:
-    worker = WorkerProcess("shards.building.worker")
-    (process,) = psutil.Process().children()
+    worker, process = start("shards.building.worker")
     worker.finish()
     assert not process.is_running()
 
 
-def test_kill_ends_a_worker_that_does_not_leave() -> None:
-    worker = WorkerProcess("http.server")  # its argument is a port: it serves until it is killed
-    (process,) = psutil.Process().children()
+def test_kill_ends_a_worker_that_does_not_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stubborn.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    worker, process = start("stubborn")
     worker.kill()
     assert not process.is_running()

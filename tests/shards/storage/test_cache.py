@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shards.common.errors import InputError
-from shards.storage.cache import BLOCK, CHECKSUM, PARTIAL, BlockCache
+from shards.storage.cache import BLOCK, CHECKSUM, PARTIAL, BlockCache, file_lock
 
 MUCH = 1 << 30
 
@@ -117,6 +118,29 @@ def test_the_folder_may_vanish(folder: Path, cache: BlockCache) -> None:
         path.unlink()
     folder.rmdir()
     assert take(cache, "a")
+
+
+def test_the_folder_may_vanish_while_a_block_is_fetched(folder: Path, cache: BlockCache) -> None:
+    def fetch() -> bytes:
+        shutil.rmtree(folder)
+        return bytes_of("a")
+
+    assert cache.get("a", fetch).read(0, 3) == bytes_of("a")[:3]
+    assert take(cache, "b") and not take(cache, "b")
+
+
+def test_a_lock_is_writable(folder: Path) -> None:
+    """NFS emulates ``flock`` with byte-range locks, which need a file that is open for writing."""
+    folder.mkdir(mode=0o700)
+    path = folder / "x.lock"
+    with file_lock(path):
+        modes = [
+            int((entry.parent.parent / "fdinfo" / entry.name).read_text().split("flags:")[1].split()[0], 8)
+            & os.O_ACCMODE
+            for entry in Path("/proc/self/fd").iterdir()
+            if os.path.realpath(entry) == str(path)
+        ]
+    assert modes == [os.O_RDWR]
 
 
 def test_threads_fetch_a_block_once(cache: BlockCache) -> None:

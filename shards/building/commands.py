@@ -11,9 +11,8 @@ from tyro.conf import Positional, arg, subcommand
 
 from shards.building.build import build
 from shards.building.recipe import Options
-from shards.check.commands import summary
 from shards.common.errors import InputError
-from shards.format.manifest import MANIFEST
+from shards.format.manifest import MANIFEST, describe_manifest
 from shards.sources.celeba import Celeba
 from shards.sources.faces import Faces
 from shards.sources.folder import Folder
@@ -38,7 +37,7 @@ class BuildCommand:
         complete = (out / MANIFEST).exists()
         manifest = build(source, out, self.options, self.workers)
         print(f"{out} was built before; nothing to do." if complete else f"{out} is built.", file=sys.stderr)
-        print(summary(manifest))
+        print(describe_manifest(manifest))
 
 
 @dataclass(frozen=True, kw_only=True)

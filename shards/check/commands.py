@@ -16,7 +16,7 @@ from shards.check.verify import verify
 from shards.common.errors import InputError
 from shards.common.sheet import write_sheet
 from shards.common.urls import is_remote, local_path, redact
-from shards.format.manifest import DUPLICATES, Manifest
+from shards.format.manifest import describe_manifest
 from shards.loading.reader import Reader
 
 SHOWN = 64  # images on a contact sheet
@@ -47,7 +47,7 @@ class Index:
         if not self.where:
             raise InputError("The name of the tars is empty: an unset variable?")
         manifest = index_tars(self.where, self.out, self.size, self.channels)
-        print(summary(manifest))
+        print(describe_manifest(manifest))
         if manifest.format == "any":
             print(
                 f"The images differ in size or encoding: each is resized to {manifest.size}x{manifest.size} every time "
@@ -91,7 +91,7 @@ class Info:
     def run(self) -> None:
         with closing(Reader(self.where, lanes=1)) as reader:  # one lane reads few blocks, which may be remote
             manifest = reader.manifest
-            print(summary(manifest))
+            print(describe_manifest(manifest))
             images = np.empty((min(SHOWN, manifest.samples), *manifest.shape), np.uint8)
             reader.read(0, images)
         folder = Path() if is_remote(self.where) else local_path(self.where)
@@ -101,20 +101,3 @@ class Info:
         except OSError as error:
             raise InputError(f"{path} cannot be written ({error.strerror}). Give --sheet FILE.") from error
         print(f"{'sheet':>10}  {path}")
-
-
-def summary(manifest: Manifest) -> str:
-    """A description in a few lines."""
-    total = sum(shard.bytes for shard in manifest.shards)
-    fields = {
-        "source": manifest.source,
-        "images": f"{manifest.samples:,} of {manifest.size}x{manifest.size}x{manifest.channels}, {manifest.format}",
-        "shards": f"{len(manifest.shards):,}, together {total / 1e6:,.1f} MB",
-        "tars at": redact(manifest.base),
-        "classes": f"{len(manifest.classes)}: {', '.join(manifest.classes[:10])}" if manifest.classes else "none",
-        "skipped": f"{len(manifest.skipped):,}",
-        "duplicates": f"{manifest.build[DUPLICATES]:,} left out" if DUPLICATES in manifest.build else "",
-        "built with": ", ".join(f"{name} {value}" for name, value in manifest.build.items()),
-        "digest": manifest.digest,
-    }
-    return "\n".join(f"{name:>10}  {value}" for name, value in fields.items() if value)

@@ -37,8 +37,10 @@ def encode(image: np.ndarray, format: str) -> bytes:
     file = io.BytesIO()
     if format == "png":
         Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(file, "png")
-    else:
+    elif format == "npy":
         np.lib.format.write_array(file, image, allow_pickle=False)
+    else:
+        raise ValueError(f"images cannot be encoded as {format!r}")
     return file.getvalue()
 
 

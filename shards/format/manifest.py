@@ -14,6 +14,7 @@ import numpy as np
 
 from shards.common.errors import InputError
 from shards.common.files import atomic_write
+from shards.common.urls import redact
 
 MANIFEST = "manifest.json"
 INDEX = "index.npy"
@@ -82,6 +83,23 @@ class Manifest:
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
 
+def describe_manifest(manifest: Manifest) -> str:
+    """A description in a few lines, for people."""
+    total = sum(shard.bytes for shard in manifest.shards)
+    fields = {
+        "source": manifest.source,
+        "images": f"{manifest.samples:,} of {manifest.size}x{manifest.size}x{manifest.channels}, {manifest.format}",
+        "shards": f"{len(manifest.shards):,}, together {total / 1e6:,.1f} MB",
+        "tars at": redact(manifest.base),
+        "classes": f"{len(manifest.classes)}: {', '.join(manifest.classes[:10])}" if manifest.classes else "none",
+        "skipped": f"{len(manifest.skipped):,}",
+        "duplicates": f"{manifest.build[DUPLICATES]:,} left out" if DUPLICATES in manifest.build else "",
+        "built with": ", ".join(f"{name} {value}" for name, value in manifest.build.items()),
+        "digest": manifest.digest,
+    }
+    return "\n".join(f"{name:>10}  {value}" for name, value in fields.items() if value)
+
+
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write ``manifest`` to ``folder``; the index and the tars must be there already."""
     with atomic_write(folder / MANIFEST) as file:
@@ -115,7 +133,7 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
         shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
         classes, skipped = tuple(fields.pop("classes")), tuple(fields.pop("skipped"))
         manifest = Manifest(shards=shards, classes=classes, skipped=skipped, **fields)
-        for problem in _find_problems(manifest, total):
+        if problem := next(_find_problems(manifest, total), None):
             raise InputError(f"{path} {problem}. Build the data set again.")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a shardgan manifest ({error!r}). Build the data set again.") from error

@@ -18,7 +18,7 @@ SHARDS = {
     "sources": "common",
     "storage": "common format",
     "loading": "common format order storage",
-    "building": "check common format order sources",
+    "building": "common format order sources",
     "check": "common format loading storage",
 }
 TRAINER = {

@@ -14,6 +14,7 @@ from tyro import conf
 from shards.common.errors import InputError
 
 USAGE_ERROR = 2
+INTERRUPTED = 130
 
 Options = TypeVar("Options")
 
@@ -44,7 +45,7 @@ def conclude(command: Callable[[], None]) -> int:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     return 0
 
 

@@ -65,9 +65,9 @@ class Model:
     features_d: int = 64
     """Width f of the discriminator. dcgan: f to 8f channels at 64x64. mlp: 4f maxout units a layer."""
     bn_init_mean: float = 1.0
-    """Mean of BatchNorm's initial weights. The tutorial uses 0, which trains several hundred steps longer."""
+    """dcgan only: mean of BatchNorm's initial weights. The tutorial's 0 trains several hundred steps longer."""
     sync_bn: Switch = True
-    """On several ranks, compute BatchNorm over the global batch."""
+    """dcgan only: on several ranks, compute BatchNorm over the global batch."""
 
 
 @dataclass(frozen=True)

@@ -10,39 +10,37 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi, PyTorchModelHubMixin
-from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from shards.common.errors import InputError
 from shards.common.urls import redact
 from trainer.config import Kind, Model
-from trainer.gan.factory import create_networks
+from trainer.gan.factory import create_generator
 
 
 class Generator(nn.Module, PyTorchModelHubMixin, library_name="shardgan"):
     """Maps latents float32 (n, z_dim), drawn from N(0, 1), to images (n, channels, size, size) in [-1, 1].
 
-    ``from_pretrained`` returns it on the CPU in ``eval`` mode, so BatchNorm uses its running statistics. It raises
+    ``from_pretrained`` returns it on the CPU in ``eval`` mode, so any BatchNorm uses its running statistics. It raises
     ``RuntimeError`` if the weights do not fit the network in config.json.
     """
 
     def __init__(self, size: int, channels: int, z_dim: int, features: int, kind: Kind = "dcgan") -> None:
         super().__init__()
-        self.network, _ = create_networks(Model(kind=kind, z_dim=z_dim, features_g=features), size, channels)
-        self.z_dim = z_dim
+        network = create_generator(Model(kind=kind, z_dim=z_dim, features_g=features), size, channels)
+        for name, layer in network.named_children():
+            self.add_module(name, layer)  # not the network itself, so that keys of the state dict have no prefix
+        self.z_dim, self._draw = z_dim, network.forward
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        images: torch.Tensor = self.network(latents)
+        images: torch.Tensor = self._draw(latents)
         return images
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        save_file(self.network.state_dict(), save_directory / SAFETENSORS_SINGLE_FILE, {"format": "pt"})
 
     @classmethod
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:  # noqa: ARG003
         """Always strict: the mixin's default accepts a file that lacks weights."""
-        model.network.load_state_dict(load_file(model_file, map_location))
+        model.load_state_dict(load_file(model_file, map_location))
         return model.eval()
 
 

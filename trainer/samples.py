@@ -31,7 +31,8 @@ def to_pixels(images: torch.Tensor) -> np.ndarray:
     return levels.permute(0, 2, 3, 1).to(torch.uint8).numpy()
 
 
-def caption(seed: int, count: int, step: int, averaged: int) -> str:
+def caption(seed: int, count: int, step: int, averaged: int, *, batch_norm: bool) -> str:
     """Describes a grid of the fixed latents; ``averaged`` is the half-life of the weights in images, 0 for none."""
     weights = f"averaged weights (half-life {averaged:,} images)" if averaged else "the weights of that step"
-    return f"Step {step:,}: fixed latents 0 to {count - 1} of seed {seed}, {weights}, BatchNorm in eval mode."
+    mode = ", BatchNorm in eval mode" if batch_norm else ""
+    return f"Step {step:,}: fixed latents 0 to {count - 1} of seed {seed}, {weights}{mode}."

@@ -95,4 +95,6 @@ def test_every_command_takes_it(python: Python, kind: str, trained: Path, shards
     succeed("trainer.export", trained, tmp_path / "model.onnx", "--format", "onnx")
     succeed("trainer.represent", trained, "--shards", shards, "--train", 40, "--test", 20, "--out", tmp_path / "report")
     assert {"raw pixels", "discriminator"} <= json.loads((tmp_path / "report").read_text())["representations"].keys()
+    for file in ("exported/config.json", "exported/README.md", "grid.json", "report"):
+        assert "batchnorm" not in (tmp_path / file).read_text().lower().replace("_", ""), file
     assert json.loads(succeed("trainer.status", trained, "--json"))["state"] == "done"

@@ -7,9 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.launching import ROOT, rows, run, status
 from trainer.folder.load_run import load_run
+from trainer.hub import Generator
+from trainer.samples import fixed_latents, generate
 
 VERSION_0_1 = ROOT / "tests" / "fixtures" / "version-0.1"
 FLAGS = ("--data.shards", str(VERSION_0_1 / "shards"), "--data.workers", "0", "--batch-size", "4",
@@ -27,6 +30,11 @@ def test_its_networks_load(old: Path) -> None:
     loaded = load_run(old)
     assert (loaded.config.model.kind, loaded.step, loaded.position, loaded.shape) == ("dcgan", 3, 12, (1, 32))
     assert "networks" not in json.loads((loaded.checkpoint / "state.json").read_text())
+
+
+def test_its_export_loads(old: Path) -> None:
+    exported, noise = Generator.from_pretrained(VERSION_0_1 / "exported"), fixed_latents(0, 3, 4)
+    assert torch.equal(generate(exported, noise), generate(load_run(old).generator, noise))
 
 
 def test_it_goes_on_and_then_records_its_networks(old: Path) -> None:

@@ -7,9 +7,10 @@ from torch import nn
 
 from shards.loading.loader import normalise
 from trainer.gan.dcgan import DcganGenerator
-from trainer.gan.networks import initialise
+from trainer.gan.mlp import MlpGenerator
+from trainer.gan.networks import has_batch_norm, initialise
 from trainer.gan.noise import FIXED, latents
-from trainer.samples import fixed_latents, generate, to_pixels
+from trainer.samples import caption, fixed_latents, generate, to_pixels
 
 
 @pytest.fixture
@@ -26,6 +27,13 @@ def test_the_latents_are_the_seeds_own_and_not_those_of_training() -> None:
     assert torch.equal(fixed, fixed_latents(3, 9, 7)[:5])
     assert not torch.equal(fixed, fixed_latents(4, 5, 7))
     assert not torch.isclose(fixed, latents(3, 0, 5, 7)).any()
+
+
+def test_the_caption_mentions_only_batch_norm_that_exists(generator: DcganGenerator) -> None:
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(generator)
+    for network, mode in ((synchronised, ", BatchNorm in eval mode"), (MlpGenerator(32, 3, 8, 2), "")):
+        text = caption(3, 5, 1000, 0, batch_norm=has_batch_norm(network))
+        assert text == f"Step 1,000: fixed latents 0 to 4 of seed 3, the weights of that step{mode}."
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

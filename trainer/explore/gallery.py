@@ -20,13 +20,14 @@ from shards.common.errors import InputError
 from shards.common.files import atomic_write
 from trainer.explore.latents import REACH, VARIATIONS, add, variations, walk
 from trainer.folder.load_run import LoadedRun
-from trainer.gan.networks import Generator
+from trainer.gan.networks import Generator, has_batch_norm
 from trainer.samples import fixed_latents, generate, to_pixels
 
 PAPER, INK, ACCENT = (255, 255, 255), (70, 70, 70), (214, 92, 48)
 GAP = 6  # pixels between tiles
 CAPTION = 22  # height in pixels
 MIN_SIDE = 96  # pixels to which samples are enlarged at least, so that they can be seen and a caption fits
+STACK = 4  # samples of a concept in a column
 FRAME_MS = 60  # duration of a frame of a GIF in milliseconds
 BARS = {"+": [(-11, -1, 11, 1), (-1, -11, 1, 11)], "-": [(-11, -1, 11, 1)], "=": [(-11, -6, 11, -4), (-11, 4, 11, 6)]}
 """Bars that make up a sign: left, top, right and bottom in pixels from its middle."""
@@ -124,21 +125,22 @@ class Gallery:
     def arithmetic(self, terms: Sequence[tuple[str, Sequence[int]]]) -> Picture:
         """Draws a signed sum of concepts (Radford et al., arXiv 1511.06434, figure 7), each a sign and sample numbers.
 
-        A column shows the samples of a concept and, below them, the image of their mean latent. The row of means reads
-        as the sum. The result is framed, with its variations around it.
+        The samples of a concept stand in columns of up to ``STACK``; below is the image of their mean latent. The row
+        of means reads as the sum. The result is framed, with its variations around it.
         """
         means = torch.stack([self._latents(numbers).mean(0) for _, numbers in terms])
         result = add(means, [kind for kind, _ in terms])
-        bottom, column = max(len(numbers) for _, numbers in terms), 0
+        bottom, column = min(STACK, max(len(numbers) for _, numbers in terms)), 0
         tiles: Tiles = {}
         for (kind, numbers), mean in zip(terms, self._images(means), strict=True):
             if tiles or kind == "-":
                 tiles[bottom, column] = sign(kind, mean.size)
                 column += 1
-            for row, tile in enumerate(self._numbered(numbers), bottom - len(numbers)):
-                tiles[row, column] = tile
-            tiles[bottom, column] = captioned(mean, "mean")
-            column += 1
+            top, columns = bottom - min(STACK, len(numbers)), math.ceil(len(numbers) / STACK)
+            for place, tile in enumerate(self._numbered(numbers)):
+                tiles[top + place % STACK, column + place // STACK] = tile
+            tiles[bottom, column + (columns - 1) // 2] = captioned(mean, "mean")
+            column += columns
         centre, *around = self._images(torch.cat([result[None], variations(result, self.seed, VARIATIONS)]))
         tiles[bottom, column] = sign("=", centre.size)
         ImageDraw.Draw(centre).rectangle((0, 0, centre.width - 1, centre.height - 1), outline=ACCENT, width=3)
@@ -179,7 +181,7 @@ def origin(run: Path, loaded: LoadedRun) -> dict[str, Any]:
         "step": loaded.step,
         "position": loaded.position,
         "weights": "average" if loaded.config.ema_images else "plain",
-        "batchnorm": "eval",
+        **({"batchnorm": "eval"} if has_batch_norm(loaded.generator) else {}),
         "latents": {"distribution": "normal", "mean": 0, "std": 1, "dimensions": loaded.config.model.z_dim},
         "image": {"channels": channels, "size": size},
         "torch": torch.__version__,

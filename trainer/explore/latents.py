@@ -21,11 +21,12 @@ def slerp(start: torch.Tensor, end: torch.Tensor, shares: Sequence[float]) -> to
     Returns (shares, z_dim). Direction and length both change at a constant rate, so between latents of equal length
     all points have that length. In many dimensions nearly all latents lie on one shell, and a straight line would
     leave it for points that the generator was not trained on (White, arXiv 1609.04468; Shoemake, SIGGRAPH 1985).
-    Exactly opposite latents have no shortest arc; the path between them leads through 0.
+    Opposite latents (to 1e-12) have no shortest arc; the path between them leads through 0.
     """
     t = torch.tensor(shares, dtype=start.dtype)[:, None]
     forward, other = normalize(start, dim=0), normalize(end, dim=0)
     sideways = other - (other @ forward) * forward
+    sideways -= (sideways @ forward) * forward  # again, as most of it is rounding error between nearly opposite latents
     angle = torch.atan2(vector_norm(sideways), other @ forward)
     direction = torch.cos(t * angle) * forward + torch.sin(t * angle) * normalize(sideways, dim=0)
     return direction * torch.lerp(vector_norm(start), vector_norm(end), t)

@@ -17,7 +17,7 @@ from trainer.export.folder import FILES, describe, write_folder
 
 @dataclass(frozen=True)
 class Export:
-    """Export the generator of a run: float32, BatchNorm in eval mode, averaged weights if the run keeps an average.
+    """Export the generator of a run: float32, in eval mode, averaged weights if the run keeps an average.
 
     Format safetensors is a folder for `from trainer.hub import Generator; Generator.from_pretrained("OUT")`. Format
     onnx is one file for any ONNX runtime, which is compared with torch before it is written.
@@ -66,6 +66,8 @@ def export(options: Export) -> None:
 def check(options: Export) -> None:
     """Raises ``InputError`` for what can be known to fail before the run is loaded."""
     out = options.out
+    if out.name in ("", ".."):
+        raise InputError(f"{out} cannot be replaced. Give the name of something new.")
     if options.format == "onnx":
         require("export", "onnx", "onnxscript", "onnxruntime")
     if options.push:
@@ -87,6 +89,8 @@ def check(options: Export) -> None:
         raise InputError(
             f"{out} is not an export of format {options.format}, so --force does not replace it. Give another name."
         )
+    if options.format == "onnx" and out.suffix != ".onnx":
+        raise InputError(f"{out}: the name of an ONNX file must end in .onnx.")
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from trainer.folder.load_run import LoadedRun
 
 INPUT, OUTPUT = "latents", "images"  # names in an export
+BATCH_NORM = "eval: running statistics, so that an image does not depend on the others of its batch"
 FILES = {"README.md", "model.safetensors", "config.json"}
 
 
@@ -23,12 +24,14 @@ def write_folder(loaded: LoadedRun, out: Path, repository: str | None = None) ->
 
     metadata = describe(loaded)
     training = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in metadata["training"].items())
+    batch_norm = f"| BatchNorm | {metadata['batch_norm']} |\n" if "batch_norm" in metadata else ""
     generator = Generator(**{name: metadata[name] for name in ("size", "channels", "z_dim", "features", "kind")})
-    generator.network.load_state_dict(loaded.generator.state_dict())  # copies, and so converts to float32
+    generator.load_state_dict(loaded.generator.state_dict())  # copies, and so converts to float32
     with atomic_folder(out) as folder:
         # First, because the mixin writes a card of its own where there is none.
         card = folder / "README.md"
-        card.write_text(CARD.format(**metadata | {"where": repository or out.name, "training": training}))
+        texts = {"where": repository or out.name, "training": training, "batch_norm": batch_norm}
+        card.write_text(CARD.format(**metadata | texts))
         generator.save_pretrained(folder, config=metadata)
         (folder / "model.safetensors").chmod(card.stat().st_mode)  # safetensors makes it private to its owner
     return metadata
@@ -36,6 +39,8 @@ def write_folder(loaded: LoadedRun, out: Path, repository: str | None = None) ->
 
 def describe(run: LoadedRun) -> dict[str, Any]:
     """Metadata of an export, JSON-ready: architecture, input, output and training. No paths, no host names."""
+    from trainer.gan.networks import has_batch_norm  # not at the top: torch takes seconds to import
+
     config, (channels, size), z_dim = run.config, run.shape, run.config.model.z_dim
     noise = "N(0, 1), independent values"
     return {
@@ -47,7 +52,7 @@ def describe(run: LoadedRun) -> dict[str, Any]:
         "architecture": f"{run.generator.title} generator ({run.generator.paper})",
         "input": {"name": INPUT, "shape": ["batch", z_dim], "dtype": "float32", "distribution": noise},
         "output": {"name": OUTPUT, "shape": ["batch", channels, size, size], "dtype": "float32", "range": [-1, 1]},
-        "batch_norm": "eval: running statistics, so that an image does not depend on the others of its batch",
+        **({"batch_norm": BATCH_NORM} if has_batch_norm(run.generator) else {}),
         "weights": "moving average" if config.ema_images else "of the last step",
         "training": {
             "step": run.step,
@@ -89,8 +94,7 @@ Image.fromarray(np.hstack(list(pixels)).squeeze()).save("samples.png")
 | --- | --- |
 | input | {input[dtype]} (batch, {z_dim}), {input[distribution]} |
 | output | {output[dtype]} (batch, {channels}, {size}, {size}) in [-1, 1] |
-| BatchNorm | {batch_norm} |
-| weights | {weights} |
+{batch_norm}| weights | {weights} |
 
 ## Training
 

@@ -1,11 +1,11 @@
 """The one place that builds networks, from a config or from what a checkpoint recorded about them.
 
-A new architecture is a module beside ``dcgan.py``, a branch here and a name in ``trainer.config.Kind``.
+A new architecture is a module beside ``dcgan.py``, an entry here and a name in ``trainer.config.Kind``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +14,11 @@ from trainer.gan.dcgan import DcganDiscriminator, DcganGenerator
 from trainer.gan.mlp import MlpDiscriminator, MlpGenerator
 from trainer.gan.networks import Discriminator, Generator
 
+GENERATORS: dict[str, Callable[[int, int, int, int], Generator]] = {"dcgan": DcganGenerator, "mlp": MlpGenerator}
+DISCRIMINATORS: dict[str, Callable[[int, int, int], Discriminator]] = {
+    "dcgan": DcganDiscriminator,
+    "mlp": MlpDiscriminator,
+}
 RECORDED = ("kind", "z_dim", "features_g", "features_d")
 """Fields of ``Model`` that decide names and shapes of the weights."""
 
@@ -26,17 +31,19 @@ def create_networks(model: Model, size: int, channels: int) -> tuple[Generator, 
     Raises:
         ValueError: there are no networks of this kind or size.
     """
-    if model.kind == "dcgan":
-        return (
-            DcganGenerator(size, channels, model.z_dim, model.features_g),
-            DcganDiscriminator(size, channels, model.features_d),
-        )
-    if model.kind == "mlp":
-        return (
-            MlpGenerator(size, channels, model.z_dim, model.features_g),
-            MlpDiscriminator(size, channels, model.features_d),
-        )
-    raise ValueError(f"there are no networks of kind {model.kind!r}")
+    return create_generator(model, size, channels), create_discriminator(model, size, channels)
+
+
+def create_generator(model: Model, size: int, channels: int) -> Generator:
+    """The first network of :func:`create_networks` alone."""
+    if model.kind not in GENERATORS:
+        raise ValueError(f"there are no networks of kind {model.kind!r}")
+    return GENERATORS[model.kind](size, channels, model.z_dim, model.features_g)
+
+
+def create_discriminator(model: Model, size: int, channels: int) -> Discriminator:
+    """The second network of :func:`create_networks` alone."""
+    return DISCRIMINATORS[model.kind](size, channels, model.features_d)
 
 
 def describe_networks(model: Model, size: int, channels: int) -> dict[str, Any]:

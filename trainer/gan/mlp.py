@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from trainer.gan.networks import Discriminator, Generator, levels
+from trainer.gan.networks import Discriminator, Generator, check_size
 
 PIECES = 5
 """Linear pieces of a maxout unit."""
@@ -24,7 +24,7 @@ class MlpGenerator(Generator):
 
     def __init__(self, size: int, channels: int, z_dim: int, features: int) -> None:
         super().__init__(z_dim)
-        levels(size)
+        check_size(size)
         width = 16 * features
         self.layers = nn.Sequential(
             nn.Linear(z_dim, width),
@@ -46,7 +46,7 @@ class MlpDiscriminator(Discriminator):
 
     def __init__(self, size: int, channels: int, features: int) -> None:
         super().__init__()
-        levels(size)
+        check_size(size)
         width = 4 * features
         self.hidden = nn.ModuleList([Maxout(channels * size * size, width), Maxout(width, width)])
         self.logit = nn.Linear(width, 1)

@@ -42,11 +42,21 @@ class Discriminator(nn.Module, ABC):
         """
 
 
-def levels(size: int) -> int:
-    """Number of doublings from 4x4 to ``size``: 4 at 64x64. Raises ``ValueError`` for a size not in ``SIZES``."""
+def check_size(size: int) -> None:
+    """Raises ``ValueError`` for a size not in ``SIZES``."""
     if size not in SIZES:
         raise ValueError(f"networks exist for sizes {SIZES}, not {size}")
+
+
+def levels(size: int) -> int:
+    """Number of doublings from 4x4 to ``size``: 4 at 64x64. Raises ``ValueError`` as :func:`check_size`."""
+    check_size(size)
     return int(math.log2(size)) - 2
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    """Whether a layer of ``network`` is BatchNorm, of one rank or of all."""
+    return any(isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) for module in network.modules())
 
 
 def initialise(network: nn.Module, seed: int, bn_mean: float = 1.0) -> None:

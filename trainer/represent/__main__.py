@@ -67,6 +67,7 @@ def represent(options: Represent) -> None:
         check_free([path])
     # Not at the top: torch and sklearn take seconds to import, which --help and a typo should not wait for.
     from trainer.folder.load_run import load_run
+    from trainer.gan.networks import has_batch_norm
     from trainer.represent.probe import features, pixels, read_samples, score, untrained
 
     loaded = load_run(options.run, options.checkpoint)
@@ -91,9 +92,10 @@ def represent(options: Represent) -> None:
         "train": options.train,
         "test": options.test,
         "seed": options.seed,
-        "batch_norm": "eval: running statistics",
         "representations": scores,
     }
+    if has_batch_norm(loaded.discriminator):
+        report["batch_norm"] = "eval: running statistics"
     with atomic_write(path) as file:
         file.write((json.dumps(report, indent=1) + "\n").encode())
     print(f"Written to {path}.", file=sys.stderr)

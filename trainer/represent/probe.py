@@ -20,7 +20,7 @@ from shards.loading.dataset import ShardDataset
 from shards.loading.labels import read_labels
 from shards.loading.loader import normalise
 from trainer.folder.load_run import LoadedRun
-from trainer.gan.factory import create_networks
+from trainer.gan.factory import create_discriminator
 from trainer.gan.networks import Discriminator, initialise
 
 GRID = 4  # cells per side to which every convolution is max-pooled (Radford et al., arXiv 1511.06434, section 5.1)
@@ -97,7 +97,7 @@ def _read(flag: str, where: str, count: int, seed: int, shape: tuple[int, int]) 
 def untrained(loaded: LoadedRun) -> Discriminator:
     """The discriminator at step 0 of the run, with the same weights, in ``eval`` mode."""
     config, (channels, size) = loaded.config, loaded.shape
-    _, network = create_networks(config.model, size, channels)
+    network = create_discriminator(config.model, size, channels)
     initialise(network, 2 * config.seed + 1, config.model.bn_init_mean)
     return network.eval()
 

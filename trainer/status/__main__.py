@@ -16,7 +16,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from shards.common.errors import InputError
-from trainer.cli import conclude, parse_command
+from trainer.cli import INTERRUPTED, conclude, parse_command
 from trainer.folder.run_folder import RunFolder, is_locked
 from trainer.watch.progress import format_figures
 
@@ -152,7 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def show_all() -> None:
         options = parse_command(Arguments, "status", arguments)
-        codes.extend(conclude(partial(_show, run, as_json=options.json)) for run in options.runs)
+        for run in options.runs:
+            codes.append(conclude(partial(_show, run, as_json=options.json)))
+            if codes[-1] == INTERRUPTED:
+                break
 
     return max(conclude(show_all), *codes)
 

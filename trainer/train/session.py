@@ -19,6 +19,7 @@ from trainer.folder.background import CheckpointWriter
 from trainer.folder.journal import check_bad_samples
 from trainer.gan.factory import describe_networks
 from trainer.gan.kernels.cuda_graph import Replay
+from trainer.gan.networks import has_batch_norm
 from trainer.gan.noise import latents
 from trainer.gan.optimizer import Tensors
 from trainer.gan.state import State
@@ -92,7 +93,7 @@ class Session:
         network.eval()
         images = generate(network, fixed_latents(config.seed, count, config.model.z_dim))
         state.generator.train()
-        text = caption(config.seed, count, state.step, config.ema_images)
+        text = caption(config.seed, count, state.step, config.ema_images, batch_norm=has_batch_norm(network))
         self.outputs.draw_sheet("fake", f"step-{state.step:09d}.png", to_pixels(images), text, state.position)
 
     def draw_reals(self) -> None:

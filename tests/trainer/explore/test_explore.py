@@ -143,6 +143,16 @@ def test_arithmetic_shows_operands_in_their_order_and_the_result(trained: Path, 
             assert np.array_equal(pixels[top : top + SIDE, left : left + SIDE], sheet[number])
 
 
+def test_many_samples_of_a_concept_stand_in_columns_of_four(trained: Path, tmp_path: Path) -> None:
+    draw(trained, tmp_path / "sum.png", "arithmetic", "--plus", ",".join(map(str, range(10))), "--minus", "3,4")
+    # Nine columns: three and one of samples, two signs, 3x3 results. Six rows: samples, means, the last of results.
+    assert size(tmp_path / "sum.png") == (9 * 96 + 8 * 6 + 32, 6 * (96 + 22) + 5 * 6 + 32)
+    draw(trained, tmp_path / "grid.png", "grid", "--count", "10")
+    drawn = cells(tmp_path / "sum.png", 9, 36)
+    for number, cell in enumerate(cells(tmp_path / "grid.png", 4, 10)):
+        assert np.array_equal(drawn[9 * (number % 4) + number // 4], cell)
+
+
 def test_a_concept_less_itself_is_nothing_and_plus_another_is_that(trained: Path, tmp_path: Path) -> None:
     draw(trained, tmp_path / "sum.png", "arithmetic", "--plus", "4", "--minus", "4", "--plus", "9")
     draw(trained, tmp_path / "grid.png", "grid", "--count", "10")

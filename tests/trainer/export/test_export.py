@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import re
 import subprocess
@@ -23,6 +24,7 @@ from trainer import hub
 from trainer.cli import conclude
 from trainer.export.__main__ import Export, export
 from trainer.folder.load_run import load_run
+from trainer.gan.dcgan import DcganDiscriminator
 from trainer.hub import Generator
 from trainer.samples import fixed_latents, generate
 
@@ -58,6 +60,18 @@ def test_a_folder_gives_the_same_images_to_the_bit(trained: Path, folder: Path) 
     for batch in (1, 5):
         noise = fixed_latents(1, batch, 8)
         assert torch.equal(generate(loaded, noise), generate(load_run(trained).generator, noise))
+
+
+def test_the_state_dict_has_the_keys_of_the_file_and_no_discriminator_is_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DcganDiscriminator, "__init__", None)
+    loaded, weights = Generator.from_pretrained(folder), load_file(folder / "model.safetensors")
+    assert loaded.state_dict().keys() == weights.keys()
+    loaded.load_state_dict({name: torch.zeros_like(value) for name, value in weights.items()})
+    assert not loaded(torch.ones(2, 8)).any() and copy.deepcopy(loaded).double()(torch.ones(2, 8).double()).dim() == 4
+    loaded.load_state_dict(weights)
+    assert torch.equal(loaded(torch.ones(2, 8)), Generator.from_pretrained(folder)(torch.ones(2, 8)))
 
 
 def test_weights_that_are_missing_or_of_another_network_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -159,15 +173,21 @@ def test_force_replaces(trained: Path, folder: Path, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"out", "old.onnx"}
 
 
-def test_bad_input_is_one_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
     (tmp_path / "file").touch()
     (tmp_path / "weights.pt").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
     assert "no such folder" in fails(capsys, Export(tmp_path / "nowhere", tmp_path / "out"))
     assert "not a run" in fails(capsys, Export(tmp_path, tmp_path / "out"))
     assert "never opened" in fails(capsys, Export(trained, tmp_path / "out", checkpoint=tmp_path / "weights.pt"))
     assert "file" in fails(capsys, Export(trained, tmp_path / "file" / "out"))
-    assert "name" in fails(capsys, Export(trained, Path("/")))
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "weights.pt"}
+    for out in ("/", ".", "..", "new/.."):
+        assert "cannot be replaced" in fails(capsys, Export(trained, Path(out), force=True))
+    assert "must end in .onnx" in fails(capsys, Export(trained, tmp_path / "out", "onnx", force=True))
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "file", "weights.pt"}
 
 
 def test_a_missing_extra_is_named(trained: Path, tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def test_a_table_and_a_report(
     represent(options)
     report, table = json.loads((trained / REPORT).read_text()), capsys.readouterr().out
     assert (report["train"], report["test"], report["checkpoint"]) == (30, 20, "step-000000002")
+    assert report["batch_norm"] == "eval: running statistics"
     assert list(report["representations"]) == ["raw pixels", "untrained discriminator", "discriminator"]
     for name, result in report["representations"].items():
         assert name in table and f"{result['accuracy']:.2%}" in table

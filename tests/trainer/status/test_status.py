@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import yaml
@@ -161,6 +161,18 @@ def test_an_error_of_one_run_does_not_hide_another(tmp_path: Path, capsys: pytes
     assert main([str(tmp_path / "nowhere"), str(run)]) == 2
     out, err = capsys.readouterr()
     assert out.startswith(f"{run}: done") and err.count("\n") == 1 and "nowhere" in err
+
+
+def test_ctrl_c_in_one_run_ends_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(run: Path) -> NoReturn:
+        print(run)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.status.__main__.read_status", interrupt)
+    assert main([str(tmp_path / "first"), str(tmp_path / "second")]) == 130
+    assert capsys.readouterr() == (f"{tmp_path / 'first'}\n", "")
 
 
 def test_no_run_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:

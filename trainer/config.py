@@ -15,6 +15,12 @@ from shards.common.urls import redact
 
 Loss = Literal["non-saturating", "minimax"]
 Kind = Literal["dcgan", "mlp"]
+LEAST = {"batch_size": 1, "steps": 1, "d_steps": 1, "data.workers": 0, "model.z_dim": 1, "model.features_g": 1,
+         "model.features_d": 1, "checkpoint.every": 1, "checkpoint.keep": 1, "samples.every": 0, "samples.count": 1,
+         "ema_images": 0, "threads": 0, "log_every": 1, "seed": 0}  # fmt: skip
+"""Smallest values of fields by their dotted names."""
+BELOW = {"optim.lr_g": math.inf, "optim.lr_d": math.inf, "optim.beta1": 1.0, "optim.beta2": 1.0}
+"""Upper bounds, exclusive, of fields that must be at least 0."""
 Switch = Annotated[
     bool,
     tyro.constructors.PrimitiveConstructorSpec(
@@ -166,33 +172,14 @@ class Config:
             raise InputError("--steps and --epochs both set the length of the run. Give only one of them.")
         if self.tracking.artifacts and self.tracking.board != "wandb":
             raise InputError("--tracking.artifacts needs --tracking.board wandb: TensorBoard stores no files.")
-        for flag, value, least in (
-            ("--batch-size", self.batch_size, 1),
-            ("--steps", self.steps, 1),
-            ("--d-steps", self.d_steps, 1),
-            ("--data.workers", self.data.workers, 0),
-            ("--model.z-dim", self.model.z_dim, 1),
-            ("--model.features-g", self.model.features_g, 1),
-            ("--model.features-d", self.model.features_d, 1),
-            ("--checkpoint.every", self.checkpoint.every, 1),
-            ("--checkpoint.keep", self.checkpoint.keep, 1),
-            ("--samples.every", self.samples.every, 0),
-            ("--samples.count", self.samples.count, 1),
-            ("--ema-images", self.ema_images, 0),
-            ("--threads", self.threads, 0),
-            ("--log-every", self.log_every, 1),
-            ("--seed", self.seed, 0),
-        ):
-            if value is not None and value < least:
-                raise InputError(f"{flag} is {value}; it must be at least {least}.")
-        for flag, rate, below in (
-            ("--optim.lr-g", self.optim.lr_g, math.inf),
-            ("--optim.lr-d", self.optim.lr_d, math.inf),
-            ("--optim.beta1", self.optim.beta1, 1.0),
-            ("--optim.beta2", self.optim.beta2, 1.0),
-        ):
-            if not 0 <= rate < below:
-                raise InputError(f"{flag} is {rate}; it must be at least 0 and less than {below}.")
+        values = flatten(self)
+        for name, least in LEAST.items():
+            if values[name] is not None and values[name] < least:
+                raise InputError(f"--{name.replace('_', '-')} is {values[name]}; it must be at least {least}.")
+        for name, below in BELOW.items():
+            if not 0 <= values[name] < below:
+                flag = f"--{name.replace('_', '-')}"
+                raise InputError(f"{flag} is {values[name]}; it must be at least 0 and less than {below}.")
         if not 0 < self.data.cache_gb < math.inf:
             raise InputError(f"--data.cache-gb is {self.data.cache_gb}; it must be more than 0.")
         if not 0 <= self.data.max_bad <= 1:

@@ -20,11 +20,7 @@ SHUFFLE = 0x5AFD  # second word of the Philox key: separates the shuffle from ev
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of a build that every source has.
-
-    Raises:
-        InputError: a number is out of range.
-    """
+    """Options of a build that every source has. Raises ``InputError`` if a number is out of range."""
 
     size: Literal[32, 64, 128] = 64
     """Height and width of the images, in pixels."""

@@ -22,8 +22,7 @@ from shards.storage.locate import locate
 def verify(where: str | Path) -> Iterator[str]:
     """Yield a line for every problem of the data set at ``where``. Remote tars are read without the cache.
 
-    Raises:
-        InputError: there is no manifest or no index to compare the shards with.
+    Raises ``InputError`` if there is no manifest or no index to compare the shards with.
     """
     location = locate(where)
     manifest, index = location.manifest, location.open_index()

@@ -69,8 +69,7 @@ class BadImage(ValueError):
 def read_image(data: bytes, origin: str) -> Image.Image:
     """Decode ``data`` and apply its EXIF orientation; any size and mode. Of an animation, return the first frame.
 
-    Raises:
-        BadImage: ``data`` is not an image, or is a broken one.
+    Raises ``BadImage`` if ``data`` is not an image, or is a broken one.
     """
     try:
         if data[:2] == b"\xff\xd8" and b"Exif\0" not in data[:EXIF_REACH]:

@@ -86,8 +86,7 @@ class Location:
     def open_index(self) -> np.ndarray:
         """The memory-mapped index: ``ENTRY``, one per sample.
 
-        Raises:
-            InputError: the index is missing, broken, or of another length than the manifest says.
+        Raises ``InputError`` if the index is missing, broken, or of another length than the manifest says.
         """
         try:
             index: np.ndarray = np.load(self.index, mmap_mode="r", allow_pickle=False)

@@ -37,11 +37,7 @@ class Adam:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update the weights.
-
-        Raises:
-            RuntimeError: a weight has no gradient.
-        """
+        """Update the weights. Raises ``RuntimeError`` if a weight has no gradient."""
         scaling: dict[str, torch.Tensor] = vars(self)  # the scaler sets two attributes during this call
         overflow = scaling.get("found_inf")
         if overflow is not None:
@@ -79,8 +75,7 @@ class Adam:
     def load(self, tensors: Tensors) -> None:
         """Copy the values of :meth:`tensors`, from any device and memory layout.
 
-        Raises:
-            RuntimeError: the tensors are those of another network.
+        Raises ``RuntimeError`` if the tensors are those of another network.
         """
         mine = self.tensors()
         if mine.keys() != tensors.keys():

@@ -46,8 +46,7 @@ class State:
     def load(self, tensors: Mapping[str, Tensors]) -> None:
         """Copy the tensors of a checkpoint to the device of this state.
 
-        Raises:
-            RuntimeError: names or shapes belong to other networks.
+        Raises ``RuntimeError`` if names or shapes belong to other networks.
         """
         self.generator.load_state_dict(tensors["generator"])
         self.average.load_state_dict(tensors["average"])

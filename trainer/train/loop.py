@@ -16,8 +16,7 @@ from trainer.watch.meter import Meter
 def train(session: Session, preemption: Preemption) -> RunState:
     """Train until the run is long enough or is asked to stop. Both end with a checkpoint.
 
-    Raises:
-        InputError: the data cannot be read, the disk is full, or the losses are not finite.
+    Raises ``InputError`` if the data cannot be read, the disk is full, or the losses are not finite.
     """
     config, state, accelerator = session.config, session.state, session.accelerator
     stream = batches(

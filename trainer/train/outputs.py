@@ -46,8 +46,7 @@ class Outputs:
     def report(self, row: Mapping[str, float], state: State, seconds_left: float) -> None:
         """Show and log one row of figures.
 
-        Raises:
-            InputError: an earlier sheet, or the row, could not be written.
+        Raises ``InputError`` if an earlier sheet, or the row, could not be written.
         """
         self.sheets.check()
         self.progress.report(row, seconds_left)

@@ -26,8 +26,7 @@ def checkpoint_bytes(config: Config, manifest: Manifest) -> int:
 def disk_note(config: Config, manifest: Manifest) -> str | None:
     """One line if the disk may be too small for all checkpoints kept and one that is being written.
 
-    Raises:
-        InputError: not even one checkpoint fits.
+    Raises ``InputError`` if not even one checkpoint fits.
     """
     folder = next(path for path in (config.out, *config.out.absolute().parents) if path.is_dir())
     free, one = shutil.disk_usage(folder).free, checkpoint_bytes(config, manifest)
@@ -41,8 +40,7 @@ def disk_note(config: Config, manifest: Manifest) -> str | None:
 def notes(config: Config, manifest: Manifest, launch: Launch) -> list[str]:
     """Flags and launch options that will not have the effect the user may expect, a line each.
 
-    Raises:
-        InputError: no checkpoint fits on the disk.
+    Raises ``InputError`` if no checkpoint fits on the disk.
     """
     cores = available_cores()
     graphs = "--cuda-graphs needs one GPU and has no effect here."

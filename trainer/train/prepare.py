@@ -54,8 +54,7 @@ def prepare(
 ) -> tuple[Prepared, dict[str, str]]:
     """All checks that need no other rank; returns also the values that must be equal on all ranks, by name.
 
-    Raises:
-        InputError: the data, the run folder or the launch does not fit the config.
+    Raises ``InputError`` if the data, the run folder or the launch does not fit the config.
     """
     precision, note = _check_launch(config, launch)
     locks.enter_context(folder.lock(launch.rank == 0))
@@ -76,11 +75,7 @@ def prepare(
 
 
 def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> None:
-    """Print what would run.
-
-    Raises:
-        InputError: as :func:`prepare`.
-    """
+    """Print what would run. Raises ``InputError`` like :func:`prepare`."""
     precision, note = _check_launch(config, launch)
     folder.check(config)
     if _uses_missing_default(preset, config):

@@ -25,6 +25,7 @@ from trainer.errors import SharedInputError
 from trainer.ranks.launch import Launch
 
 TIMEOUT = timedelta(minutes=10)  # the slowest rank may read a manifest and a checkpoint, or draw the embedded data set
+MARGIN = timedelta(minutes=1)  # other ranks wait so much longer for rank 0's verdict than it waits for their reports
 STORE_TIMEOUT = timedelta(seconds=5)  # after a failure, when the store may be gone too
 CAUSE_TIMEOUT = timedelta(seconds=1)  # for another rank to report its error
 FAILURE = "failure"
@@ -61,7 +62,7 @@ def compare_ranks(launch: Launch, examine: Callable[[], tuple[T, Mapping[str, st
 
     Raises:
         SharedInputError: a rank failed or found other values; the same error on all ranks.
-        InputError: some ranks did not report, or this one did not reach the others.
+        InputError: this rank did not reach the others, or rank 0 gave no verdict; the rank's own error if it has one.
     """
     if launch.ranks == 1:
         return examine()[0]
@@ -71,7 +72,7 @@ def compare_ranks(launch: Launch, examine: Callable[[], tuple[T, Mapping[str, st
     except InputError as error:
         report = Report(launch.rank, platform.node(), str(error), {})
     try:
-        message = find_difference(_exchange(report, launch))
+        message = _agree(report, launch)
     except (DistError, ValueError) as error:
         unreachable = f"Rank {launch.rank} on {report.host} cannot reach the other ranks: {error}"
         raise InputError(report.error or unreachable) from error
@@ -80,26 +81,42 @@ def compare_ranks(launch: Launch, examine: Callable[[], tuple[T, Mapping[str, st
     return result
 
 
-def _exchange(report: Report, launch: Launch) -> list[Report]:
-    """The reports of all ranks, in their order."""
+def _agree(report: Report, launch: Launch) -> str | None:
+    """The verdict on all reports, the same on all ranks: rank 0's, unless another rank has given it up before."""
     store = PrefixStore("reports", connect_store(launch))
     store.set(f"report/{launch.rank}", json.dumps(asdict(report)))
-    keys = [f"report/{rank}" for rank in range(launch.ranks)]
-    try:
-        store.wait(keys, TIMEOUT)
-    except DistStoreError:
-        missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
-        raise InputError(f"Ranks {missing} did not report within {TIMEOUT}. Look at their logs.") from None
-    reports = [Report(**json.loads(text)) for text in store.multi_get(keys)]
+    absent = f"Rank 0 gave no verdict within {TIMEOUT + MARGIN}. Look at its log."
+    if launch.rank == 0:
+        own = _judge(store, launch.ranks)
+    else:
+        with suppress(DistStoreError):
+            store.wait(["verdict"], TIMEOUT + MARGIN)
+        own = absent
+    verdict: str | None = json.loads(store.compare_set("verdict", "", json.dumps(own)))  # the first one stands
     store.set(f"received/{launch.rank}", "")
     if launch.rank == 0:
         with suppress(DistStoreError):  # this process may hold the store, which has to stay until all have read it
             store.wait([f"received/{rank}" for rank in range(launch.ranks)], timedelta(seconds=10))
-    return reports
+    elif verdict == absent:  # not shared: rank 0 may never print it
+        raise InputError(report.error or absent)
+    return verdict
+
+
+def _judge(store: Store, ranks: int) -> str | None:
+    """What is wrong with the reports that arrive in time, and which are missing; None if all agree."""
+    keys = [f"report/{rank}" for rank in range(ranks)]
+    with suppress(DistStoreError):
+        store.wait(keys, TIMEOUT)
+    missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
+    texts = store.multi_get([key for rank, key in enumerate(keys) if rank not in missing])
+    messages = [find_difference([Report(**json.loads(text)) for text in texts])]
+    if missing:
+        messages.append(f"Ranks {missing} did not report within {TIMEOUT}. Look at their logs.")
+    return "\n".join(filter(None, messages)) or None
 
 
 def find_difference(reports: Sequence[Report]) -> str | None:
-    """One message on the errors or differences in ``reports``, which are in the order of ranks; None if all agree."""
+    """One message on the errors or differences in ``reports``, rank 0's first; None if all agree."""
     failed = [report for report in reports if report.error]
     if failed:
         first = failed[0]

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import platform
 import socket
 import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from shards.common.errors import InputError
 from shards.sources.faces import Faces
 from tests.support.launching import ROOT, SMALL, run, status
 from tests.support.ranks import on_ranks
+from trainer.errors import SharedInputError
 from trainer.ranks import rendezvous
 from trainer.ranks.launch import Launch, read_launch
 from trainer.ranks.rendezvous import Report, compare_ranks, connect_store, explain_failure, find_difference
@@ -80,14 +83,53 @@ def test_an_error_of_one_rank_is_raised_on_all(monkeypatch: pytest.MonkeyPatch) 
     assert on_threads(monkeypatch, None, "no shards", None) == 3 * [f"Rank 1 on {platform.node()}: no shards"]
 
 
-def test_a_rank_that_does_not_report_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> TCPStore:
+    """The store of three impatient ranks, of which one at a time calls :func:`refused`."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     monkeypatch.setattr(rendezvous, "connect_store", lambda _: store)
-    monkeypatch.setattr(rendezvous, "TIMEOUT", timedelta(seconds=0.1))
-    for key in ("report/2", "received/1", "received/2"):
-        store.set(f"reports/{key}", "")
-    with pytest.raises(InputError, match=r"Ranks \[1\] did not report within 0:00:00.1"):
-        compare_ranks(Launch(0, 3, 3, True, "no"), lambda: (7, VALUES))
+    for name in ("TIMEOUT", "MARGIN"):
+        monkeypatch.setattr(rendezvous, name, timedelta(seconds=0.1))
+    for rank in (0, 1, 2):
+        store.set(f"reports/received/{rank}", "")
+    return store
+
+
+def refused(rank: int, error: str | None = None) -> InputError:
+    def examine() -> tuple[int, dict[str, str]]:
+        if error:
+            raise InputError(error)
+        return 7, VALUES
+
+    with pytest.raises(InputError) as caught:
+        compare_ranks(Launch(rank, 3, 3, True, "no"), examine)
+    return caught.value
+
+
+def test_a_rank_that_does_not_report_is_named_on_all(store: TCPStore) -> None:
+    store.set("reports/report/2", json.dumps(asdict(report(2))))
+    missing = "Ranks [1] did not report within 0:00:00.100000. Look at their logs."
+    for rank in (0, 1, 2):  # rank 1 comes late, and then all reports are there
+        error = refused(rank)
+        assert isinstance(error, SharedInputError) and str(error) == missing
+
+
+@pytest.mark.usefixtures("store")
+def test_an_error_is_named_though_another_rank_is_missing() -> None:
+    """Also where rank 0 is the one: then each rank's own error, because nobody may print a shared one."""
+    missing = "Rank 0 gave no verdict within 0:00:00.200000. Look at its log."
+    for rank, own in ((1, "No shards at x."), (2, None)):
+        error = refused(rank, own)
+        assert not isinstance(error, SharedInputError) and str(error) == (own or missing)
+    assert str(refused(0)) == missing, "rank 0 must not go on with ranks that gave up"
+
+
+def test_errors_and_missing_ranks_are_both_named(store: TCPStore) -> None:
+    store.set("reports/report/2", json.dumps(asdict(report(2, "No shards at x."))))
+    assert str(refused(0)).splitlines() == [
+        "Rank 2 on n1: No shards at x.",
+        "Ranks [1] did not report within 0:00:00.100000. Look at their logs.",
+    ]
 
 
 def test_one_rank_needs_no_store() -> None:

@@ -76,6 +76,8 @@ def load(path: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
                 raise TornCheckpoint(f"{path / name} does not match its checksum")
         tensors: dict[str, Tensors] = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
         return tensors, json.loads((path / METADATA).read_text())
+    except FileNotFoundError as error:
+        raise TornCheckpoint(f"{error.filename or path} is missing") from error
     except (OSError, ValueError, AttributeError, SafetensorError) as error:
         raise TornCheckpoint(f"{path}: {error}") from error
 

@@ -49,7 +49,8 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
     try:
         networks = metadata["networks"] if "networks" in metadata else _describe_unrecorded(config, tensors)
         size, channels = networks["size"], networks["channels"]
-        if networks != describe_networks(config.model, size, channels):
+        # Not equal: the checkpoint's version may have recorded fewer fields.
+        if not networks.items() <= describe_networks(config.model, size, channels).items():
             raise ValueError("the checkpoint records other networks")
         generator, discriminator = restore_networks(networks)
         # Assigned, so that the weights keep their dtype.
@@ -83,7 +84,7 @@ def _load_chosen(run: Path, checkpoint: Path) -> checkpoints.Loaded:
     found = [
         path
         for path in (checkpoint, folder / checkpoint)
-        if (path / checkpoints.CHECKSUMS).is_file() and path.resolve().parent == folder.resolve()
+        if path.is_dir() and path.resolve().parent == folder.resolve()
     ]
     if not found:
         names = ", ".join(path.name for path in checkpoints.checkpoints(folder)) or "none"

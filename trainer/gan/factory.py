@@ -53,11 +53,11 @@ def describe_networks(model: Model, size: int, channels: int) -> dict[str, Any]:
 
 
 def restore_networks(description: Mapping[str, Any]) -> tuple[Generator, Discriminator]:
-    """The networks that ``description`` describes.
+    """The networks that ``description`` describes. Fields of ``Model`` that its version did not have are the default.
 
     Raises:
-        KeyError: a field is missing.
+        KeyError: the size or the channels are missing.
         ValueError: there are no such networks.
     """
-    model = Model(**{name: description[name] for name in RECORDED})
+    model = Model(**{name: description[name] for name in RECORDED if name in description})
     return create_networks(model, description["size"], description["channels"])

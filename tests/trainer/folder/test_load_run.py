@@ -18,6 +18,7 @@ from trainer.export.folder import describe
 from trainer.folder import checkpoint
 from trainer.folder.load_run import load_run
 from trainer.folder.run_folder import RunFolder
+from trainer.gan.factory import describe_networks
 from trainer.gan.state import State, create_state
 
 FACTS = {"step": 3, "position": 24, "data": "made", "manifest": "abc"}
@@ -104,6 +105,8 @@ def test_a_run_without_a_whole_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="torn"):
         refused(tmp_path / "run", None, "torn")
     refused(tmp_path / "run", folder / "step-000000003", "torn or foreign")
+    (folder / "step-000000003" / "checksums.json").unlink()
+    refused(tmp_path / "run", Path("step-000000003"), "torn or foreign", "step-000000003/checksums.json is missing")
     shutil.rmtree(folder)
     refused(tmp_path / "run", None, "no checkpoint yet")
     refused(tmp_path / "run", folder / "step-000000009", "is no checkpoint")
@@ -127,7 +130,20 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     checkpoint.save(folder, 1, {"model": {"weight": torch.zeros(3)}}, {"epoch": 1}, keep=2)
     refused(tmp_path / "run", folder / "step-000000001", "does not hold the networks")
     (folder / "empty").mkdir()
-    refused(tmp_path / "run", folder / "empty", "is no checkpoint")
+    refused(tmp_path / "run", folder / "empty", "torn or foreign", "empty/checksums.json is missing")
+
+
+def test_a_checkpoint_records_what_its_version_knew_of_the_networks(tmp_path: Path) -> None:
+    config, state = make_run(tmp_path / "run")
+    whole = describe_networks(config.model, 32, 1)
+    older = {name: value for name, value in whole.items() if name != "kind"}
+    for networks, fits in ((whole, True), (older, True), ({**whole, "features_g": 8}, False)):
+        metadata = {**FACTS, "networks": networks}
+        checkpoint.save(tmp_path / "run" / "checkpoints", 4, state.tensors(), metadata, keep=3)
+        if fits:
+            assert load_run(tmp_path / "run").step == 3
+        else:
+            refused(tmp_path / "run", None, "does not hold the networks")
 
 
 class Trap:

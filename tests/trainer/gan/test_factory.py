@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import get_args
 
 import pytest
 import torch
 
 from trainer.config import Kind, Model
-from trainer.gan.factory import create_networks, describe_networks, restore_networks
+from trainer.gan.factory import RECORDED, create_networks, describe_networks, restore_networks
 from trainer.gan.networks import SIZES, initialise
 
 KINDS = get_args(Kind)
@@ -37,6 +38,11 @@ def test_a_description_restores_the_same_networks(kind: Kind) -> None:
     for network, restored in zip(networks, restore_networks(description), strict=True):
         assert type(network) is type(restored)
         restored.load_state_dict(network.state_dict())
+    for name in RECORDED:  # each was added by some version
+        older = {key: value for key, value in description.items() if key != name}
+        fields = {**asdict(model(kind)), name: asdict(Model())[name]}
+        for network, restored in zip(create_networks(Model(**fields), 64, 3), restore_networks(older), strict=True):
+            restored.load_state_dict(network.state_dict())
     del description["size"]
     with pytest.raises(KeyError):
         restore_networks(description)

@@ -80,8 +80,7 @@ class Outputs:
                 journal.sync()
 
     def close(self, *, failed: bool) -> None:
-        """Close everything. Nothing is lost without it."""
-        self.progress.close()
+        """Close everything but the bar. Nothing is lost without it."""
         self.sheets.close()
         self.bad_samples.close()
         if self.audit:

@@ -168,6 +168,7 @@ class Session:
 
     def close(self, *, failed: bool) -> None:
         """Release threads and files."""
+        self.outputs.progress.close()  # first, because warnings would print into a live bar
         self.checkpoints.close()
         if not failed:
             self.stop_vote.close()

@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,7 +19,9 @@ from PIL import Image
 from tests.support.forks import python
 from tests.support.launching import ROOT, SMALL, command, rows, run, status
 from tests.support.make import make_shards
+from trainer.folder.background import Background
 from trainer.run import main
+from trainer.train.session import Session
 
 
 def flags(shards: Path, out: Path, *more: str) -> list[str]:
@@ -105,6 +109,16 @@ def test_float64_trains_in_float64(faces32: Path, tmp_path: Path) -> None:
     header = (tmp_path / "checkpoints/step-000000004/generator.safetensors").read_bytes()
     facts = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])
     assert facts["blocks.0.0.weight"]["dtype"] == "F64"
+
+
+def test_a_warning_at_the_end_does_not_print_into_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(warnings, "warn", lambda message, **_: events.append(message))
+    parts = {field.name: Mock() for field in fields(Session)} | {"checkpoints": Background()}
+    parts["outputs"].progress.close.side_effect = lambda: events.append("the bar is closed")
+    parts["checkpoints"].submit(Mock(side_effect=OSError("disk full")))
+    Session(**parts).close(failed=True)
+    assert events == ["the bar is closed", "disk full"]
 
 
 Fails = Callable[..., str]

@@ -4,10 +4,9 @@
     python -m tests.chaos --kills 20 --ranks 1
 
 Each time SIGKILL hits a rank or the launcher: at some moment of the start or of the training, or while a checkpoint is
-being written. The next start has another number of loader processes and of ranks, and the last one another batch size,
-unless ``--ranks`` holds the number of ranks. At the end every sample must have come exactly once per epoch, in the
-undisturbed order, and every checkpoint must be whole; where the number of ranks never changed, the weights must be
-those of an undisturbed run, bit by bit.
+being written. The next start has another number of loader processes, and another batch size and number of ranks unless
+``--ranks`` holds both. At the end every sample must have come exactly once per epoch, in the order of an undisturbed
+run, and every checkpoint must be whole; with ``--ranks`` the weights must be those of an undisturbed run, bit by bit.
 """
 
 from __future__ import annotations
@@ -45,9 +44,9 @@ class Arguments:
     kills: int = 6
     """How often."""
     seed: int = 0
-    """Of the moments, the victims and the numbers of ranks."""
+    """Of the moments, the victims, the batches and the numbers of ranks."""
     ranks: int | None = None
-    """Ranks of every start; at random 1, 2 or 3 unless given."""
+    """Ranks of every start; at random 1 to 4 unless given."""
 
 
 class Mayhem:
@@ -60,15 +59,20 @@ class Mayhem:
         self.epochs = 3 + arguments.kills  # each kill comes some tens of steps after the last
         build(Faces(IMAGES), self.shards, Options(size=32, shard_samples=100))
 
-    def start(self, out: Path, ranks: int, batch: int = BATCH) -> subprocess.Popen[str]:
-        """The trainer on ``ranks`` CPU ranks, as a user starts it."""
-        workers = str(self.random.randrange(4))
+    def start(self, out: Path) -> tuple[subprocess.Popen[str], str]:
+        """Start the trainer on CPU ranks, as a user does; returns also on how many, and with which batch."""
+        workers, ranks, batch = str(self.random.randrange(4)), self.arguments.ranks, BATCH
+        if ranks is None:
+            if checkpoint.checkpoints(out / "checkpoints"):  # the first one has fixed the lanes
+                batch = self.random.choice((BATCH // 2, BATCH, 2 * BATCH))
+            ranks = self.random.choice([ranks for ranks in (1, 2, 3, 4) if batch % ranks == 0])
         flags = ["--data.shards", str(self.shards), "--out", str(out), "--data.audit", str(out / "audit"),
                  "--epochs", str(self.epochs), "--checkpoint.every", "4", "--data.workers", workers, *SMALL,
                  "--batch-size", str(batch)]  # fmt: skip
         several = ("--multi_gpu", "--main_process_port", "0") if ranks > 1 else ()
         launcher = (*several, "--num_processes", str(ranks))
-        return start(*flags, launcher=launcher, env={"ACCELERATE_USE_CPU": "true"})
+        process = start(*flags, launcher=launcher, env={"ACCELERATE_USE_CPU": "true"})
+        return process, f"{ranks} ranks, batch {batch}"
 
     def kill_once(self) -> str:
         """Start, kill something, and wait until all of it is gone; returns what happened.
@@ -76,9 +80,8 @@ class Mayhem:
         Raises:
             RuntimeError: the run was over before anybody could be killed; the moments are too far apart for its length.
         """
-        ranks = self.arguments.ranks or self.random.choice((1, 2, 3, 4))
         moment = self.random.choice(("start", "training", "checkpoint"))
-        process = self.start(self.out, ranks)
+        process, how = self.start(self.out)
         self._await(moment, process)
         if process.poll() is not None:
             raise RuntimeError(f"nobody was left to kill: {process.communicate()[0]}")
@@ -90,27 +93,28 @@ class Mayhem:
         _reap(self.out)
         self.deaths[f"{moment}, {name}"] += 1
         step = status(self.out)["step"] if (self.out / "status.json").exists() else 0
-        return f"{ranks} ranks, {moment}: killed {name}; status says step {step}"
+        return f"{how}, {moment}: killed {name}; status says step {step}"
 
-    def finish(self, out: Path, ranks: int, batch: int = BATCH) -> None:
+    def finish(self, out: Path) -> None:
         """Undisturbed to the end."""
-        process = self.start(out, ranks, batch)
+        process, _ = self.start(out)
         said, _ = process.communicate(timeout=2 * PATIENCE)
         assert process.returncode == 0, said
         assert status(out)["state"] == "done", said
 
     def check(self) -> None:
         """Every sample once per epoch and in its order; every checkpoint whole."""
-        dataset = ShardDataset(self.shards, lanes=BATCH, keys=True)
-        expected = dataset.__getitems__(range(self.epochs * IMAGES)).keys
+        dataset, end = ShardDataset(self.shards, lanes=BATCH, keys=True), status(self.out)["position"]
+        assert 0 <= end - self.epochs * IMAGES < 2 * BATCH  # the last batch may begin the next epoch
+        expected = dataset.__getitems__(range(end)).keys
         found: dict[int, str] = {}
         for path in sorted((self.out / "audit").glob("rank-*.jsonl")):
             for row in rows(path):
                 for place, key in enumerate(row["keys"]):
                     assert row["position"] + place not in found, f"position {row['position'] + place} came twice"
                     found[row["position"] + place] = key
-        assert [found.get(position) for position in range(self.epochs * IMAGES)] == [*expected]
-        assert len(found) == self.epochs * IMAGES
+        assert [found.get(position) for position in range(end)] == [*expected]
+        assert len(found) == end
         for epoch in range(self.epochs):
             assert set(Counter(expected[epoch * IMAGES : (epoch + 1) * IMAGES]).values()) == {1}
         for path in checkpoint.checkpoints(self.out / "checkpoints"):
@@ -118,9 +122,9 @@ class Mayhem:
         steps = [row["step"] for row in rows(self.out / "metrics.jsonl")]
         assert steps == sorted(set(steps))
 
-    def compare(self, ranks: int) -> None:
+    def compare(self) -> None:
         """Bit by bit with a run that nobody touched."""
-        self.finish(self.work / "calm", ranks)
+        self.finish(self.work / "calm")
         for name in ("generator", "discriminator", "average", "generator_optim", "discriminator_optim"):
             files = [sorted((out / "checkpoints").iterdir())[-1] / f"{name}.safetensors"
                      for out in (self.out, self.work / "calm")]  # fmt: skip
@@ -128,20 +132,17 @@ class Mayhem:
 
     def _await(self, moment: str, process: subprocess.Popen[str]) -> None:
         """Until the moment comes, or the run is over."""
-        deadline = time.monotonic() + PATIENCE
-        if moment == "start":
-            time.sleep(self.random.uniform(0, 8))
-            return
+        deadline = time.monotonic() + (self.random.uniform(0, 8) if moment == "start" else PATIENCE)
         left = self._partials()  # by what was killed before
         before = status(self.out)["step"] if (self.out / "status.json").exists() else 0
         while process.poll() is None and time.monotonic() < deadline:
             if moment == "checkpoint" and self._partials() - left:
                 return
             now = status(self.out) if (self.out / "status.json").exists() else {"state": "", "step": 0}
-            if moment == "training" and now["state"] == "running" and now["step"] > before:
-                time.sleep(self.random.uniform(0, 0.5))
+            if moment != "checkpoint" and now["state"] == "running" and now["step"] > before:
+                time.sleep(self.random.uniform(0, 0.5) if moment == "training" else 0)
                 return
-            time.sleep(0.001 if moment == "checkpoint" else 0.02)
+            time.sleep(0.001)
 
     def _partials(self) -> set[tuple[str, int]]:
         """Checkpoints that are being written, by name and inode."""
@@ -180,11 +181,9 @@ def main() -> None:
         mayhem = Mayhem(arguments, Path(folder))
         for number in range(arguments.kills):
             print(f"{number + 1}/{arguments.kills} {time.monotonic() - began:.0f} s: {mayhem.kill_once()}", flush=True)
+        mayhem.finish(mayhem.out)
         if arguments.ranks:
-            mayhem.finish(mayhem.out, arguments.ranks)
-            mayhem.compare(arguments.ranks)
-        else:
-            mayhem.finish(mayhem.out, 1, BATCH // 2)
+            mayhem.compare()
         mayhem.check()
     told = ", ".join(f"{what}: {count}" for what, count in sorted(mayhem.deaths.items()))
     print(f"{arguments.kills} kills in {time.monotonic() - began:.0f} s ({told}): nothing lost, nothing twice")

@@ -96,7 +96,8 @@ def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> N
 
 def _check_launch(config: Config, launch: Launch) -> tuple[str, str | None]:
     check_launch(launch, config.batch_size)
-    tracker.check(config.tracking)
+    if launch.rank == 0:  # the only rank with a board: wandb takes half a second to import
+        tracker.check(config.tracking)
     return resolve_precision(launch, config.dtype)
 
 

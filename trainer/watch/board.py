@@ -21,10 +21,16 @@ from shards.common.urls import redact
 
 AXIS = "images"  # x axis of all charts: real images consumed, comparable between batch sizes and numbers of ranks
 CLOSE_TIMEOUT = 60.0  # maximum seconds that the end of a run waits for its board
+MANY_JOBS = 1000  # hours of reports: if more wait, the board does not keep up
 
 
 class JobSkipped(Exception):
     """Raised by a job that failed without affecting the board, which remains usable."""
+
+
+def describe(error: Exception) -> str:
+    """The message of ``error`` on one line, without passwords."""
+    return redact(" ".join(str(error).split())) or type(error).__name__
 
 
 class Board:
@@ -110,14 +116,18 @@ class BoardThread:
         self._board = board
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()  # a day of waiting rows takes some ten megabytes
         self._warnings: list[str] = []
-        self._off = False
+        self._off = self._slow = False
         self._thread = threading.Thread(target=self._run, name="board", daemon=True)
         self._thread.start()
 
     def submit(self, job: Job) -> None:
         """Enqueue ``job`` without waiting, unless the board is off."""
-        if not self._off:
-            self._jobs.put(job)
+        if self._off:
+            return
+        self._jobs.put(job)
+        if not self._slow and (waiting := self._jobs.qsize()) > MANY_JOBS:
+            self._slow = True
+            self._warnings.append(f"is slow: {waiting:,} rows wait. metrics.jsonl has all of them.")
 
     def emit_warnings(self) -> None:
         """Issue each pending warning once."""
@@ -151,8 +161,7 @@ class BoardThread:
                 except JobSkipped as error:
                     self._warnings.append(str(error))
         except Exception as error:  # any failure of a board, its process or the network: training goes on
-            reason = redact(" ".join(str(error).split())) or type(error).__name__
-            self._warnings.append(f"is off for the rest of this run: {reason.rstrip('.')}. {board.remedy}")
+            self._warnings.append(f"is off for the rest of this run: {describe(error).rstrip('.')}. {board.remedy}")
             self._off = True
             with suppress(Exception):
                 board.abort()

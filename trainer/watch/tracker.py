@@ -56,12 +56,11 @@ class Tracker:
     ) -> None:
         self._folder, self._position = folder, position
         self._resends = config.tracking.board == "wandb"
-        # Before the journal and the board are opened, because it lists what the run has logged so far.
-        resend = create_resend_job(folder, position) if self._resends else None
         self._journal = Journal(folder.metrics)
         self._board = _start_board(accelerator, folder.path, config, metadata, position)
-        if resend:
-            self._submit(resend)
+        sent = _read_sent(folder, position)
+        if self._board and self._resends:
+            self._submit(create_resend_job(folder, sent, position))
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Log one row of scalars, including ``step`` and ``images``."""
@@ -114,7 +113,7 @@ def _start_board(
     accelerator: Accelerator, run: Path, config: Config, metadata: Mapping[str, Any], position: int
 ) -> BoardThread | None:
     tracking = config.tracking
-    mode = resolve_mode(tracking.mode) if tracking.board == "wandb" else tracking.mode
+    mode, warning = resolve_mode(tracking.mode) if tracking.board == "wandb" else (tracking.mode, None)
     if mode == "disabled":
         return None
 
@@ -123,27 +122,25 @@ def _start_board(
 
     if tracking.board == "tensorboard":
         return BoardThread(TensorBoard(accelerator, run, full_metadata, position))
-    return BoardThread(WandbBoard(accelerator, run, tracking.project, mode, full_metadata))
+    board = WandbBoard(accelerator, run, tracking.project, mode, full_metadata)
+    board.startup_warning = warning
+    return BoardThread(board)
 
 
-def create_resend_job(folder: RunFolder, position: int) -> Job:
-    """A job that sends the rows and sheets that W&B may lack, up to ``position``, where the run resumes, in order.
+def create_resend_job(folder: RunFolder, sent: int, position: int) -> Job:
+    """A job that sends the rows and sheets that W&B may lack, from ``sent`` to ``position``, where the run resumes, in
+    order.
 
     Without it charts would have a gap before every kill, which destroys the queue and what wandb's process has not
-    written. A row may be sent twice, with the same figures at the same position. The sheets are listed now, before the
-    run adds to them, and read by the job.
+    written. A row may be sent twice, with the same figures at the same position. What there is to send is determined
+    now, before the run adds to it, and read by the job.
     """
-    try:
-        sent = int((folder.path / SENT).read_text())
-    except (OSError, ValueError):
-        sent = -1
-    if sent > position:
-        _record_sent(folder, position)  # later rows are computed again, perhaps with another batch size
-    lines = folder.metrics.read_bytes().splitlines() if folder.metrics.exists() else []
+    size = folder.metrics.stat().st_size
     sheets = sorted(folder.samples.glob("*.png"))
 
     def resend(board: Board) -> None:
-        rows = map(json.loads, lines)
+        with folder.metrics.open("rb") as file:
+            rows = [row for row in map(json.loads, file.read(size).splitlines()) if sent < row[AXIS] <= position]
         calls: list[tuple[int, Callable[[], None]]] = [(row[AXIS], partial(board.log, row)) for row in rows]
         for path in sheets:
             try:
@@ -151,12 +148,25 @@ def create_resend_job(folder: RunFolder, position: int) -> Job:
                     images, name, caption = int(sheet.info[AXIS]), sheet.info["name"], sheet.info["caption"]
             except (OSError, KeyError, ValueError):
                 continue  # not written by the trainer
-            calls.append((images, partial(board.log_sheet, name, path, caption, images)))
-        for images, call in sorted(calls, key=lambda entry: entry[0]):
             if sent < images <= position:
-                call()
+                calls.append((images, partial(board.log_sheet, name, path, caption, images)))
+        for _, call in sorted(calls, key=lambda entry: entry[0]):
+            call()
 
     return resend
+
+
+def _read_sent(folder: RunFolder, position: int) -> int:
+    """The position up to which W&B has everything, at most ``position``, where the run resumes: later rows are computed
+    again, perhaps with another batch size and without a board.
+    """
+    try:
+        sent = int((folder.path / SENT).read_text())
+    except (OSError, ValueError):
+        return -1
+    if sent > position:
+        _record_sent(folder, position)
+    return min(sent, position)
 
 
 def _record_sent(folder: RunFolder, position: int) -> None:

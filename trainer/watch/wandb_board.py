@@ -18,25 +18,27 @@ from shards.common.errors import InputError
 from shards.common.files import atomic_write
 from shards.common.urls import redact
 from trainer.folder.checkpoint import CHECKSUMS
-from trainer.watch.board import AXIS, Board, JobSkipped, Metadata
+from trainer.watch.board import AXIS, Board, JobSkipped, Metadata, describe
 
 MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 """Values of WANDB_MODE and their meaning. ``shared``, where several processes write one run, is not supported."""
 
-INIT_TIMEOUT, FINISH_TIMEOUT = 10.0, 40.0  # seconds for a server to start a run, and to accept the rest at its end
+INIT_TIMEOUT, FINISH_TIMEOUT = 25.0, 40.0  # seconds for a server to start a run, and to accept the rest at its end
 STOP_TIMEOUT = 5.0  # seconds for wandb's process to end after a failure
 
 
-def resolve_mode(mode: str) -> str:
+def resolve_mode(requested: str) -> tuple[str, str | None]:
     """Resolve ``--tracking.mode`` to online, offline or disabled, without a prompt and without wandb's process.
 
     ``auto`` is decided by, in this order: WANDB_MODE, WANDB_DISABLED (which wandb no longer reads), wandb's settings
-    files, and whether wandb finds an API key for its server.
+    files, and whether wandb finds an API key for its server. Returns also a warning if wandb cannot find out, which
+    makes ``auto`` offline.
 
     Raises:
-        InputError: ``online`` without a key, where wandb would prompt, or settings that are not valid.
+        InputError: an unknown WANDB_MODE, ``online`` without a key, where wandb would prompt, or ``online`` as flag
+            with settings that wandb rejects.
     """
-    variable = os.environ.get("WANDB_MODE")
+    mode, variable = requested, os.environ.get("WANDB_MODE")
     if variable is not None and variable not in MODES:  # for any ``mode``, because wandb reads the variable too
         raise InputError(f"WANDB_MODE is {variable!r}; it must be one of {', '.join(MODES)}.")
     if mode == "auto" and variable:
@@ -44,15 +46,21 @@ def resolve_mode(mode: str) -> str:
     elif mode == "auto" and os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
         mode = "disabled"
     if mode in ("offline", "disabled"):
-        return MODES[mode]
-    configured, has_key = _read_settings()
+        return mode, None
+    try:
+        configured, has_key = _read_settings()
+    except Exception as error:  # also an ImportError: wandb's authentication is not a public module
+        problem = f"its settings cannot be used ({describe(error)})."
+        if requested == "online":
+            raise InputError(f"W&B is not available: {problem}") from error
+        return "offline", f"is offline: {problem}"
     if mode == "auto" and configured != "online":
-        return configured
+        return configured, None
     if has_key:
-        return "online"
+        return "online", None
     if mode == "online":
         raise InputError("W&B has no API key here. Run `wandb login` first, or give --tracking.mode offline.")
-    return "offline"
+    return "offline", None
 
 
 def _read_settings() -> tuple[str, bool]:
@@ -61,19 +69,17 @@ def _read_settings() -> tuple[str, bool]:
     from wandb.sdk.lib import wbauth
 
     settings = wandb.Settings(silent=True)
+    wandb.termsetup(settings, None)  # prints nothing until wandb starts
     folder = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()
     settings.settings_system = str(folder / "settings")
-    try:
-        settings.update_from_system_settings()
-        settings.update_from_env_vars(dict(os.environ))
-        key = settings.api_key or settings.identity_token_file or wbauth.read_netrc_auth(host=settings.base_url)
-    except (wandb.Error, ValueError) as error:
-        raise InputError(f"W&B's settings are not valid: {redact(' '.join(str(error).split()))}") from error
+    settings.update_from_system_settings()
+    settings.update_from_env_vars(dict(os.environ))
+    key = settings.api_key or settings.identity_token_file or wbauth.read_netrc_auth(host=settings.base_url)
     return MODES.get(settings.mode, "online"), bool(key)
 
 
 class WandbBoard(Board):
-    """wandb is imported in the methods: that takes half a second, which the board's thread can afford."""
+    """wandb is imported in functions only: that takes half a second, which ranks without a board are spared."""
 
     name = "Weights & Biases"
 
@@ -89,8 +95,8 @@ class WandbBoard(Board):
         import wandb
 
         os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB_INIT_TIMEOUT", str(INIT_TIMEOUT))
         settings = wandb.Settings(
-            init_timeout=INIT_TIMEOUT,
             finish_timeout=FINISH_TIMEOUT,
             finish_timeout_raises=True,
             console="off",  # every printed line would wait for wandb
@@ -114,7 +120,7 @@ class WandbBoard(Board):
             offline = wandb.setup(wandb.Settings(mode="offline"))  # or wandb's telemetry waits for the server at exit
             self.startup_warning = (
                 f"is offline: {redact(offline.settings.base_url)} does not accept the run "
-                f"({redact(' '.join(str(error).split()))}). The run is kept on disk. {self.remedy}"
+                f"({describe(error)}). The run is kept on disk. {self.remedy}"
             )
             self._init(options, "offline")
         self._run.define_metric("*", step_metric=AXIS)

@@ -57,6 +57,23 @@ def test_close_runs_all_jobs_in_order(fake: Fake) -> None:
     assert fake.rows == [{"step": step} for step in range(100)] and fake.finished is True
 
 
+def test_a_slow_board_is_one_warning(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board_module, "MANY_JOBS", 10)
+    thread = BoardThread(fake)
+    log(thread, 0)
+    assert fake.entered.wait(10)
+    for step in range(10):
+        log(thread, step)
+    thread.emit_warnings()
+    log(thread, 10)
+    log(thread, 11)
+    with pytest.warns(UserWarning, match="A board is slow: 11 rows wait") as caught:
+        thread.emit_warnings()
+    assert len(caught) == 1
+    fake.gate.set()
+    assert thread.close(failed=False) and len(fake.rows) == 13
+
+
 def test_a_startup_warning_is_issued() -> None:
     thread = BoardThread(Fake("is in a bad mood"))
     with pytest.warns(UserWarning, match="A board is in a bad mood"):

@@ -6,7 +6,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import patch
@@ -17,9 +18,12 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from shards.common.errors import InputError
-from trainer.config import Config, Tracking
+from trainer.config import Config, Data, Tracking
 from trainer.folder.run_folder import RunFolder
-from trainer.watch.tracker import Tracker, check, code_version
+from trainer.ranks.launch import Launch
+from trainer.train.prepare import dry_run
+from trainer.watch.board import Board
+from trainer.watch.tracker import SENT, Tracker, check, code_version, create_resend_job
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +133,28 @@ def use(tracker: Tracker, folder: RunFolder) -> None:
     assert journal(folder) == [row(1), row(2)]
 
 
+def test_settings_that_wandb_rejects_are_one_warning(accelerator: Accelerator, folder: RunFolder, home: Path) -> None:
+    (home / ".netrc").write_text("machine api.wandb.ai login user password short\n")
+    check(Tracking())
+    tracker = open_tracker(accelerator, folder)
+    tracker.log(row(1))
+    with pytest.warns(UserWarning, match="is offline: its settings cannot be used .API key must have") as caught:
+        tracker.close(failed=False)
+    assert len(caught) == 1
+    (records,) = inspect([*(folder.path / "wandb").glob("offline-run-*")])
+    assert [entry["item"]["images"] for entry in records["history"]] == [128]
+
+
+def test_only_the_first_rank_looks_for_wandbs_settings(faces32: Path, folder: RunFolder) -> None:
+    config = Config(data=Data(shards=str(faces32)), out=folder.path, batch_size=8, dry_run=True)
+    launch = Launch(rank=1, ranks=2, local_ranks=2, cpu=True, precision="no")
+    with patch("trainer.watch.tracker.resolve_mode") as resolve:
+        dry_run("faces", config, launch, folder)
+        resolve.assert_not_called()
+        dry_run("faces", config, replace(launch, rank=0), folder)
+        resolve.assert_called_once_with("auto")
+
+
 def test_a_wandb_that_does_not_start_is_a_warning(accelerator: Accelerator, folder: RunFolder) -> None:
     (folder.path / "wandb").touch()
     with pytest.warns(UserWarning, match=OFF) as caught:
@@ -181,6 +207,30 @@ def test_disabled_leaves_the_journal_alone(accelerator: Accelerator, folder: Run
     tracker.close(failed=False)
     assert journal(folder) == [row(1)]
     assert [path.name for path in folder.path.iterdir()] == ["metrics.jsonl"]
+    (folder.path / SENT).write_text("256")
+    folder.metrics.write_text("not read")
+    with patch("trainer.watch.tracker.create_resend_job") as create:
+        open_tracker(accelerator, folder, mode="disabled").close(failed=False)
+    create.assert_not_called()
+    assert (folder.path / SENT).read_text() == "0\n"  # what follows may be computed again
+
+
+class Rows(Board):
+    """A board that keeps rows."""
+
+    def __init__(self) -> None:
+        self.rows: list[Any] = []
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        self.rows.append(row)
+
+
+def test_the_resend_job_reads_the_journal_as_long_as_it_was(folder: RunFolder) -> None:
+    folder.metrics.write_text("x" * len(lines := "".join(json.dumps(row(step)) + "\n" for step in (1, 2, 3))))
+    job = create_resend_job(folder, 128, 384)
+    folder.metrics.write_text(lines + json.dumps(row(3)))  # the job does not read before it runs
+    job(board := Rows())
+    assert board.rows == [row(2), row(3)]
 
 
 def test_tensorboard_keeps_each_row_once_over_a_restart(folder: RunFolder) -> None:

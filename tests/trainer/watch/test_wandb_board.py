@@ -85,6 +85,15 @@ def test_a_rejected_run_is_kept_offline(accelerator: Accelerator, folder: RunFol
     assert (folder.path / "board-has").read_text() == "128\n"
 
 
+@pytest.mark.parametrize(("variables", "expected"), [({}, 25.0), ({"WANDB_INIT_TIMEOUT": "90"}, 90.0)])
+def test_a_slow_server_has_25_s_or_what_the_user_sets(
+    accelerator: Accelerator, folder: RunFolder, variables: dict[str, str], expected: float
+) -> None:
+    with patch.dict(os.environ, variables), patch.object(wandb.Run, "define_metric", autospec=True) as method:
+        assert close(open_tracker(accelerator, folder, mode="offline")) == ""
+    assert method.call_args.args[0].settings.init_timeout == expected
+
+
 def test_a_server_that_accepts_a_run_and_then_stalls_delays_nothing(
     accelerator: Accelerator, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

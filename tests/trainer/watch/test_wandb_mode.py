@@ -10,7 +10,12 @@ import pytest
 
 from shards.common.errors import InputError
 from tests.support.fake_wandb import KEY
-from trainer.watch.wandb_board import MODES, resolve_mode
+from trainer.watch import wandb_board
+from trainer.watch.wandb_board import MODES
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import wandb
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +29,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         for name in [name for name in os.environ if name.startswith(("WANDB_", "XDG_", "NETRC"))]:
             del os.environ[name]
         yield folder
+
+
+def write(files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(content)
+
+
+def resolve_mode(requested: str) -> str:
+    """The mode, without a warning."""
+    mode, warning = wandb_board.resolve_mode(requested)
+    assert warning is None
+    return mode
 
 
 @pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
@@ -76,23 +94,48 @@ def test_auto_reads_the_netrc(home: Path, text: str, server: str | None, expecte
 
 
 @pytest.mark.parametrize(
-    ("key", "server"), [("x", "https://api.wandb.ai"), (KEY, "nonsense"), (KEY, "https://me:secret@wandb.ai")]
+    ("variables", "files"),
+    [
+        ({}, {"../home/.netrc": NETRC.replace(KEY, "x").encode()}),
+        ({}, {"../home/.netrc": b"\xff\xfe\x00"}),
+        ({}, {"wandb/settings": b"\xff\xfe\x00"}),
+        ({"WANDB_BASE_URL": "wandb.local"}, {}),
+        ({"WANDB_BASE_URL": "https://me:secret@wandb.ai"}, {}),
+        ({"WANDB_INIT_TIMEOUT": "abc"}, {}),
+        ({"WANDB_API_KEY": " secret"}, {}),
+    ],
 )
-def test_a_key_or_server_that_wandb_rejects_is_an_error_without_a_secret(home: Path, key: str, server: str) -> None:
-    (home / ".netrc").write_text(NETRC.replace(KEY, key))
-    for mode in ("auto", "online"):
-        with patch.dict(os.environ, {"WANDB_BASE_URL": server}), pytest.raises(InputError, match="not valid") as error:
-            resolve_mode(mode)
-        assert "secret" not in str(error.value) and "\n" not in str(error.value)
+def test_settings_that_wandb_rejects_make_auto_offline(
+    variables: dict[str, str], files: dict[str, bytes], capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(files)
+    with patch.dict(os.environ, variables):
+        mode, warning = wandb_board.resolve_mode("auto")
+        with pytest.raises(InputError, match="W&B is not available: its settings cannot be used") as error:
+            resolve_mode("online")
+    assert mode == "offline" and warning and warning.startswith("is offline: its settings cannot be used (")
+    assert not any(word in warning + str(error.value) for word in ("secret", "\n"))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_wandb_that_changed_its_private_modules_makes_auto_offline() -> None:
+    with patch.dict("sys.modules", {"wandb.sdk.lib.wbauth": None}), patch.object(wandb.sdk.lib, "wbauth"):
+        del wandb.sdk.lib.wbauth
+        mode, warning = wandb_board.resolve_mode("auto")
+    assert mode == "offline" and "wbauth" in str(warning)
+
+
+@pytest.mark.parametrize("settings", [b"nonsense", b"[default]\ninit_timeout = abc"])
+def test_settings_files_that_wandb_ignores_print_nothing(settings: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    write({"wandb/settings": settings, "../home/.netrc": b"nonsense"})
+    wandb.termsetup(wandb.Settings(silent=False), None)
+    assert resolve_mode("auto") == "offline"
+    assert capfd.readouterr().err == ""
 
 
 def test_modes_mean_the_same_as_in_wandb() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from wandb.sdk.wandb_settings import Settings
-
     for word, meaning in MODES.items():
-        settings = Settings(mode=word)
+        settings = wandb.Settings(mode=word)
         assert (settings._offline, settings._noop) == (meaning == "offline", meaning == "disabled")
         with patch.dict(os.environ, {"WANDB_API_KEY": "x", "WANDB_MODE": word}):
             assert resolve_mode("auto") == meaning
@@ -129,8 +172,6 @@ HERE, USER = "wandb/settings", "../home/.config/wandb/settings"
 )
 def test_auto_reads_wandbs_settings_files(home: Path, files: dict[str, str], expected: str) -> None:
     (home / ".netrc").write_text(NETRC.replace("api.wandb.ai", "wandb.example.org:8080"))
-    for name, text in files.items():
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_text(f"[default]\n{text}\n")
+    write({name: f"[default]\n{text}\n".encode() for name, text in files.items()})
     with patch.dict(os.environ, {} if "base_url" in str(files) else {"WANDB_API_KEY": "x"}):
         assert resolve_mode("auto") == expected

@@ -122,6 +122,14 @@ def test_a_run_survives_a_kill_of_wandbs_process(faces32: Path, tmp_path: Path) 
     assert [row["step"] for row in rows(tmp_path / "run" / "metrics.jsonl")] == list(range(2, 201, 2))
 
 
+def test_settings_that_wandb_rejects_do_not_stop_a_run(faces32: Path, tmp_path: Path) -> None:
+    arguments = flags(faces32, tmp_path / "run", 4, "--tracking.mode", "auto")
+    done = run(*arguments, env={"WANDB_BASE_URL": "wandb.local"})
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("warning: Weights & Biases is off") == 1 and "wandb:" not in done.stderr
+    assert [row["step"] for row in rows(tmp_path / "run" / "metrics.jsonl")] == [2, 4]
+
+
 @pytest.fixture
 def silent() -> Iterator[str]:
     """The URL of a server that accepts connections and never answers."""
@@ -144,7 +152,7 @@ def silent() -> Iterator[str]:
 
 def test_a_silent_server_neither_stops_nor_slows_a_run(faces32: Path, tmp_path: Path, silent: str) -> None:
     arguments = flags(faces32, tmp_path / "run", 200, "--tracking.mode", "online")
-    process = start(*arguments, env={"WANDB_BASE_URL": silent, "WANDB_API_KEY": KEY})
+    process = start(*arguments, env={"WANDB_BASE_URL": silent, "WANDB_API_KEY": KEY, "WANDB_INIT_TIMEOUT": "3"})
     wait_for_step(tmp_path / "run", 200, process)
     began = time.monotonic()
     said, _ = process.communicate(timeout=240)

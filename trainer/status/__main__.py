@@ -62,8 +62,7 @@ class RunStatus:
 def read_status(run: Path) -> RunStatus:
     """The state of the run in the folder ``run``.
 
-    Raises:
-        InputError: ``run`` is not a run folder, or its ``status.json`` is not valid.
+    Raises ``InputError`` if ``run`` is not a run folder, or its ``status.json`` is not valid.
     """
     folder = RunFolder(run)
     if not run.is_dir():

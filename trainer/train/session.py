@@ -107,8 +107,7 @@ class Session:
     def save(self, metrics: Metrics) -> None:
         """Start a checkpoint of this step, after all ranks have synced the journals that it relies on.
 
-        Raises:
-            InputError: the losses are not finite, or the previous checkpoint could not be written.
+        Raises ``InputError`` if the losses are not finite, or the previous checkpoint could not be written.
         """
         self._read(metrics)
         self.checkpoints.wait()
@@ -148,8 +147,7 @@ class Session:
     def finish_checkpoint(self) -> None:
         """Wait until the main rank has written the last checkpoint.
 
-        Raises:
-            InputError: it could not be written.
+        Raises ``InputError`` if it could not be written.
         """
         self.checkpoints.wait()
         self.accelerator.wait_for_everyone()

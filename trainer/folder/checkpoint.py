@@ -71,7 +71,10 @@ def load(path: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
     Raises ``TornCheckpoint`` if a file is missing or differs from what was written.
     """
     try:
-        for name, expected in json.loads((path / CHECKSUMS).read_text()).items():
+        sums = json.loads((path / CHECKSUMS).read_text())
+        if METADATA not in sums:
+            raise TornCheckpoint(f"{path / CHECKSUMS} does not list {METADATA}")
+        for name, expected in sums.items():
             if _sha256(path / name) != expected:
                 raise TornCheckpoint(f"{path / name} does not match its checksum")
         tensors: dict[str, Tensors] = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
@@ -87,6 +90,8 @@ def load_newest(folder: Path) -> Loaded | None:
 
     Raises ``InputError`` if all checkpoints are torn: starting over would hide that.
     """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is not a folder. Move it away.")
     paths = checkpoints(folder)
     for path in reversed(paths):
         try:

@@ -47,11 +47,8 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
     path, tensors, metadata = newest
     digest = checkpoints.digest(path)
     try:
-        networks = metadata["networks"] if "networks" in metadata else _describe_unrecorded(config, tensors)
+        networks = describe_checkpoint(config, metadata, tensors)
         size, channels = networks["size"], networks["channels"]
-        # Not equal: the checkpoint's version may have recorded fewer fields.
-        if not networks.items() <= describe_networks(config.model, size, channels).items():
-            raise ValueError("the checkpoint records other networks")
         generator, discriminator = restore_networks(networks)
         # Assigned, so that the weights keep their dtype.
         generator.load_state_dict(tensors["average" if config.ema_images else "generator"], assign=True)
@@ -66,11 +63,20 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
     return LoadedRun(config, path, step, position, generator, discriminator, (channels, size), metadata, digest)
 
 
-def _describe_unrecorded(config: Config, tensors: dict[str, Tensors]) -> dict[str, Any]:
-    """Describes the networks of a checkpoint of version 0.1, which recorded none and always had DCGAN's."""
-    weights = tensors["discriminator"]
-    size = 2 ** (max(int(name.split(".")[1]) for name in weights) + 2)
-    return describe_networks(config.model, size, weights["blocks.0.0.weight"].shape[1])
+def describe_checkpoint(config: Config, metadata: dict[str, Any], tensors: dict[str, Tensors]) -> dict[str, Any]:
+    """The networks that a checkpoint recorded; version 0.1 recorded none and always had DCGAN's.
+
+    Raises ``ValueError`` if ``config`` describes others.
+    """
+    if "networks" not in metadata:
+        weights = tensors["discriminator"]
+        size = 2 ** (max(int(name.split(".")[1]) for name in weights) + 2)
+        return describe_networks(config.model, size, weights["blocks.0.0.weight"].shape[1])
+    networks: dict[str, Any] = metadata["networks"]
+    # Not equal, because the checkpoint's version may have recorded fewer fields.
+    if not networks.items() <= describe_networks(config.model, networks["size"], networks["channels"]).items():
+        raise ValueError("the checkpoint records other networks")
+    return networks
 
 
 def _load_chosen(run: Path, checkpoint: Path) -> checkpoints.Loaded:

@@ -17,6 +17,7 @@ from shards.sources.faces import Faces
 from shards.storage.locate import CacheOptions, default_cache_folder
 from trainer.config import OF_A_NODE, Config, flatten
 from trainer.folder import checkpoint
+from trainer.folder.load_run import describe_checkpoint
 from trainer.folder.run_folder import RunFolder
 from trainer.gan.networks import SIZES
 from trainer.presets import PRESETS
@@ -66,6 +67,8 @@ def prepare(
     resumed = checkpoint.load_newest(folder.checkpoints)
     metadata: dict[str, Any] = resumed[2] if resumed else {}
     dataset = open_data(config, metadata)
+    if resumed:
+        _check_networks(config, resumed)
     left = config.remaining_steps(metadata.get("step", 0), metadata.get("position", 0), len(dataset))
     equal = {name: str(value) for name, value in flatten(config).items() if name not in OF_A_NODE}
     equal |= {"data set": dataset.manifest.digest[:16], "mixed precision": precision}
@@ -113,6 +116,18 @@ def _notes(
     before = metadata.get("precision", precision)
     changed = None if before == precision else f"This run was trained with mixed precision {before!r} before."
     return [each for each in (note, changed) if each] + (plan.notes(config, manifest, launch) if left else [])
+
+
+def _check_networks(config: Config, resumed: checkpoint.Loaded) -> None:
+    """Check before anything is written: the folder's config.yaml, which is compared too, may be lost."""
+    path, tensors, metadata = resumed
+    try:
+        describe_checkpoint(config, metadata, tensors)
+    except (LookupError, ValueError) as error:
+        raise InputError(
+            f"{path} holds other networks: {metadata.get('networks')}. Give their --model flags to resume that run, or "
+            "another --out to start a new one."
+        ) from error
 
 
 def _uses_missing_default(preset: str, config: Config) -> bool:

@@ -90,6 +90,19 @@ def test_a_missing_file_is_noticed(victim: str, tmp_path: Path) -> None:
         checkpoint.load_newest(tmp_path)
 
 
+def test_checksums_that_list_nothing_are_torn(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 5, tensors(), METADATA, keep=2)
+    (path / checkpoint.CHECKSUMS).write_text("{}")
+    with pytest.raises(checkpoint.TornCheckpoint, match=r"does not list state\.json"):
+        checkpoint.load(path)
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(InputError, match="checkpoints is not a folder"):
+        checkpoint.load_newest(tmp_path / "checkpoints")
+
+
 def test_an_unlisted_pickle_is_never_opened(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 1, tensors(), METADATA, keep=1)
     (path / "generator.pt").write_bytes(b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")

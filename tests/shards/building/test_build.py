@@ -78,10 +78,10 @@ def until(what: str, condition: object, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def start_faces(out: Path) -> subprocess.Popen[str]:
+def start_faces(out: Path, count: int = 300) -> subprocess.Popen[str]:
     """Start a build of some seconds on two workers and wait until two of its shards are finished."""
     process = subprocess.Popen(
-        [*FACES, str(out), "--count", "300", "--shard-samples", "30", "--size", "32", "--workers", "2"],
+        [*FACES, str(out), "--count", str(count), "--shard-samples", "30", "--size", "32", "--workers", "2"],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -225,7 +225,7 @@ def test_killed_worker_then_killed_build_then_the_rest(tmp_path: Path) -> None:
 
 
 def test_interrupted_from_the_terminal(tmp_path: Path) -> None:
-    process = start_faces(tmp_path / "out")
+    process = start_faces(tmp_path / "out", 5000)  # far from done, on a busy machine too
     workers = children(process.pid)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)

@@ -25,10 +25,8 @@ class Record:
     """A finished shard, saved in a hidden file beside the tar until the manifest is written."""
 
     shard: Shard
-    rows: np.ndarray
-    """``shards.format.index.ENTRY``, one per sample."""
-    skipped: tuple[str, ...]
-    """Origins of the raw images that were left out."""
+    rows: np.ndarray  # ``shards.format.index.ENTRY``, one per sample
+    skipped: tuple[str, ...]  # origins of the raw images that were left out
 
     def save(self, path: Path) -> None:
         """Write the record. The tar must exist already, because the record marks it as complete."""

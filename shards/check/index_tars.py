@@ -53,12 +53,10 @@ def index_tars(where: str, out: Path | None = None, size: int | None = None, cha
     with _write_access(target):
         _check_target(target, tars)
     shards, entries, headers, others = _read_tars(tars)
-    valid = {header: count for header, count in headers.items() if header}
+    valid = [header for header in headers if header]
     shapes = {(header.width, header.height) for header in valid}
     size = size or next((size for size in (32, 64, 128) if shapes == {(size, size)}), 64)
-    formats = Counter[str]()
-    for header, count in valid.items():
-        formats[header.format] += count
+    formats = Counter(header.format for header in headers.elements() if header)
     same_format = next((name for name in ("jpg", "png") if {*formats} == {name} and shapes == {(size, size)}), "any")
     with _write_access(target):
         manifest = Manifest(

@@ -13,7 +13,7 @@ import xxhash
 from shards.common.errors import InputError
 from shards.common.files import compute_sha256
 from shards.common.progress import progress_bar
-from shards.format.codec import decoder
+from shards.format.codec import DECODERS
 from shards.format.index import member_key
 from shards.format.manifest import INDEX, Manifest, Shard
 from shards.storage.locate import locate
@@ -30,11 +30,8 @@ def verify(where: str | Path) -> Iterator[str]:
         if compute_sha256(file) != manifest.index_sha256:
             yield f"{INDEX}: does not belong to this manifest"
     tars = location.tar_list()
-    first = 0
     with progress_bar(manifest.samples, 0) as progress:
-        for shard in manifest.shards:
-            rows = index[first : first + shard.samples]
-            first += shard.samples
+        for shard, rows in zip(manifest.shards, np.split(index, manifest.counts.cumsum()[:-1]), strict=True):
             try:
                 with tars.open(shard.name) as file:
                     if (size := file.seek(0, os.SEEK_END)) != shard.bytes:
@@ -50,7 +47,7 @@ def verify(where: str | Path) -> Iterator[str]:
 
 
 def _verify_samples(file: BinaryIO, manifest: Manifest, shard: Shard, rows: np.ndarray) -> Iterator[str]:
-    decode, out = decoder(manifest.format), np.empty(manifest.shape, np.uint8)
+    decode, out = DECODERS[manifest.format], np.empty(manifest.shape, np.uint8)
     for offset, digest, size, header in rows.tolist():
         file.seek(offset - header)
         data = file.read(header + size)

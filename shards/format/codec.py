@@ -20,8 +20,7 @@ NPY = np.lib.format.MAGIC_PREFIX + b"\1\0"
 
 JPEG = b"\xff\xd8\xff"
 
-BROKEN = (OSError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises for a broken image."""
+BROKEN = (OSError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for a broken image
 
 Decoder = Callable[[bytes, np.ndarray], None]
 """Decodes one image into a preallocated uint8 array (height, width, channels); ``ValueError`` if it does not fit."""
@@ -42,11 +41,6 @@ def encode(image: np.ndarray, format: str) -> bytes:
     else:
         raise ValueError(f"images cannot be encoded as {format!r}")
     return file.getvalue()
-
-
-def decoder(format: str) -> Decoder:
-    """The fastest decoder for ``format``: ``jpg``, ``png``, ``npy`` or ``any``."""
-    return _DECODERS[format]
 
 
 def fit(image: Image.Image, size: int, channels: int, upscale: bool = False) -> np.ndarray:
@@ -129,4 +123,5 @@ def _check_size(shape: tuple[int, ...], out: np.ndarray) -> None:
         raise ValueError(f"is {shape[1]}x{shape[0]}, expected {out.shape[1]}x{out.shape[0]}")
 
 
-_DECODERS: dict[str, Decoder] = {"jpg": _decode_jpg, "png": _decode_png, "npy": _decode_npy, "any": _decode_any}
+DECODERS: dict[str, Decoder] = {"jpg": _decode_jpg, "png": _decode_png, "npy": _decode_npy, "any": _decode_any}
+"""The fastest decoder for each format of a data set."""

@@ -37,16 +37,14 @@ class Shard:
 class Manifest:
     """A data set: its shards in order, and the format of its images."""
 
-    source: str
-    """The kind of source, such as ``celeba``; ``tars`` for the tars of other tools."""
+    source: str  # the kind of source, such as ``celeba``; ``tars`` for the tars of other tools
     format: str
     """Encoding of the images: ``jpg``, ``png``, ``npy``, or ``any`` for mixed encodings or sizes, resized when read."""
     size: int  # height and width in pixels
     channels: int
     shards: tuple[Shard, ...]
     index_sha256: str  # of ``index.npy``
-    classes: tuple[str, ...] = ()
-    """Names of the labels in ``key.cls``, by number; empty without labels."""
+    classes: tuple[str, ...] = ()  # names of the labels in ``key.cls``, by number; empty without labels
     build: Mapping[str, Any] = field(default_factory=dict)
     """The build options, without paths, host names or dates: equal inputs give equal manifests."""
     skipped: tuple[str, ...] = ()  # origins of unusable raw images, left out on request

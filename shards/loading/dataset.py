@@ -19,10 +19,8 @@ class Batch:
     """Samples at consecutive positions."""
 
     position: int  # of the first sample
-    images: torch.Tensor
-    """uint8 (samples, height, width, channels)."""
-    keys: tuple[str, ...] = ()
-    """Keys of the samples in the tars; empty without the option ``keys``."""
+    images: torch.Tensor  # uint8 (samples, height, width, channels)
+    keys: tuple[str, ...] = ()  # keys of the samples in the tars; empty without the option ``keys``
     bad: tuple[Bad, ...] = ()
     """Samples that were replaced by their neighbours in ``images`` and ``keys``, because they did not decode."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 from shards.common.errors import InputError
-from shards.format.codec import decoder
+from shards.format.codec import DECODERS
 from shards.format.index import member_key
 from shards.format.manifest import Manifest
 from shards.order.order import Order, flips
@@ -61,12 +61,9 @@ class Options(TypedDict, total=False):
     seed: int  # of the order and of the flips
     lanes: int  # see :class:`shards.order.order.Order`
     block: int | None  # maximum samples in a block; None for about 2 MiB
-    flip: bool
-    """Mirror each sample left to right with probability 1/2, decided by (seed, position)."""
-    keys: bool
-    """Report the key of each sample; costs a small read and the parsing of a tar header per sample."""
-    strict: bool
-    """Raise if a sample does not decode, instead of replacing it by its neighbour in the order."""
+    flip: bool  # mirror each sample left to right with probability 1/2, decided by (seed, position)
+    keys: bool  # report the key of each sample; costs a small read and the parsing of a tar header per sample
+    strict: bool  # raise if a sample does not decode, instead of replacing it by its neighbour in the order
     cache: CacheOptions | None  # for remote data
 
 
@@ -85,7 +82,7 @@ class Reader:
         block = options.get("block") or default_block(self.manifest)
         self.order = Order(self.manifest.counts, self.seed, options.get("lanes", 128), block)
         self._first = np.concatenate([[0], np.cumsum(self.manifest.counts)])
-        self._decode = decoder(self.manifest.format)
+        self._decode = DECODERS[self.manifest.format]
         self._open()
         if not self.location.index_is_intact():
             raise InputError(f"{self.location.index} does not belong to this manifest. Build the data set again.")

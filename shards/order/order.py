@@ -17,8 +17,7 @@ import numpy as np
 
 from shards.order.permute import numbered, permute
 
-EPOCH, BLOCK, FLIP = 1, 2, 3
-"""Purposes of random numbers: half of a Philox key, so that no two purposes share a stream."""
+EPOCH, BLOCK, FLIP = 1, 2, 3  # purposes of random numbers: half of a Philox key, so that no two purposes share a stream
 
 
 def philox(seed: int, purpose: int, *counter: int) -> np.random.Philox:
@@ -49,8 +48,7 @@ class Order:
 
     counts: np.ndarray  # samples per shard, int64 (shards,), each at least 1
     seed: int
-    lanes: int
-    """Parts of the sequence that are read in parallel; best the batch size at the start of the run."""
+    lanes: int  # parts of the sequence that are read in parallel; best the batch size at the start of the run
     block: int
     """Maximum samples in a block. 1 to 4 MB read well; larger blocks mix better, smaller ones waste less."""
     _epochs: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False, repr=False)

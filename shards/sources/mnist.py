@@ -34,8 +34,7 @@ class Mnist(Source):
     upscale: ClassVar[bool] = True
     """The tutorial resizes 28 to 64. 28 to 32 is resized rather than padded, so that digits fill the same part of the
     image at every size."""
-    format: ClassVar[str] = "png"
-    """Lossless, and smaller than JPEG at 64x64 (1.1 against 1.3 kB)."""
+    format: ClassVar[str] = "png"  # lossless, and smaller than JPEG at 64x64 (1.1 against 1.3 kB)
     classes: ClassVar[tuple[str, ...]] = tuple("0123456789")
 
     raw: Path

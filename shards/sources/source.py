@@ -18,14 +18,10 @@ SIMPLEJPEG_MODES = {"YCbCr": "RGB", "RGB": "RGB", "Gray": "GRAY"}
 class Item:
     """One raw image and its annotations."""
 
-    image: Image.Image
-    """Any size and mode; the build crops, resizes and converts it."""
-    origin: str
-    """Name of the raw image in error messages and listings: ``img_align_celeba/000034.jpg``."""
-    label: int | None = None
-    """Class index; written as ``key.cls``."""
-    attributes: Mapping[str, Any] | None = None
-    """JSON-ready metadata of the image; written as ``key.json``."""
+    image: Image.Image  # any size and mode; the build crops, resizes and converts it
+    origin: str  # name of the raw image in error messages and listings: ``img_align_celeba/000034.jpg``
+    label: int | None = None  # class index; written as ``key.cls``
+    attributes: Mapping[str, Any] | None = None  # JSON-ready metadata of the image; written as ``key.json``
 
 
 class Source(Protocol):

@@ -24,8 +24,7 @@ from shards.storage.local import OPEN_FILES
 THREADS = 16  # downloads at a time in one process: 2 MiB each at 50 ms of latency make 640 MiB/s
 JOIN_SECONDS = 10.0
 
-Key = tuple[int, int]
-"""Shard, and number of the block in it."""
+Key = tuple[int, int]  # shard, and number of the block in it
 
 
 class DownloadPool:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from shards.format.codec import decoder, encode, fit
+from shards.format.codec import DECODERS, encode, fit
 
 FORMATS = ("jpg", "png", "npy")
 IMAGES = st.tuples(st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 3])).flatmap(
@@ -17,7 +17,7 @@ IMAGES = st.tuples(st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 3
 
 def decode(data: bytes, format: str, shape: tuple[int, ...]) -> np.ndarray:
     out = np.full(shape, 123, np.uint8)
-    decoder(format)(data, out)
+    DECODERS[format](data, out)
     return out
 
 

@@ -50,17 +50,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Assigns raw images to shards. Sample ``position`` has the key ``f"{position:09d}"`` and is in shard
-    ``position // shard_samples``.
-    """
+    """Assigns raw images to shards: sample ``p`` has the key ``f"{p:09d}"`` and is in shard ``p // shard_samples``."""
 
     source: Source
     out: Path
     options: Options
-    items: int
-    """``len(source)`` at the start of the build."""
-    duplicates: tuple[int, ...] = ()
-    """Indexes of the items to leave out; ascending."""
+    items: int  # ``len(source)`` at the start of the build
+    duplicates: tuple[int, ...] = ()  # indexes of the items to leave out; ascending
 
     @property
     def format(self) -> str:

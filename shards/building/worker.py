@@ -23,8 +23,7 @@ PERIOD = 0.2  # seconds between two reports; a message per image would cost as m
 
 Work: TypeAlias = Callable[[Recipe, int], Iterator[None]]
 """A function of a module that does one part of a build, by its number; yields after each image. Raises ``InputError``,
-or ``OSError`` for a file. The parts can be done in any order, in any process.
-"""
+or ``OSError`` for a file. The parts can be done in any order, in any process."""
 
 
 def run_workers(work: Work, recipe: Recipe, parts: Mapping[int, int], total: int, workers: int, unit: str) -> None:
@@ -64,7 +63,7 @@ def run_workers(work: Work, recipe: Recipe, parts: Mapping[int, int], total: int
 def _receive(worker: WorkerProcess) -> int | None:
     """A count of images, or None for a finished part."""
     try:
-        message: int | Exception | None = worker.receive()
+        images: int | None = worker.receive()
     except WorkerDiedError as error:
         if error.killed_by is None:
             raise RuntimeError(f"A build process {error}.") from None
@@ -73,9 +72,7 @@ def _receive(worker: WorkerProcess) -> int | None:
             f"A build process {error}{': ' + memory if error.killed_by is signal.SIGKILL else '. '}"
             "Finished shards stay; run the same command again to continue."
         ) from None
-    if isinstance(message, Exception):
-        raise message
-    return message
+    return images
 
 
 def serve(connection: Connection) -> None:

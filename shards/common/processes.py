@@ -69,11 +69,14 @@ class WorkerProcess:
             self.connection.send(message)
 
     def receive(self) -> Any:
-        """Wait for the next message; raises ``WorkerDiedError`` if there is none, because the process ended."""
+        """Wait for the next message; raise it if it is an exception, or ``WorkerDiedError`` if the process ended."""
         try:
-            return self.connection.recv()
+            message = self.connection.recv()
         except (EOFError, ConnectionError):
             raise WorkerDiedError(self._process.wait()) from None
+        if isinstance(message, Exception):
+            raise message
+        return message
 
     def finish(self) -> None:
         """Close the connection and wait until the process has left."""

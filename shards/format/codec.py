@@ -9,15 +9,11 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-JPEG_QUALITY = 95
-"""With full colour resolution. 64x64 faces take about 4 kB and show no blocks that a discriminator could learn."""
-
+JPEG_QUALITY = 95  # in full colour: 64x64 faces take about 4 kB and show no blocks that a discriminator could learn
 FILTER = Image.Resampling.BICUBIC
 """Antialiased; clean-fid uses it too. Lanczos takes 1.7 times as long, and resizing is the slowest step of a build."""
 
-NPY = np.lib.format.MAGIC_PREFIX + b"\1\0"
-"""Start of a .npy file of version 1.0; the length of its header follows in two bytes."""
-
+NPY = np.lib.format.MAGIC_PREFIX + b"\1\0"  # start of a .npy file of version 1.0; two bytes of header length follow
 JPEG = b"\xff\xd8\xff"
 
 BROKEN = (OSError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for a broken image
@@ -31,8 +27,7 @@ def encode(image: np.ndarray, format: str) -> bytes:
     image = np.ascontiguousarray(image)
     if format == "jpg":
         colours = ("GRAY", "Gray") if image.shape[2] == 1 else ("RGB", "444")
-        data: bytes = simplejpeg.encode_jpeg(image, JPEG_QUALITY, colorspace=colours[0], colorsubsampling=colours[1])
-        return data
+        return bytes(simplejpeg.encode_jpeg(image, JPEG_QUALITY, colorspace=colours[0], colorsubsampling=colours[1]))
     file = io.BytesIO()
     if format == "png":
         Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(file, "png")

@@ -53,12 +53,9 @@ def write_index(entries: Sequence[np.ndarray], folder: Path) -> str:
 
 
 def walk_tar(file: BinaryIO, name: str, others: Counter[str] | None = None) -> Iterator[Member]:
-    """Yield every image of an uncompressed tar, in its order; reads the whole file once.
+    """Yield every image of the uncompressed tar ``file``, in its order; reads it once.
 
-    Args:
-        file: the tar.
-        name: of the tar, for errors.
-        others: counts the extensions of the other members.
+    Errors call the tar ``name``. ``others`` counts the extensions of the other members.
 
     Raises:
         InputError: not a tar, truncated (``tarfile`` ignores a missing end marker), or two images under one key.

@@ -18,8 +18,7 @@ from shards.common.urls import redact
 
 MANIFEST = "manifest.json"
 INDEX = "index.npy"
-DUPLICATES = "duplicates"
-"""Key in ``Manifest.build``: how many near-duplicates were left out; only of builds with ``--dedup``."""
+DUPLICATES = "duplicates"  # key in ``Manifest.build``: how many near-duplicates a build with ``--dedup`` left out
 VERSION = 1
 
 

@@ -21,16 +21,14 @@ class Batch:
     position: int  # of the first sample
     images: torch.Tensor  # uint8 (samples, height, width, channels)
     keys: tuple[str, ...] = ()  # keys of the samples in the tars; empty without the option ``keys``
-    bad: tuple[Bad, ...] = ()
-    """Samples that were replaced by their neighbours in ``images`` and ``keys``, because they did not decode."""
+    bad: tuple[Bad, ...] = ()  # samples that do not decode; ``images`` and ``keys`` hold their neighbours instead
 
 
 class ShardDataset(Dataset[Batch]):
     """The endless stream of a data set's images, addressed by position.
 
-    Args:
-        where: folder or URL that holds ``manifest.json``, ``index.npy`` and the tars.
-        options: see :class:`shards.loading.reader.Options`.
+    ``where`` is a folder or URL, see :func:`shards.storage.locate.locate`; for ``options`` see
+    :class:`shards.loading.reader.Options`.
 
     Raises:
         InputError: there is no data set, or its parts do not belong together.

@@ -13,17 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from shards.common.errors import InputError
 from shards.common.processes import WorkerDiedError, WorkerProcess
 from shards.loading.dataset import Batch, ShardDataset
 from shards.loading.reader import Reader, Report
 from shards.loading.worker import SIGNALS, map_ring
 
-PREFETCH = 6
-"""Batches in flight besides two: rides out a slow read without holding much (a batch of 128 at 64x64 is 1.5 MB)."""
-
+PREFETCH = 6  # batches in flight besides two: rides out a slow read and holds little (1.5 MB per 128 at 64x64)
 MEMORY = Path("/dev/shm")  # only on Linux; elsewhere the temporary folder is as fast, in the page cache
-
 CPU = torch.device("cpu")
 
 
@@ -39,14 +35,9 @@ def batches(
 ) -> Generator[Batch]:
     """This rank's part of every global batch from ``position`` on; endless. The images are on ``device``.
 
-    Args:
-        dataset: what to read.
-        position: of the first sample of the first global batch.
-        batch_size: G, of the global batch; a multiple of ``ranks``.
-        rank: which rows: ``[rank * G / ranks, (rank + 1) * G / ranks)``.
-        ranks: number of ranks.
-        workers: processes that read and decode ahead; with 0, this process reads each batch when it is needed.
-        device: a CUDA device receives its copies from page-locked memory while it computes.
+    Of G = ``batch_size`` samples, ``rank`` gets the rows ``[rank * G / ranks, (rank + 1) * G / ranks)``. ``workers``
+    processes read and decode ahead; with 0, this process reads each batch when it is needed. A CUDA device receives its
+    copies from page-locked memory while it computes.
 
     Raises:
         ValueError: ``batch_size`` is not a positive multiple of ``ranks``, or ``workers`` is negative.
@@ -157,13 +148,8 @@ class _WorkerPool:
             worker.send((slot, first, last, position + first))
 
     def receive(self) -> Report:
-        reports: list[Report] = []
         try:
-            for worker in self._pool:
-                response = worker.receive()
-                if isinstance(response, InputError):
-                    raise response
-                reports.append(response)
+            reports: list[Report] = [worker.receive() for worker in self._pool]
         except WorkerDiedError as error:
             memory = ": out of memory?" if error.killed_by else "."
             raise RuntimeError(f"A loader's worker {error}{memory}") from None

@@ -20,17 +20,11 @@ from shards.storage.local import LocalStorage
 from shards.storage.locate import CacheOptions, locate
 
 BLOCK_BYTES = 2 << 20
-
-AHEAD = 64
-"""Samples per lane that remote blocks are fetched ahead: 0.4 s at 20,000 images/s, which hides 50 ms of latency."""
-
-GROUP = 8
-"""Batches that are looked up together: with 128 samples, the calls of a look-up take longer than its arithmetic."""
-
+AHEAD = 64  # samples per lane that remote blocks are fetched ahead: 0.4 s at 20,000 images/s hides 50 ms of latency
+GROUP = 8  # batches that are looked up together: of 128 samples, the calls take longer than the arithmetic
 REACH = 100  # neighbours in the order that are tried in place of a broken sample
 
-Sample = tuple[int, int, tuple[int, int, int, int]]
-"""Shard, row in the shard, and the values of :data:`shards.format.index.ENTRY`."""
+Sample = tuple[int, int, tuple[int, int, int, int]]  # shard, row in it, values of :data:`shards.format.index.ENTRY`
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import select
 import signal
 import sys
 import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -30,7 +31,7 @@ def serve(connection: Connection, ring: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the parent started this process with these blocked
     threading.Thread(target=_exit_on_hang_up, args=(connection.fileno(),), daemon=True).start()
-    try:
+    with suppress(EOFError, ConnectionError):
         reader: Reader
         reader, shape = connection.recv()
         slots = map_ring(ring, shape)
@@ -40,8 +41,6 @@ def serve(connection: Connection, ring: int) -> None:
                 connection.send(reader.read(position, slots[slot, first:last]))
             except InputError as error:
                 connection.send(error)
-    except (EOFError, ConnectionError):
-        pass
 
 
 def _exit_on_hang_up(descriptor: int) -> None:

@@ -49,8 +49,7 @@ class Order:
     counts: np.ndarray  # samples per shard, int64 (shards,), each at least 1
     seed: int
     lanes: int  # parts of the sequence that are read in parallel; best the batch size at the start of the run
-    block: int
-    """Maximum samples in a block. 1 to 4 MB read well; larger blocks mix better, smaller ones waste less."""
+    block: int  # maximum samples in a block; 1 to 4 MB read well, larger blocks mix better, smaller ones waste less
     _epochs: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -45,8 +45,7 @@ def mix(words: np.ndarray) -> np.ndarray:
     """The bijection of uint64 of SplitMix64 (Steele et al., OOPSLA 2014): each input bit affects every output bit."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = words ^ (words >> np.uint64(31))
-    return mixed
+    return np.asarray(words ^ (words >> np.uint64(31)))
 
 
 def numbered(key: int, numbers: np.ndarray) -> np.ndarray:
@@ -59,8 +58,7 @@ def _network(cells: np.ndarray, width: np.ndarray, height: np.ndarray, keys: np.
     for number in range(0, ROUNDS, 2):
         _rotate(left, right, width, keys, number)
         _rotate(right, left, height, keys, number + 1)
-    cell: np.ndarray = left * height + right
-    return cell
+    return np.asarray(left * height + right)
 
 
 def _rotate(side: np.ndarray, other: np.ndarray, size: np.ndarray, keys: np.ndarray, number: int) -> None:

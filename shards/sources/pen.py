@@ -56,8 +56,7 @@ class Pen:
     """Fills polygons in head coordinates. A polygon takes about 30 us, nearly independent of its size."""
 
     image: Image.Image
-    turn: float
-    """Rotation of the head in radians. The head is shifted against it, which keeps the eyes in place."""
+    turn: float  # rotation of the head in radians; the head is shifted against it, which keeps the eyes in place
 
     def flat(self, points: Points, colour: int, alpha: int = 255) -> None:
         """Fill a shape that does not change when the head turns: silhouettes, hair, clothes."""

@@ -80,8 +80,7 @@ class BlockCache:
             return block
         with ExitStack() as stack:
             try:
-                if not self._folder.exists():  # jobs that clean /tmp remove whole folders
-                    make_private_folder(self._folder)
+                make_private_folder(self._folder)  # jobs that clean /tmp remove whole folders
                 stack.enter_context(file_lock(self._folder / f"{zlib.crc32(name.encode()) % LOCKS:03d}.lock"))
             except OSError as error:
                 return self._keep_in_memory(error, fetch())
@@ -112,7 +111,6 @@ class BlockCache:
         try:
             block = self._write(name, data)
         except FileNotFoundError:
-            make_private_folder(self._folder)
             block = Block(data)
         except OSError as error:
             block = self._keep_in_memory(error, data)

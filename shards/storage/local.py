@@ -47,10 +47,9 @@ class LocalStorage:
             InputError: the tar is missing, cannot be read, or is not the one that was indexed.
         """
         try:
-            descriptor = self._open.get(shard)
-            if descriptor is None:
-                descriptor = self._open_tar(shard)
-            data = os.pread(descriptor, size, offset)
+            if shard not in self._open:
+                self._open_tar(shard)
+            data = os.pread(self._open[shard], size, offset)
         except OSError as error:
             raise InputError(f"{self.name(shard)} cannot be read at byte {offset} ({error.strerror}).") from error
         if len(data) != size:
@@ -69,11 +68,10 @@ class LocalStorage:
         while self._open:
             os.close(self._open.popitem()[1])
 
-    def _open_tar(self, shard: int) -> int:
-        descriptor = self._open[shard] = os.open(self._check_tar(shard), os.O_RDONLY)
+    def _open_tar(self, shard: int) -> None:
+        self._open[shard] = os.open(self._check_tar(shard), os.O_RDONLY)
         if len(self._open) > self._max_open:
             os.close(self._open.popitem(last=False)[1])
-        return descriptor
 
     def _check_tar(self, shard: int) -> Path:
         path, expected = self._folder / self._shards[shard].name, self._shards[shard].bytes

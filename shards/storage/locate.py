@@ -28,8 +28,7 @@ from shards.storage.client import PATIENCE, StorageClient
 from shards.storage.local import LocalStorage, open_file_limit
 from shards.storage.remote import RemoteStorage
 
-Storage = LocalStorage | RemoteStorage
-"""Reads the bytes of a data set's tars. Belongs to one process."""
+Storage = LocalStorage | RemoteStorage  # reads the bytes of a data set's tars; belongs to one process
 
 FIRST_PATIENCE = 15.0  # seconds of retries of the first request, so that a wrong address is reported soon
 DOWNLOAD_BYTES = 16 << 20
@@ -131,7 +130,7 @@ def locate(where: str | Path, cache: CacheOptions | None = None) -> Location:
     cache = cache or CacheOptions()
     if is_remote(str(where)):
         url = str(where)
-        data = fetch_file(join(url, MANIFEST), patience=FIRST_PATIENCE)
+        data = b"".join(fetch_chunks(join(url, MANIFEST), FIRST_PATIENCE))
         manifest = parse_manifest(data, f"{redact(url)}: {MANIFEST}")
         return Location(manifest, fetch_index(url, manifest, cache.folder), manifest.base or url)
     folder = local_path(str(where))
@@ -183,11 +182,6 @@ def _list_remote(where: str) -> TarList:
     return TarList(where, names)
 
 
-def fetch_file(url: str, *, patience: float = PATIENCE) -> bytes:
-    """The whole file at ``url``, after retries for at most ``patience`` seconds. Raises ``InputError``."""
-    return b"".join(_fetch_chunks(url, patience))
-
-
 def fetch_index(url: str, manifest: Manifest, folder: Path) -> Path:
     """The index of the data set at ``url``, cached in ``folder``. One process per node fetches it.
 
@@ -209,14 +203,15 @@ def fetch_index(url: str, manifest: Manifest, folder: Path) -> Path:
 def _download(url: str, checksum: str, path: Path) -> None:
     digest = hashlib.sha256()
     with atomic_write(path) as file:
-        for data in _fetch_chunks(url, PATIENCE):
+        for data in fetch_chunks(url):
             digest.update(data)
             file.write(data)
         if digest.hexdigest() != checksum:
             raise InputError(f"{redact(url)} does not match the manifest's checksum. Build the data set again.")
 
 
-def _fetch_chunks(url: str, patience: float) -> Iterator[bytearray]:
+def fetch_chunks(url: str, patience: float = PATIENCE) -> Iterator[bytearray]:
+    """The file at ``url``, in parts; each is retried for at most ``patience`` seconds. Raises ``InputError``."""
     with closing(StorageClient(url, patience)) as client:
         size = client.size(url)
         for start in range(0, size, DOWNLOAD_BYTES):

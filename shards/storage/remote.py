@@ -213,8 +213,7 @@ class RemoteStorage:
 
     def _span(self, key: Key) -> tuple[int, int]:
         """The block's bytes in its tar: from the header of its first member to the end of its last image."""
-        entries = self._entries(key)
-        first, last = entries[0], entries[-1]
+        first, last = self._entries(key)[[0, -1]]
         return int(first["offset"]) - int(first["header"]), int(last["offset"]) + int(last["size"])
 
     def _name(self, key: Key) -> str:

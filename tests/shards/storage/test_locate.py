@@ -9,7 +9,7 @@ import pytest
 
 from shards.common.errors import InputError
 from shards.format.manifest import INDEX, MANIFEST, read_manifest
-from shards.storage.locate import default_cache_folder, fetch_file, fetch_index
+from shards.storage.locate import default_cache_folder, fetch_chunks, fetch_index
 from tests.support.faulty import FaultyServer
 from tests.support.make import make_shards
 
@@ -23,9 +23,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_small_file_survives_faults(folder: Path) -> None:
     with FaultyServer(folder, ["500", "truncated", "reset"]) as server:
-        assert fetch_file(f"{server.url}/{MANIFEST}") == (folder / MANIFEST).read_bytes()
+        assert b"".join(fetch_chunks(f"{server.url}/{MANIFEST}")) == (folder / MANIFEST).read_bytes()
         with pytest.raises(InputError, match=r"127.0.0.1:\d+/no\?token=\*\*\* cannot be read: there is no such file"):
-            fetch_file(f"{server.url}/no?token=s3cret")
+            b"".join(fetch_chunks(f"{server.url}/no?token=s3cret"))
 
 
 def test_the_index_is_fetched_once(folder: Path, tmp_path: Path) -> None:

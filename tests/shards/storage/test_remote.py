@@ -22,7 +22,7 @@ from shards.storage import remote
 from shards.storage.cache import BLOCK, Block, BlockCache
 from shards.storage.client import StorageClient
 from shards.storage.local import LocalStorage
-from shards.storage.locate import fetch_file, fetch_index
+from shards.storage.locate import fetch_chunks, fetch_index
 from shards.storage.remote import DownloadPool, RemoteStorage
 from tests.support.faulty import FAULTS, FaultyServer, random_faults
 from tests.support.make import make_shards
@@ -384,7 +384,7 @@ def test_any_file_system_of_fsspec(folder: Path, storages: Storages) -> None:
         storage = storages("memory://set")
         storage.fetch(*everything())
         compare(storage, folder)
-        assert fetch_file("memory://set/manifest.json") == (folder / MANIFEST).read_bytes()
+        assert b"".join(fetch_chunks("memory://set/manifest.json")) == (folder / MANIFEST).read_bytes()
     finally:
         memory.rm("/set", recursive=True)
     fail(storages("memory://nowhere", replace(read_manifest(folder), size=1)), "there is no such file")

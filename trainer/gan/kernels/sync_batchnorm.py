@@ -54,7 +54,10 @@ def _statistics(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class _Normalise(torch.autograd.Function):
-    """``(values - mean) / sqrt(variance + eps) * weight + bias`` with ``mean`` and ``variance`` of all ranks."""
+    """``(values - mean) / sqrt(variance + eps) * weight + bias`` with ``mean`` and ``variance`` of all ranks.
+
+    It has derivatives of every order, in which the samples of all ranks contribute to ``mean`` and ``variance``.
+    """
 
     @staticmethod
     def forward(
@@ -67,11 +70,14 @@ class _Normalise(torch.autograd.Function):
         eps: float,
     ) -> torch.Tensor:
         ctx.save_for_backward(values, weight, mean, torch.rsqrt(variance + eps))
+        ctx.eps = eps
         return torch.native_batch_norm(values, weight, bias, mean, variance, False, 0.0, eps)[0]
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         values, weight, mean, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the caller differentiates again (``create_graph=True``)
+            return *_differentiable_backward(gradient, values, weight, ctx.eps), None, None, None
         # Gradients of weight and bias from this rank only, because DDP averages them.
         _, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, values, weight, None, None, mean, scale, True, 0.0, [False, True, True]
@@ -85,6 +91,41 @@ class _Normalise(torch.autograd.Function):
         slope, offset = along * -scale, along * scale * mean - level
         rest = torch.addcmul(offset[:, None, None], values, slope[:, None, None])
         return rest.addcmul_(gradient, (weight * scale)[:, None, None]), to_weight, to_bias, None, None, None
+
+
+def _differentiable_backward(
+    gradient: torch.Tensor, values: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of values, weight and bias, from operations that PyTorch differentiates.
+
+    It takes three reductions over the ranks instead of one, because the statistics are functions of the values here.
+    """
+    pixels, count = (0, 2, 3), dist.get_world_size() * values.numel() // values.shape[1]
+    centred = values - (_sum_over_ranks(values.sum(pixels)) / count)[:, None, None]
+    scale = torch.rsqrt(_sum_over_ranks(centred.square().sum(pixels)) / count + eps)
+    normal = centred * scale[:, None, None]
+    to_weight, to_bias = (gradient * normal).sum(pixels), gradient.sum(pixels)
+    along, level = (_sum_over_ranks(torch.stack([to_weight, to_bias])) / count)[..., None, None].unbind()
+    return (gradient - normal * along - level) * (weight * scale)[:, None, None], to_weight, to_bias
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all ranks. Its gradient is the sum of theirs, because each rank's result depends on all inputs."""
+
+    @staticmethod
+    def forward(_: Any, values: torch.Tensor) -> torch.Tensor:
+        total = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _sum_over_ranks(gradient)
+
+
+def _sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    out: torch.Tensor = _Sum.apply(values)
+    return out
 
 
 def synchronise(network: nn.Module, device: torch.device) -> None:

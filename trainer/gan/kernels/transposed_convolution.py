@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 FORWARDS, BACKWARDS = 4, 16
 """Largest height and width for which the matrix product is faster."""
@@ -65,9 +65,11 @@ class _Product(torch.autograd.Function):
         return out.permute(0, 3, 1, 2)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         images, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the caller differentiates again: operations that PyTorch differentiates
+            to_weight = conv2d_weight(gradient, weight.shape, images, stride=2, padding=1)  # type: ignore[no-untyped-call]
+            return F.conv2d(gradient, weight, stride=2, padding=1), to_weight
         count, _, height, width = images.shape
         gradient, kernel = gradient.permute(0, 2, 3, 1), _rows(weight).view(len(weight), -1)
         to_weight = torch.zeros_like(kernel)

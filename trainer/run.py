@@ -22,8 +22,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 GRACE = 5.0
 """Seconds that a rank without a message of its own waits before it exits: the launcher kills all ranks when the first
-one exits, and the rank that reports the error needs time to print it.
-"""
+one exits, and the rank that reports the error needs time to print it."""
 
 
 def main() -> None:

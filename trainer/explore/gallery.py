@@ -32,8 +32,7 @@ FRAME_MS = 60  # duration of a frame of a GIF in milliseconds
 BARS = {"+": [(-11, -1, 11, 1), (-1, -11, 1, 11)], "-": [(-11, -1, 11, 1)], "=": [(-11, -6, 11, -4), (-11, 4, 11, 6)]}
 """Bars that make up a sign: left, top, right and bottom in pixels from its middle."""
 
-Tiles: TypeAlias = dict[tuple[int, int], Image.Image]
-"""Images of one size by row and column."""
+Tiles: TypeAlias = dict[tuple[int, int], Image.Image]  # images of one size by row and column
 
 
 @dataclass(frozen=True)

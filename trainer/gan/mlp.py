@@ -12,8 +12,7 @@ from torch import nn
 
 from trainer.gan.networks import Discriminator, Generator, check_size
 
-PIECES = 5
-"""Linear pieces of a maxout unit."""
+PIECES = 5  # linear pieces of a maxout unit
 
 
 class MlpGenerator(Generator):

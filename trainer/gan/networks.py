@@ -9,15 +9,13 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-SIZES = (32, 64, 128)
-"""Heights and widths in pixels that every kind of network supports."""
+SIZES = (32, 64, 128)  # heights and widths in pixels that every kind of network supports
 
 
 class Generator(nn.Module, ABC):
     """Maps latents (n, z_dim) to images (n, channels, size, size) in [-1, 1]."""
 
-    title: ClassVar[str]
-    """Name of the architecture, for people."""
+    title: ClassVar[str]  # name of the architecture, for people
     paper: ClassVar[str]
 
     def __init__(self, z_dim: int) -> None:

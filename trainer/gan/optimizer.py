@@ -66,9 +66,10 @@ class Adam:
 
     def tensors(self) -> Tensors:
         """The moving averages and step counts by name of the weight, not copied."""
+        parts = {"step": self._steps, "exp_avg": self._means, "exp_avg_sq": self._squares}
         return {
             f"{name}.{part}": tensor
-            for part, tensors in self._parts.items()
+            for part, tensors in parts.items()
             for name, tensor in zip(self._named, tensors, strict=True)
         }
 
@@ -82,7 +83,3 @@ class Adam:
             raise RuntimeError(f"the optimizer's tensors differ by name: {sorted(mine.keys() ^ tensors.keys())[:3]}")
         for name, tensor in mine.items():
             tensor.copy_(tensors[name])
-
-    @property
-    def _parts(self) -> dict[str, list[torch.Tensor]]:
-        return {"step": self._steps, "exp_avg": self._means, "exp_avg_sq": self._squares}

@@ -22,16 +22,12 @@ class State:
 
     generator: Generator
     discriminator: Discriminator
-    average: Generator
-    """Moving average of ``generator``, buffers included (Karras et al., arXiv 1710.10196, section 6)."""
+    average: Generator  # moving average of ``generator``, buffers included (Karras et al., arXiv 1710.10196, section 6)
     generator_optim: Adam
     discriminator_optim: Adam
-    scaler: torch.amp.GradScaler
-    """Scales losses under fp16, else does nothing."""
-    step: int = 0
-    """Generator steps taken."""
-    position: int = 0
-    """Real images consumed. It advances after the optimizers have stepped."""
+    scaler: torch.amp.GradScaler  # scales losses under fp16, else does nothing
+    step: int = 0  # generator steps taken
+    position: int = 0  # real images consumed; it advances after the optimizers have stepped
 
     def tensors(self) -> dict[str, Tensors]:
         """All tensors that a checkpoint stores, by file and name, not copied."""

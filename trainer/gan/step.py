@@ -13,8 +13,7 @@ from trainer.gan.losses import discriminator_loss, exact, generator_loss
 from trainer.gan.optimizer import Adam
 from trainer.gan.state import State
 
-Metrics = dict[str, torch.Tensor]
-"""Scalars on the device. Reading one synchronises."""
+Metrics = dict[str, torch.Tensor]  # scalars on the device; reading one synchronises
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,7 @@ class Step:
     """Updates ``state`` in place from real images and latents."""
 
     state: State
-    generator: nn.Module
-    """The generator of ``state``, wrapped for autocast, and for DDP on several ranks."""
+    generator: nn.Module  # the generator of ``state``, wrapped for autocast, and for DDP on several ranks
     discriminator: nn.Module
     loss: Loss
 

@@ -29,8 +29,7 @@ BATCH = 250
 STRENGTHS = (0.1, 1.0, 10.0)
 """Values of C to choose from. On MNIST one of the last two is best; 100 takes thousands of iterations for nothing."""
 
-Samples: TypeAlias = tuple[torch.Tensor, np.ndarray]
-"""Images, uint8 (n, height, width, channels), and their labels, int64 (n,)."""
+Samples: TypeAlias = tuple[torch.Tensor, np.ndarray]  # images, uint8 (n, height, width, channels); labels, int64 (n,)
 
 
 @dataclass(frozen=True)

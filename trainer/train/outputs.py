@@ -31,8 +31,7 @@ class Outputs:
     audit: Journal | None
     bad_samples: BadSampleLog
     advisor: DataAdvisor
-    sheets: Background = field(default_factory=Background)
-    """Thread of its own, because a slow board must not delay a checkpoint."""
+    sheets: Background = field(default_factory=Background)  # its own thread: a slow board must not delay a checkpoint
 
     def record_step(self, state: State, batches: Sequence[Batch]) -> None:
         """Log the samples of a step that is done."""

@@ -43,10 +43,8 @@ class Session:
     stop_vote: StopVote
     checkpoints: CheckpointWriter
     outputs: Outputs
-    first_position: int
-    """Position that this process started from."""
-    unsaved: Metrics | None = None
-    """Metrics of the last step, if no checkpoint holds it yet."""
+    first_position: int  # position that this process started from
+    unsaved: Metrics | None = None  # metrics of the last step, if no checkpoint holds it yet
 
     @property
     def steps_left(self) -> int:

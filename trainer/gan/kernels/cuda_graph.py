@@ -11,8 +11,7 @@ import torch
 
 from trainer.gan.step import Metrics, Step
 
-WARM_UP = 11
-"""Steps before the capture, in which libraries choose kernels and allocate workspaces."""
+WARM_UP = 11  # steps before the capture, in which libraries choose kernels and allocate workspaces
 
 Work = Callable[[], Metrics]
 

@@ -16,8 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-FORWARDS, BACKWARDS = 4, 16
-"""Largest height and width for which the matrix product is faster."""
+FORWARDS, BACKWARDS = 4, 16  # largest height and width for which the matrix product is faster
 
 
 class Doubling(nn.ConvTranspose2d):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -37,21 +38,14 @@ def disk_note(config: Config, manifest: Manifest) -> str | None:
     return None
 
 
-def notes(config: Config, manifest: Manifest, launch: Launch) -> list[str]:
-    """Flags and launch options that will not have the effect the user may expect, a line each.
-
-    Raises ``InputError`` if no checkpoint fits on the disk.
-    """
-    cores = available_cores()
-    graphs = "--cuda-graphs needs one GPU and has no effect here."
-    threads = f"--threads {config.threads} on {cores} cores: they will compete. With 0, ranks share the cores."
-    found = (
-        idle_gpus(launch),
-        disk_note(config, manifest),
-        graphs if config.cuda_graphs and not supports_cuda_graphs(launch) else None,
-        threads if config.threads * launch.local_ranks > cores else None,
-    )
-    return [note for note in found if note]
+def _notes(config: Config, manifest: Manifest, launch: Launch) -> Iterator[str | None]:
+    """Flags and launch options that will not have the effect the user may expect."""
+    yield idle_gpus(launch)
+    yield disk_note(config, manifest)
+    if config.cuda_graphs and not supports_cuda_graphs(launch):
+        yield "--cuda-graphs needs one GPU and has no effect here."
+    if config.threads * launch.local_ranks > (cores := available_cores()):
+        yield f"--threads {config.threads} on {cores} cores: they will compete. With 0, ranks share the cores."
 
 
 def _parameters(config: Config, manifest: Manifest) -> tuple[int, int]:
@@ -66,11 +60,19 @@ def describe(
     manifest: Manifest,
     launch: Launch,
     precision: str,
-    position: int,
-    steps_left: int,
-    notes: Iterable[str] = (),
+    metadata: Mapping[str, Any],
+    note: str | None = None,
 ) -> str:
-    """Data, networks, ranks, precision, length, disk and each of ``notes``, a line each."""
+    """Data, networks, ranks, precision, length, disk, ``note`` and more notes on what the user may not expect, a line
+    each. ``metadata`` is that of the checkpoint that the run resumes from, empty at the start.
+
+    Raises ``InputError`` if no checkpoint fits on the disk.
+    """
+    position = metadata.get("position", 0)
+    left = config.remaining_steps(metadata.get("step", 0), position, manifest.samples)
+    before = metadata.get("precision", precision)
+    changed = None if before == precision else f"This run was trained with mixed precision {before!r} before."
+    notes = (note, changed, *(_notes(config, manifest, launch) if left else ()))
     g, d = _parameters(config, manifest)
     checkpoint = checkpoint_bytes(config, manifest) / 1e6
     arithmetic = f"{precision} mixed precision" if precision != "no" else config.dtype
@@ -82,9 +84,9 @@ def describe(
             f"networks generator {g:,} parameters, discriminator {d:,}, latents of {config.model.z_dim}",
             f"compute  {launch.ranks} {device} rank{'s' * (launch.ranks > 1)}, {arithmetic}, "
             f"global batch {config.batch_size}, {config.d_steps} D step{'s' * (config.d_steps > 1)} per G step",
-            f"length   {steps_left:,} steps {begin}",
+            f"length   {left:,} steps {begin}",
             f"disk     {checkpoint:.0f} MB a checkpoint, at most {checkpoint * (config.checkpoint.keep + 1):.0f} MB, "
             f"in {config.out}",
-            *(f"note     {note}" for note in notes),
+            *(f"note     {text}" for text in notes if text),
         )
     )

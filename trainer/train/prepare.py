@@ -32,22 +32,12 @@ class Prepared:
     """What a run needs to start."""
 
     precision: str
-    notes: list[str]
-    """Advice about the launch and the flags, a line each."""
+    header: str  # describes the run
     dataset: ShardDataset
-    resumed: checkpoint.Loaded | None
-    """The newest checkpoint."""
+    resumed: checkpoint.Loaded | None  # the newest checkpoint
+    step: int  # that the run starts from
+    position: int  # that the run starts from
     steps_left: int
-
-    @property
-    def step(self) -> int:
-        """Step that the run starts from."""
-        return int(self.resumed[2]["step"]) if self.resumed else 0
-
-    @property
-    def position(self) -> int:
-        """Position that the run starts from."""
-        return int(self.resumed[2]["position"]) if self.resumed else 0
 
 
 def prepare(
@@ -64,17 +54,15 @@ def prepare(
         if launch.rank == 0:
             print(f"Drawing the embedded data set into {config.data.shards}, once.", file=sys.stderr, flush=True)
         build(Faces(), Path(config.data.shards))  # other ranks wait for the first one
-    resumed = checkpoint.load_newest(folder.checkpoints)
-    metadata: dict[str, Any] = resumed[2] if resumed else {}
-    dataset = open_data(config, metadata)
-    if resumed:
-        _check_networks(config, resumed)
-    left = config.remaining_steps(metadata.get("step", 0), metadata.get("position", 0), len(dataset))
+    resumed, dataset = _resume(config, folder)
+    metadata = resumed[2] if resumed else {}
     equal = {name: str(value) for name, value in flatten(config).items() if name not in OF_A_NODE}
     equal |= {"data set": dataset.manifest.digest[:16], "mixed precision": precision}
     equal["newest checkpoint"] = f"{resumed[0].name}, {checkpoint.digest(resumed[0])[:16]}" if resumed else "none"
-    notes = _notes(config, dataset.manifest, launch, (precision, note), metadata, left)
-    return Prepared(precision, notes, dataset, resumed, left), equal
+    header = plan.describe(config, dataset.manifest, launch, precision, metadata, note)
+    step, position = metadata.get("step", 0), metadata.get("position", 0)
+    left = config.remaining_steps(step, position, len(dataset))
+    return Prepared(precision, header, dataset, resumed, step, position, left), equal
 
 
 def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> None:
@@ -82,18 +70,14 @@ def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> N
     precision, note = _check_launch(config, launch)
     folder.check(config)
     if _uses_missing_default(preset, config):
-        metadata: dict[str, Any] = {}
-        faces, shard = Faces(), Shard("not drawn yet", len(Faces()), 1, "")
+        faces, shard, resumed = Faces(), Shard("not drawn yet", len(Faces()), 1, ""), None
         manifest = Manifest(faces.name, faces.format, 64, faces.channels, (shard,), "")
     else:
-        resumed = checkpoint.load_newest(folder.checkpoints)
-        metadata = resumed[2] if resumed else {}
-        manifest = open_data(config, metadata).manifest
-    step, position = metadata.get("step", 0), metadata.get("position", 0)
+        resumed, dataset = _resume(config, folder)
+        manifest = dataset.manifest
     if launch.rank == 0:
-        left = config.remaining_steps(step, position, manifest.samples)
-        notes = _notes(config, manifest, launch, (precision, note), metadata, left)
-        print(plan.describe(config, manifest, launch, precision, position, left, notes), file=sys.stderr)
+        header = plan.describe(config, manifest, launch, precision, resumed[2] if resumed else {}, note)
+        print(header, file=sys.stderr)
         print("\n".join(f"{name}: {value}" for name, value in flatten(config).items()))
 
 
@@ -104,23 +88,22 @@ def _check_launch(config: Config, launch: Launch) -> tuple[str, str | None]:
     return resolve_precision(launch, config.dtype)
 
 
-def _notes(
-    config: Config,
-    manifest: Manifest,
-    launch: Launch,
-    resolved: tuple[str, str | None],
-    metadata: dict[str, Any],
-    left: int,
-) -> list[str]:
-    precision, note = resolved
-    before = metadata.get("precision", precision)
-    changed = None if before == precision else f"This run was trained with mixed precision {before!r} before."
-    return [each for each in (note, changed) if each] + (plan.notes(config, manifest, launch) if left else [])
+def _uses_missing_default(preset: str, config: Config) -> bool:
+    """Whether the run trains on the embedded data set and that does not exist yet."""
+    embedded = PRESETS["faces"][1].data.shards
+    return preset == "faces" and config.data.shards == embedded and not (Path(embedded) / MANIFEST).exists()
 
 
-def _check_networks(config: Config, resumed: checkpoint.Loaded) -> None:
-    """Check before anything is written: the folder's config.yaml, which is compared too, may be lost."""
+def _resume(config: Config, folder: RunFolder) -> tuple[checkpoint.Loaded | None, ShardDataset]:
+    """The newest checkpoint in ``folder``, and the data set in the order of the run that wrote it.
+
+    Raises ``InputError`` if they do not fit ``config``; config.yaml, which was compared before, may be lost.
+    """
+    resumed = checkpoint.load_newest(folder.checkpoints)
+    if not resumed:
+        return None, _open_data(config, {})
     path, tensors, metadata = resumed
+    dataset = _open_data(config, metadata)
     try:
         describe_checkpoint(config, metadata, tensors)
     except (LookupError, ValueError) as error:
@@ -128,15 +111,10 @@ def _check_networks(config: Config, resumed: checkpoint.Loaded) -> None:
             f"{path} holds other networks: {metadata.get('networks')}. Give their --model flags to resume that run, or "
             "another --out to start a new one."
         ) from error
+    return resumed, dataset
 
 
-def _uses_missing_default(preset: str, config: Config) -> bool:
-    """Whether the run trains on the embedded data set and that does not exist yet."""
-    embedded = PRESETS["faces"][1].data.shards
-    return preset == "faces" and config.data.shards == embedded and not (Path(embedded) / MANIFEST).exists()
-
-
-def open_data(config: Config, metadata: dict[str, Any]) -> ShardDataset:
+def _open_data(config: Config, metadata: dict[str, Any]) -> ShardDataset:
     """Open the data set in the order of the run whose checkpoint stored ``metadata``.
 
     Raises:

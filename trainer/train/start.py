@@ -23,7 +23,6 @@ from trainer.ranks.launch import Launch, launch_time
 from trainer.ranks.preemption import Preemption
 from trainer.ranks.process_group import StopVote, create_accelerator, describe_environment, wrap
 from trainer.ranks.rendezvous import compare_ranks, explain_failure
-from trainer.train import plan
 from trainer.train.loop import train
 from trainer.train.outputs import Outputs
 from trainer.train.prepare import Prepared, dry_run, prepare
@@ -34,8 +33,7 @@ from trainer.watch.tracker import Tracker
 
 KEEP_STOP = "SHARDGAN_KEEP_STOP"
 """Environment variable of job scripts. Set, the trainer keeps a STOP file that is older than itself: the script has
-already removed those of earlier runs.
-"""
+already removed those of earlier runs."""
 
 
 def run(preset: str, config: Config, launch: Launch) -> None:
@@ -49,19 +47,18 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     main = launch.rank == 0
     folder = RunFolder(config.out)
     if config.dry_run:
-        return dry_run(preset, config, launch, folder)
+        dry_run(preset, config, launch, folder)
+        return
     with ExitStack() as locks:
         prepared = compare_ranks(launch, lambda: prepare(preset, config, launch, folder, locks))
     if main:
-        manifest, left = prepared.dataset.manifest, prepared.steps_left
-        header = plan.describe(config, manifest, launch, prepared.precision, prepared.position, left, prepared.notes)
-        print(header, file=sys.stderr, flush=True)
+        print(prepared.header, file=sys.stderr, flush=True)
         folder.write_config(config)
     if not prepared.steps_left:
         if main:
             folder.write_status("done", prepared.step, prepared.position)  # a kill may have prevented this before
             print("Done already: nothing to do. Raise --steps or --epochs, or give another --out.", file=sys.stderr)
-        return None
+        return
     set_threads(launch, config.threads)
     set_kernels(tf32=config.tf32)
     with _failure_recorded(folder, launch, lambda: (prepared.step, prepared.position)):
@@ -72,25 +69,38 @@ def run(preset: str, config: Config, launch: Launch) -> None:
         _train(session, preemption, launch)
         accelerator.wait_for_everyone()  # the first launcher to end ends the job, and rank 0 may still be writing
     accelerator.state.destroy_process_group()
-    return None
 
 
 def _open_session(
     config: Config, folder: RunFolder, accelerator: Accelerator, prepared: Prepared, launch: Launch
 ) -> Session:
+    main, rank, manifest = launch.rank == 0, launch.rank, prepared.dataset.manifest
     state = _restore_state(config, accelerator, prepared)
-    if accelerator.is_main_process:
+    if main:
         _roll_back_folder(config, folder, state.step)
     accelerator.wait_for_everyone()
+    generator, discriminator = wrap(accelerator, state, sync_bn=config.model.sync_bn)
+    step = Step(state, generator, discriminator, config.loss)
+    replayed = config.cuda_graphs and supports_cuda_graphs(launch) and generator is state.generator  # not with DDP
+    metadata = {"data.digest": manifest.digest, **describe_environment(accelerator)}  # a collective
+    cores = max(1, available_cores() // launch.local_ranks)
+    outputs = Outputs(
+        folder=folder,
+        progress=Progress(prepared.step, prepared.step + prepared.steps_left, shown=main),
+        tracker=Tracker(accelerator, folder, config, metadata, prepared.position) if main else None,
+        audit=Journal(config.data.audit / f"rank-{rank}.jsonl") if config.data.audit else None,
+        bad_samples=BadSampleLog(folder.path / f"bad-rank-{rank}.jsonl"),
+        advisor=DataAdvisor(config.data.workers, manifest.format, is_remote(config.data.shards), cores),
+    )
     return Session(
         config=config,
         dataset=prepared.dataset,
         accelerator=accelerator,
         state=state,
-        step=_create_step(config, accelerator, state, launch),
-        stop_vote=StopVote(accelerator.num_processes),
+        step=Replay(step, cuda_graph) if replayed else step,
+        stop_vote=StopVote(launch.ranks),
         checkpoints=CheckpointWriter(folder.checkpoints, config.checkpoint.keep),
-        outputs=_open_outputs(config, folder, accelerator, prepared, launch),
+        outputs=outputs,
         first_position=state.position,
     )
 
@@ -114,29 +124,6 @@ def _roll_back_folder(config: Config, folder: RunFolder, step: int) -> None:
     audits = config.data.audit.glob("rank-*.jsonl") if config.data.audit else ()
     for journal in (folder.metrics, *folder.path.glob("bad-rank-*.jsonl"), *audits):
         roll_back(journal, step)
-
-
-def _create_step(config: Config, accelerator: Accelerator, state: State, launch: Launch) -> Step | Replay:
-    generator, discriminator = wrap(accelerator, state, sync_bn=config.model.sync_bn)
-    step = Step(state, generator, discriminator, config.loss)
-    replayed = config.cuda_graphs and supports_cuda_graphs(launch) and generator is state.generator  # not with DDP
-    return Replay(step, cuda_graph) if replayed else step
-
-
-def _open_outputs(
-    config: Config, folder: RunFolder, accelerator: Accelerator, prepared: Prepared, launch: Launch
-) -> Outputs:
-    main, rank, manifest = accelerator.is_main_process, accelerator.process_index, prepared.dataset.manifest
-    metadata = {"data.digest": manifest.digest, **describe_environment(accelerator)}  # a collective
-    cores = max(1, available_cores() // launch.local_ranks)
-    return Outputs(
-        folder=folder,
-        progress=Progress(prepared.step, prepared.step + prepared.steps_left, shown=main),
-        tracker=Tracker(accelerator, folder, config, metadata, prepared.position) if main else None,
-        audit=Journal(config.data.audit / f"rank-{rank}.jsonl") if config.data.audit else None,
-        bad_samples=BadSampleLog(folder.path / f"bad-rank-{rank}.jsonl"),
-        advisor=DataAdvisor(config.data.workers, manifest.format, is_remote(config.data.shards), cores),
-    )
 
 
 @contextmanager

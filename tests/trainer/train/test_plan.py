@@ -13,12 +13,12 @@ from trainer.ranks.launch import Launch
 from trainer.train.plan import describe, disk_note
 
 MANIFEST = Manifest("celeba", "jpg", 64, 3, (Shard("a.tar", 1500, 9, ""), Shard("b.tar", 500, 9, "")), "")
-CONFIG = Config(data=Data(shards="here"), out=Path("there"), checkpoint=Checkpoints(keep=2))
+CONFIG = Config(data=Data(shards="here"), out=Path("there"), steps=1234, checkpoint=Checkpoints(keep=2))
 ONE = Launch(rank=0, ranks=1, local_ranks=1, cpu=True, precision="no")
 
 
 def lines(config: Config = CONFIG, launch: Launch = ONE, precision: str = "no", position: int = 0) -> dict[str, str]:
-    text = describe(config, MANIFEST, launch, precision, position, 1234)
+    text = describe(config, MANIFEST, launch, precision, {"precision": precision, "position": position})
     return dict(line.split(maxsplit=1) for line in text.splitlines())
 
 

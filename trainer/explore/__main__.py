@@ -187,10 +187,5 @@ def explore(arguments: Sequence[str]) -> None:
     print("\n".join(map(str, files)))
 
 
-def main() -> int:
-    """Runs the command and returns its exit code."""
-    return conclude(lambda: explore(sys.argv[1:]))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(conclude(lambda: explore(sys.argv[1:])))

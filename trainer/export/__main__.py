@@ -93,10 +93,5 @@ def check(options: Export) -> None:
         raise InputError(f"{out}: the name of an ONNX file must end in .onnx.")
 
 
-def main() -> int:
-    """Runs the command and returns its exit code."""
-    return conclude(lambda: export(parse_command(Export, "export")))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(conclude(lambda: export(parse_command(Export, "export"))))

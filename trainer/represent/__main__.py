@@ -101,10 +101,5 @@ def represent(options: Represent) -> None:
     print(f"Written to {path}.", file=sys.stderr)
 
 
-def main() -> int:
-    """Runs the command and returns its exit code."""
-    return conclude(lambda: represent(parse_command(Represent, "represent")))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(conclude(lambda: represent(parse_command(Represent, "represent"))))

@@ -192,7 +192,10 @@ def test_bad_input_is_one_line(
 
 def test_a_missing_extra_is_named(trained: Path, tmp_path: Path) -> None:
     """The import system cannot find onnxruntime."""
-    code = "import sys; sys.modules['onnxruntime'] = None; from trainer.export.__main__ import main; sys.exit(main())"
+    code = """if True:
+        import runpy, sys
+        sys.modules["onnxruntime"] = None
+        runpy.run_module("trainer.export", run_name="__main__", alter_sys=True)"""
     done = run(words=[sys.executable, "-c", code, str(trained), str(tmp_path / "out"), "--format", "onnx"])
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: This needs onnxruntime, not installed here. Run: uv sync --extra export\n"
@@ -200,10 +203,9 @@ def test_a_missing_extra_is_named(trained: Path, tmp_path: Path) -> None:
 
 def test_help_shows_an_example_and_loads_no_torch() -> None:
     code = """if True:
-        import sys
-        from trainer.export.__main__ import main
+        import runpy, sys
         try:
-            main()
+            runpy.run_module("trainer.export", run_name="__main__", alter_sys=True)
         except SystemExit as end:
             assert end.code == 0
         sys.exit(bool({"torch", "onnx", "huggingface_hub"} & {*sys.modules}))"""

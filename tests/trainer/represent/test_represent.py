@@ -186,10 +186,9 @@ def test_unlabelled_shards_are_refused(faces32: Path) -> None:
 
 def test_help_shows_an_example_and_loads_no_torch() -> None:
     code = """if True:
-        import sys
-        from trainer.represent.__main__ import main
+        import runpy, sys
         try:
-            main()
+            runpy.run_module("trainer.represent", run_name="__main__", alter_sys=True)
         except SystemExit as end:
             assert end.code == 0
         sys.exit(bool({"torch", "sklearn"} & sys.modules.keys()))"""

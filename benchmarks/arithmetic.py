@@ -26,6 +26,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from tyro.conf import Positional
 
 from benchmarks.measure.cli import describe_machine
+from shards.common.command import read_words
 from shards.common.errors import InputError
 from shards.loading.loader import normalise
 from trainer.cli import conclude
@@ -202,7 +203,7 @@ def run(arguments: Arguments) -> None:
 
 def main() -> int:
     """Runs the benchmark and returns its exit code."""
-    return conclude(lambda: run(tyro.cli(Arguments, description=__doc__)))
+    return conclude(lambda: run(tyro.cli(Arguments, args=read_words(), description=__doc__)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from tyro.conf import DisallowNone, OmitArgPrefixes, OmitSubcommandPrefixes, Pos
 
 from shards.building.commands import Build
 from shards.check.commands import Index, Info, Verify
+from shards.common.command import read_words
 from shards.common.errors import InputError
 
 
@@ -19,6 +20,7 @@ def main() -> int:
         command = tyro.cli(
             Build | Index | Verify | Info,
             prog="python -m shards",
+            args=read_words(),
             description="Build WebDataset shards from raw images; index, verify and describe existing shards.",
             config=(OmitArgPrefixes, OmitSubcommandPrefixes, PositionalMetavarFromFieldName, DisallowNone),
         )

@@ -11,6 +11,7 @@ from typing import TypeVar
 import tyro
 from tyro import conf
 
+from shards.common.command import read_words
 from shards.common.errors import InputError
 
 USAGE_ERROR = 2
@@ -20,7 +21,10 @@ Options = TypeVar("Options")
 
 
 def parse_command(options: type[Options], name: str, arguments: Sequence[str] | None = None) -> Options:
-    """Parses ``arguments``, by default those of the process, of ``python -m trainer.NAME`` into ``options``."""
+    """Parses ``arguments``, by default those of the process, of ``python -m trainer.NAME`` into ``options``.
+
+    Raises ``InputError`` if one is empty.
+    """
     style = (
         conf.DisallowNone,
         conf.FlagCreatePairsOff,
@@ -28,7 +32,7 @@ def parse_command(options: type[Options], name: str, arguments: Sequence[str] | 
         conf.OmitSubcommandPrefixes,
         conf.PositionalMetavarFromFieldName,
     )
-    return tyro.cli(options, prog=f"python -m trainer.{name}", args=arguments, config=style)
+    return tyro.cli(options, prog=f"python -m trainer.{name}", args=read_words(arguments), config=style)
 
 
 def conclude(command: Callable[[], None]) -> int:

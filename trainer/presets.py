@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
 
+from shards.common.command import read_words
 from shards.common.errors import InputError
 from trainer.config import Checkpoints, Config, Data, Model, Optim, Samples
 
@@ -45,9 +45,9 @@ def parse(arguments: Sequence[str] | None = None, *, quiet: bool = False) -> tup
 
     Raises:
         SystemExit: after printing help or a usage error, or silently if ``quiet``.
-        InputError: the preset is unknown, or values are out of range or contradict each other.
+        InputError: the preset is unknown, or values are empty, out of range or contradict each other.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = read_words(arguments)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, "faces")
     if words[0] not in PRESETS and not words[0].startswith("-"):

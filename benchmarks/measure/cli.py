@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from shards.common.command import read_words
 from shards.common.errors import InputError
 from shards.common.processes import available_cores
 from trainer.cli import conclude
@@ -33,7 +34,7 @@ A = TypeVar("A", bound=Arguments)
 
 def main(arguments: type[A], benchmark: Callable[[A], None], description: str | None) -> int:
     """Parses and checks the flags and runs the benchmark. Returns the exit code."""
-    return conclude(lambda: benchmark(check(tyro.cli(arguments, description=description))))
+    return conclude(lambda: benchmark(check(tyro.cli(arguments, args=read_words(), description=description))))
 
 
 def check(arguments: A) -> A:

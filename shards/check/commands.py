@@ -44,8 +44,6 @@ class Index:
     """1 reads the images in grey, 3 in colour. Default: grey if all are grey."""
 
     def run(self) -> None:
-        if not self.where:
-            raise InputError("The name of the tars is empty: an unset variable?")
         manifest = index_tars(self.where, self.out, self.size, self.channels)
         print(describe_manifest(manifest))
         if manifest.format == "any":

@@ -29,12 +29,12 @@ def is_remote(where: str) -> bool:
 
 
 def local_path(where: str) -> Path:
-    """The path of ``where``, a path or a ``file://`` URL (RFC 8089); ``InputError`` for another host or scheme."""
+    """The path of ``where``, a path or a ``file://`` URL (RFC 8089); ``InputError`` for any other address."""
     scheme = _SCHEME.match(where)
     if scheme is None:
         return Path(where)
     host, slash, path = where[scheme.end() :].partition("/")
-    if scheme[1].lower() != "file" or host.lower() not in {"", "localhost"}:
+    if scheme[1].lower() != "file" or host.lower() not in {"", "localhost"} or not slash:
         raise InputError(f"{redact(where)} is not a path of this machine; write file:///the/path.")
     return Path(unquote(slash + path))
 
@@ -43,7 +43,10 @@ def join(base: str, name: str) -> str:
     """The URL of the file ``name``, not encoded yet, in the folder ``base``, which may have a query (a SAS token)."""
     folder, mark, query = base.partition("?")
     if folder.lower().startswith(("http://", "https://")):
-        folder, name = folder.partition("#")[0], quote(name)  # other schemes have keys as they are
+        folder, name = (
+            folder.partition("#")[0],
+            quote(name, errors="surrogateescape"),
+        )  # other schemes have keys as they are
     return f"{folder.rstrip('/')}/{name}{mark}{query}"
 
 

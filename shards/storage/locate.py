@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from glob import glob
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -149,7 +150,8 @@ def list_tars(where: str) -> TarList:
             packed = next((tar.name for kind in ("*.tar.*", "*.tgz") for tar in path.rglob(kind)), None)
             raise InputError(f"{where} holds no .tar files{f', only compressed ones ({packed})' if packed else ''}.")
         return TarList(str(path), names)
-    paths = [Path(name) for pattern in _expand(str(path)) for name in sorted(glob(pattern)) or [pattern]]  # noqa: PTH207
+    patterns = [str(path)] if path.is_file() else _expand(str(path))  # the name of a tar may contain braces
+    paths = [Path(name) for pattern in patterns for name in sorted(glob(pattern)) or [pattern]]  # noqa: PTH207
     if missing := [path for path in paths if not path.is_file()]:
         raise InputError(f"No tars at {where}: there is no {missing[0]}.")
     if len({*paths}) < len(paths):
@@ -158,11 +160,17 @@ def list_tars(where: str) -> TarList:
     return TarList(base or ".", tuple(path.relative_to(base).as_posix() for path in paths))
 
 
-def _expand(pattern: str) -> Iterator[str]:
-    for first, last in re.findall(r"\{(\d+)\.\.(\d+)", pattern):
-        if abs(int(last) - int(first)) > MAX_TARS:
-            raise InputError(f"{redact(pattern)} names more than {MAX_TARS:,} tars.")
-    yield from braceexpand(pattern)
+def _expand(pattern: str) -> list[str]:
+    """The names that the braces of ``pattern`` stand for; raises ``InputError``."""
+    ranges = re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern)  # braceexpand holds each of them in memory
+    try:
+        few = all(abs(int(last) - int(first)) <= MAX_TARS for first, last in ranges)
+        names = list(islice(braceexpand(pattern), MAX_TARS + 1)) if few else []
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{redact(pattern)} is not a pattern of tars: its braces do not match.") from error
+    if not 0 < len(names) <= MAX_TARS:
+        raise InputError(f"{redact(pattern)} names more than {MAX_TARS:,} tars.")
+    return names
 
 
 def _list_remote(where: str) -> TarList:

@@ -229,6 +229,12 @@ def only_gzipped(folder: Path) -> None:
         (only_gzipped, "", r"only compressed ones \(x.tar.gz\)"),
         (lambda folder: plain(folder / "x.tar", 1), "{x,x}.tar", "names a tar twice"),
         (lambda _: None, "{000..999999999}.tar", "names more than 1,000,000 tars"),
+        (lambda _: None, "{-999999999..0}.tar", "names more than 1,000,000 tars"),
+        (lambda _: None, "{0..9999}-{0..9999}.tar", "names more than 1,000,000 tars"),
+        (lambda _: None, "x-{000..003.tar", "its braces do not match"),
+        (lambda _: None, "x-000..003}.tar", "its braces do not match"),
+        (lambda _: None, "x-{a,b.tar", "its braces do not match"),
+        (lambda _: None, "x-{}.tar", r"there is no .*x-\{\}\.tar"),
         (lambda _: None, "*.tar", "there is no"),
     ],
 )
@@ -239,6 +245,17 @@ def test_tars_that_cannot_be_used_are_told(
     with pytest.raises(InputError, match=message):
         index_tars(str(tmp_path / where))
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_pattern_of_remote_tars_with_wrong_braces_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"x-\{0\.\.3\.tar is not a pattern of tars: its braces do not match"):
+        index_tars("https://nowhere.invalid/x-{0..3.tar")
+
+
+def test_braces_in_the_name_of_a_tar(tmp_path: Path) -> None:
+    for name in ("a}b", "{1,2}", "[x]"):
+        plain(tmp_path / f"{name}.tar", 1)
+        assert index_tars(str(tmp_path / f"{name}.tar"), tmp_path / f"index {name}").samples == 1
 
 
 def test_an_index_of_more_tars_is_kept(tmp_path: Path) -> None:

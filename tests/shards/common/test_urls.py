@@ -37,7 +37,7 @@ def test_local_paths(where: str, path: str) -> None:
     assert local_path(where) == Path(path)
 
 
-@pytest.mark.parametrize("where", ["file://host/x", "file://user:secret@host/x", "s3://user:secret@b"])
+@pytest.mark.parametrize("where", ["file://", "file://host/x", "file://user:secret@host/x", "s3://user:secret@b"])
 def test_no_local_path(where: str) -> None:
     with pytest.raises(InputError, match="not a path of this machine") as caught:
         local_path(where)

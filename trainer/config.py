@@ -173,21 +173,19 @@ class Config:
         if self.tracking.artifacts and self.tracking.board != "wandb":
             raise InputError("--tracking.artifacts needs --tracking.board wandb: TensorBoard stores no files.")
         values = flatten(self)
+
+        def require(valid: bool, name: str, rule: str) -> None:
+            if not valid:
+                raise InputError(f"--{name.replace('_', '-')} is {values[name]}; it must be {rule}.")
+
         for name, least in LEAST.items():
-            if values[name] is not None and values[name] < least:
-                raise InputError(f"--{name.replace('_', '-')} is {values[name]}; it must be at least {least}.")
+            require(values[name] is None or values[name] >= least, name, f"at least {least}")
         for name, below in BELOW.items():
-            if not 0 <= values[name] < below:
-                flag = f"--{name.replace('_', '-')}"
-                raise InputError(f"{flag} is {values[name]}; it must be at least 0 and less than {below}.")
-        if not 0 < self.data.cache_gb < math.inf:
-            raise InputError(f"--data.cache-gb is {self.data.cache_gb}; it must be more than 0.")
-        if not 0 <= self.data.max_bad <= 1:
-            raise InputError(f"--data.max-bad is {self.data.max_bad}; it must be a share from 0 to 1.")
-        if self.epochs is not None and not (0 < self.epochs < math.inf):
-            raise InputError(f"--epochs is {self.epochs}; it must be more than 0.")
-        if self.seed >= 2**63:
-            raise InputError(f"--seed is {self.seed}; it must be less than 2**63.")
+            require(0 <= values[name] < below, name, f"at least 0 and less than {below}")
+        require(0 < self.data.cache_gb < math.inf, "data.cache_gb", "more than 0")
+        require(0 <= self.data.max_bad <= 1, "data.max_bad", "a share from 0 to 1")
+        require(self.epochs is None or 0 < self.epochs < math.inf, "epochs", "more than 0")
+        require(self.seed < 2**63, "seed", "less than 2**63")
 
     def remaining_steps(self, step: int, position: int, samples: int) -> int:
         """Steps left on a data set of ``samples`` images. --epochs counts images, so the batch size may change."""

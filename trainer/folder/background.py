@@ -34,7 +34,6 @@ class Background:
             self._jobs.popleft().result()
 
     def wait(self) -> None:
-        """Wait for all jobs."""
         while self._jobs:
             self._jobs.popleft().result()
 

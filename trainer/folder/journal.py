@@ -43,7 +43,6 @@ class Journal:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     @contextmanager
@@ -88,7 +87,6 @@ class BadSampleLog:
             self._journal.append({"step": step, **asdict(sample)})
 
     def close(self) -> None:
-        """Close the file, if there is one."""
         if self._journal:
             self._journal.close()
 

@@ -27,9 +27,7 @@ def create_networks(model: Model, size: int, channels: int) -> tuple[Generator, 
     """Generator and discriminator of ``model`` for images (n, channels, size, size).
 
     Their weights are not a function of the seed yet: see :func:`trainer.gan.networks.initialise`.
-
-    Raises:
-        ValueError: there are no networks of this kind or size.
+    Raises ``ValueError`` if there are no networks of this kind or size.
     """
     return create_generator(model, size, channels), create_discriminator(model, size, channels)
 

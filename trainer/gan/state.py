@@ -40,10 +40,7 @@ class State:
         }
 
     def load(self, tensors: Mapping[str, Tensors]) -> None:
-        """Copy the tensors of a checkpoint to the device of this state.
-
-        Raises ``RuntimeError`` if names or shapes belong to other networks.
-        """
+        """Copy a checkpoint's tensors to this state's device; raises ``RuntimeError`` if names or shapes differ."""
         self.generator.load_state_dict(tensors["generator"])
         self.average.load_state_dict(tensors["average"])
         self.discriminator.load_state_dict(tensors["discriminator"])

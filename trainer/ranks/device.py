@@ -50,8 +50,8 @@ def supports_cuda_graphs(launch: Launch) -> bool:
     return launch.ranks == 1 and not launch.cpu
 
 
-def set_threads(launch: Launch, threads: int) -> int:
-    """Use ``threads`` threads on this rank, or on a CPU for 0 its share of the cores; returns the number in use."""
+def set_threads(launch: Launch, threads: int) -> None:
+    """Use ``threads`` threads on this rank, or on a CPU for 0 its share of the cores."""
     # The launcher sets OMP_NUM_THREADS=1 by default, which would leave all but one core idle.
     if not threads and launch.cpu:
         threads = max(1, available_cores() // launch.local_ranks)
@@ -59,7 +59,6 @@ def set_threads(launch: Launch, threads: int) -> int:
         torch.set_num_threads(threads)
     if launch.cpu:
         torch.set_flush_denormal(True)  # Adam's averages decay into denormals, which are 100 times slower
-    return torch.get_num_threads()
 
 
 def set_kernels(*, tf32: bool) -> None:

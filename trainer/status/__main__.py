@@ -60,10 +60,7 @@ class RunStatus:
 
 
 def read_status(run: Path) -> RunStatus:
-    """The state of the run in the folder ``run``.
-
-    Raises ``InputError`` if ``run`` is not a run folder, or its ``status.json`` is not valid.
-    """
+    """The state of the run in ``run``; raises ``InputError`` if that is no run folder or its status is not valid."""
     folder = RunFolder(run)
     if not run.is_dir():
         raise InputError(f"There is no run at {run}: no such folder.")

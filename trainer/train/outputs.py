@@ -43,10 +43,7 @@ class Outputs:
         self.progress.step()
 
     def report(self, row: Mapping[str, float], state: State, seconds_left: float) -> None:
-        """Show and log one row of figures.
-
-        Raises ``InputError`` if an earlier sheet, or the row, could not be written.
-        """
+        """Show and log one row of figures; raises ``InputError`` if it, or an earlier sheet, could not be written."""
         self.sheets.check()
         self.progress.report(row, seconds_left)
         if advice := self.advisor.advise(row["data/wait"]):

@@ -61,7 +61,7 @@ def describe(
     launch: Launch,
     precision: str,
     metadata: Mapping[str, Any],
-    note: str | None = None,
+    note: str | None,
 ) -> str:
     """Data, networks, ranks, precision, length, disk, ``note`` and more notes on what the user may not expect, a line
     each. ``metadata`` is that of the checkpoint that the run resumes from, empty at the start.

@@ -117,8 +117,7 @@ def _resume(config: Config, folder: RunFolder) -> tuple[checkpoint.Loaded | None
 def _open_data(config: Config, metadata: dict[str, Any]) -> ShardDataset:
     """Open the data set in the order of the run whose checkpoint stored ``metadata``.
 
-    Raises:
-        InputError: the data set is missing, incomplete, too small, of an unsupported size, or not the one of that run.
+    Raises ``InputError`` if it is missing, incomplete, too small, of an unsupported size, or not that of the run.
     """
     dataset = ShardDataset(
         config.data.shards,

@@ -48,7 +48,6 @@ class Session:
 
     @property
     def steps_left(self) -> int:
-        """Steps left to train."""
         return self.config.remaining_steps(self.state.step, self.state.position, len(self.dataset))
 
     def advance(self, batches: Sequence[Batch], *, report: bool) -> Metrics:
@@ -143,10 +142,7 @@ class Session:
         }
 
     def finish_checkpoint(self) -> None:
-        """Wait until the main rank has written the last checkpoint.
-
-        Raises ``InputError`` if it could not be written.
-        """
+        """Wait until the main rank has written the last checkpoint; raises ``InputError`` if it could not."""
         self.checkpoints.wait()
         self.accelerator.wait_for_everyone()
 
@@ -163,7 +159,6 @@ class Session:
         return reason or "another rank's signal"
 
     def close(self, *, failed: bool) -> None:
-        """Release threads and files."""
         self.outputs.progress.close()  # first, because warnings would print into a live bar
         self.checkpoints.close()
         if not failed:

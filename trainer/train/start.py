@@ -39,10 +39,7 @@ already removed those of earlier runs."""
 def run(preset: str, config: Config, launch: Launch) -> None:
     """Train as ``config`` says, from the newest checkpoint in the run folder or from the start.
 
-    All errors in the input are found before the first collective.
-
-    Raises:
-        InputError: the data, the run folder or the launch does not fit the config.
+    Raises ``InputError``, before the first collective, if the data, the run folder or the launch does not fit.
     """
     main = launch.rank == 0
     folder = RunFolder(config.out)

@@ -39,7 +39,6 @@ class Progress:
         )
 
     def step(self) -> None:
-        """Count one step."""
         self._bar.update()
 
     def saved(self, step: int) -> None:

@@ -30,8 +30,7 @@ SENT = "board-has"  # file of the run folder: the position, in real images, up t
 def check(tracking: Tracking) -> None:
     """Check that the requested board can be used on this machine.
 
-    Raises:
-        InputError: TensorBoard is not installed, or W&B would reject the project name, the settings or the mode.
+    Raises ``InputError`` if TensorBoard is not installed, or W&B would reject the project name, settings or mode.
     """
     if tracking.board == "wandb":
         if not 0 < len(tracking.project) <= 128 or set(tracking.project) & set("/\\#?%:"):

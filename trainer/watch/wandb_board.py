@@ -34,9 +34,8 @@ def resolve_mode(requested: str) -> tuple[str, str | None]:
     files, and whether wandb finds an API key for its server. Returns also a warning if wandb cannot find out, which
     makes ``auto`` offline.
 
-    Raises:
-        InputError: an unknown WANDB_MODE, ``online`` without a key, where wandb would prompt, or ``online`` as flag
-            with settings that wandb rejects.
+    Raises ``InputError`` for an unknown WANDB_MODE, for ``online`` without a key, where wandb would prompt, and for
+    ``online`` as flag with settings that wandb rejects.
     """
     mode, variable = requested, os.environ.get("WANDB_MODE")
     if variable is not None and variable not in MODES:  # for any ``mode``, because wandb reads the variable too

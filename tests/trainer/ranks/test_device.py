@@ -83,7 +83,7 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
      (2, 1, False, 2)],
 )  # fmt: skip
 def test_ranks_share_the_cores(asked: int, local_ranks: int, cpu: bool, threads: int) -> None:
-    assert set_threads(launch(cpu=cpu, local_ranks=local_ranks), asked) == threads
+    set_threads(launch(cpu=cpu, local_ranks=local_ranks), asked)
     assert torch.get_num_threads() == threads
 
 

@@ -18,7 +18,7 @@ ONE = Launch(rank=0, ranks=1, local_ranks=1, cpu=True, precision="no")
 
 
 def lines(config: Config = CONFIG, launch: Launch = ONE, precision: str = "no", position: int = 0) -> dict[str, str]:
-    text = describe(config, MANIFEST, launch, precision, {"precision": precision, "position": position})
+    text = describe(config, MANIFEST, launch, precision, {"precision": precision, "position": position}, None)
     return dict(line.split(maxsplit=1) for line in text.splitlines())
 
 

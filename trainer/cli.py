@@ -53,8 +53,8 @@ def conclude(command: Callable[[], None]) -> int:
     return 0
 
 
-def check_free(paths: Sequence[Path]) -> None:
-    """Raises ``InputError`` when one of ``paths`` exists. For commands with --force."""
+def check_free(paths: Sequence[Path], *, force: bool) -> None:
+    """Raises ``InputError`` when one of ``paths`` exists, unless ``force`` is given."""
     for path in paths:
-        if path.exists():
+        if path.exists() and not force:
             raise InputError(f"{path} exists and is kept. Give --force to replace it, or another name.")

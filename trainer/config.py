@@ -199,8 +199,6 @@ FREE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "data.audi
         "dry_run", "default_steps", "model.sync_bn", "tf32", "cuda_graphs")  # fmt: skip
 """Fields, or prefixes of fields, that may change when a run resumes: where it runs and reports, its length, and its
 batches, ranks and workers. The data are compared by digest."""
-
-
 OF_A_NODE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "threads")
 """Fields that may differ between the ranks of a run, because shards may be staged to a node's local disk."""
 

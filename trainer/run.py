@@ -58,9 +58,7 @@ def _parse(*, main_rank: bool) -> tuple[str, Config]:
 
 
 def _train(preset: str, config: Config) -> Exception | None:
-    """Train as ``config`` says. An error that the user can fix is returned, because the elastic launcher would print
-    the traceback of one that is raised.
-    """
+    """Train; returns an error that the user can fix: if raised, the elastic launcher would print its traceback."""
     # Imported here because torch takes seconds, which --help and a typo should not cost.
     from torch.distributed.elastic.multiprocessing.errors import record
 

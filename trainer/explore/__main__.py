@@ -171,8 +171,7 @@ def explore(arguments: Sequence[str]) -> None:
     draw = kind.prepare(arguments)
     path = kind.out or run / "explore" / f"{type(kind).__name__.lower()}.png"
     files = [path.with_suffix(suffix) for suffix in kind.suffixes]
-    if not kind.force:
-        check_free(files)
+    check_free(files, force=kind.force)
     # Not at the top: torch takes seconds to import, which --help and a typo should not wait for.
     from trainer.explore.gallery import Gallery, origin
     from trainer.folder.load_run import load_run

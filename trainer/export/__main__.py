@@ -79,8 +79,7 @@ def check(options: Export) -> None:
             raise InputError(f"--push {options.push}: {error} Give a repository such as me/mnist-dcgan.") from error
     if options.format == "safetensors":
         recover_folder(out)  # after a kill in the middle of a replacement, the old export exists again
-    if not options.force:
-        check_free([out])
+    check_free([out], force=options.force)
     if options.format == "onnx":
         replaceable = out.is_file() and out.suffix == ".onnx"
     else:

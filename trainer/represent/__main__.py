@@ -63,8 +63,7 @@ def represent(options: Represent) -> None:
     """Prints a table and writes the report; raises ``InputError`` if it exists or the shards do not suit the run."""
     require("represent", "sklearn")
     path = options.out or options.run / REPORT
-    if not options.force:
-        check_free([path])
+    check_free([path], force=options.force)
     # Not at the top: torch and sklearn take seconds to import, which --help and a typo should not wait for.
     from trainer.folder.load_run import load_run
     from trainer.gan.networks import has_batch_norm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from accelerate import Accelerator
@@ -58,7 +58,7 @@ def run(preset: str, config: Config, launch: Launch) -> None:
         return
     set_threads(launch, config.threads)
     set_kernels(tf32=config.tf32)
-    with _failure_recorded(folder, launch, lambda: (prepared.step, prepared.position)):
+    with _failure_recorded(folder, launch, prepared):
         accelerator = create_accelerator(config, launch, prepared.precision)
         session = _open_session(config, folder, accelerator, prepared, launch)
     # Until the end, because a repeated signal would kill the process while it writes its status.
@@ -124,16 +124,15 @@ def _roll_back_folder(config: Config, folder: RunFolder, step: int) -> None:
 
 
 @contextmanager
-def _failure_recorded(folder: RunFolder, launch: Launch, progress: Callable[[], tuple[int, int]]) -> Iterator[None]:
-    """If the block fails, write its cause, step and position to the main rank's status."""
+def _failure_recorded(folder: RunFolder, launch: Launch, reached: Prepared | State) -> Iterator[None]:
+    """If the block fails, write its cause, and the step and position of ``reached``, to the main rank's status."""
     try:
         yield
     except Exception as error:
-        step, position = progress()
-        cause = explain_failure(error, launch, step)
+        cause = explain_failure(error, launch, reached.step)
         if launch.rank == 0:
             with suppress(OSError):  # on a full disk, the first error is the one to report
-                folder.write_status("failed", step, position, error=cause)
+                folder.write_status("failed", reached.step, reached.position, error=cause)
         raise
 
 
@@ -142,7 +141,7 @@ def _train(session: Session, preemption: Preemption, launch: Launch) -> None:
     state, outputs, main = session.state, session.outputs, session.accelerator.is_main_process
     folder, failed = outputs.folder, True
     try:
-        with _failure_recorded(folder, launch, lambda: (state.step, state.position)):
+        with _failure_recorded(folder, launch, state):
             if main:
                 folder.write_status("running", state.step, state.position)
             if state.step == 0:

@@ -135,9 +135,7 @@ class BoardThread:
             warnings.warn(f"{self._board.name} {self._warnings.pop(0)}", stacklevel=3)
 
     def close(self, *, failed: bool) -> bool:
-        """Run the remaining jobs and finish the board, within :data:`CLOSE_TIMEOUT` seconds. Returns whether the board
-        has accepted everything.
-        """
+        """Run what waits and finish the board, in :data:`CLOSE_TIMEOUT` s; returns whether it accepted everything."""
         self._jobs.put(lambda board: board.finish(failed=failed))
         self._jobs.put(None)
         self._thread.join(CLOSE_TIMEOUT)

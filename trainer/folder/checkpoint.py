@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from shards.common.errors import InputError
 from shards.common.files import atomic_folder, compute_sha256, sync_folder
 from trainer.gan.optimizer import Tensors
+from trainer.gan.state import find_non_finite
 
 CHECKSUMS, METADATA = "checksums.json", "state.json"
 
@@ -26,7 +27,7 @@ Loaded = tuple[Path, dict[str, Tensors], dict[str, Any]]  # path, tensors by fil
 
 
 class TornCheckpoint(Exception):
-    """A checkpoint folder whose files are missing or differ from what was written."""
+    """A checkpoint folder whose files are missing, differ from what was written, or hold NaN or infinity."""
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensors], metadata: Mapping[str, Any], keep: int) -> Path:
@@ -68,7 +69,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def load(path: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
     """Load the tensors (on the CPU) and the metadata of one checkpoint and verify every checksum.
 
-    Raises ``TornCheckpoint`` if a file is missing or differs from what was written.
+    Raises ``TornCheckpoint`` if a file is missing, differs from what was written, or is not finite.
     """
     try:
         sums = json.loads((path / CHECKSUMS).read_text())
@@ -78,6 +79,9 @@ def load(path: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
             if _sha256(path / name) != expected:
                 raise TornCheckpoint(f"{path / name} does not match its checksum")
         tensors: dict[str, Tensors] = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+        for (group, name), bad in find_non_finite(tensors).items():  # of a version that saved diverged trainings
+            if bad:
+                raise TornCheckpoint(f"{path / group}.safetensors is not finite ({name}): the training had diverged")
         return tensors, json.loads((path / METADATA).read_text())
     except FileNotFoundError as error:
         raise TornCheckpoint(f"{error.filename or path} is missing") from error
@@ -97,9 +101,11 @@ def load_newest(folder: Path) -> Loaded | None:
         try:
             return path, *load(path)
         except TornCheckpoint as error:
-            warnings.warn(f"skipping a torn checkpoint: {error}", stacklevel=2)
+            warnings.warn(f"skipping a torn or diverged checkpoint: {error}", stacklevel=2)
     if paths:
-        raise InputError(f"All {len(paths)} checkpoints in {folder} are torn. To start over, move that folder away.")
+        raise InputError(
+            f"All {len(paths)} checkpoints in {folder} are torn or diverged. To start over, move that folder away."
+        )
     return None
 
 

@@ -84,5 +84,20 @@ def create_state(config: Config, size: int, channels: int, device: torch.device,
     )
 
 
+def find_non_finite(tensors: Mapping[str, Tensors]) -> dict[tuple[str, str], torch.Tensor]:
+    """Whether a tensor holds NaN or infinity, a bool scalar on its device, by group and name. Takes one pass.
+
+    Covers the floating-point tensors.
+    """
+    found = {}
+    for group, members in tensors.items():
+        for name, tensor in members.items():
+            if tensor.is_floating_point() and tensor.numel():
+                in_memory_order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)  # else a copy is made
+                extremes = tensor.detach().permute(in_memory_order).aminmax()
+                found[group, name] = ~torch.stack(extremes).isfinite().all()
+    return found
+
+
 def _floats(network: nn.Module) -> list[torch.Tensor]:
     return [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]

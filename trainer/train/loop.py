@@ -16,7 +16,7 @@ from trainer.watch.meter import Meter
 def train(session: Session, preemption: Preemption) -> RunState:
     """Train until the run is long enough or is asked to stop. Both end with a checkpoint.
 
-    Raises ``InputError`` if the data cannot be read, the disk is full, or the losses are not finite.
+    Raises ``InputError`` if the data cannot be read, the disk is full, or the training diverged.
     """
     config, state, accelerator = session.config, session.state, session.accelerator
     stream = batches(
@@ -42,12 +42,16 @@ def train(session: Session, preemption: Preemption) -> RunState:
             done = not session.steps_left
             if report:
                 session.report(metrics, meter)
-            if done or (config.samples.every and state.step % config.samples.every == 0):
-                session.draw_samples()
+            draw = done or (config.samples.every and state.step % config.samples.every == 0)
             reason = session.stop_reason(preemption.reason())
-            if done or reason or state.step % config.checkpoint.every == 0:
+            save = done or reason or state.step % config.checkpoint.every == 0
+            if draw or save:
+                session.check(metrics)
+            if draw:
+                session.draw_samples()
+            if save:
                 with meter.measure("speed/checkpoints"):
-                    session.save(metrics)
+                    session.save()
     session.finish_checkpoint()
     progress, samples = session.outputs.progress, session.outputs.folder.samples
     if session.steps_left:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from trainer.gan.kernels.cuda_graph import Replay
 from trainer.gan.networks import has_batch_norm
 from trainer.gan.noise import latents
 from trainer.gan.optimizer import Tensors
-from trainer.gan.state import State
+from trainer.gan.state import State, find_non_finite
 from trainer.gan.step import Metrics, Step
 from trainer.ranks.process_group import StopVote, check_equal
 from trainer.samples import caption, fixed_latents, generate, to_pixels
@@ -80,6 +80,14 @@ class Session:
         images_left = self.steps_left * self.config.batch_size * self.config.d_steps
         self.outputs.report(row, state, images_left / speed["speed/images_per_second"])
 
+    def check(self, metrics: Metrics) -> None:
+        """Look for NaN and infinity, in one reduction over the ranks. Nothing may be drawn or saved without it.
+
+        Raises ``InputError`` on all ranks if a loss, a weight, a buffer, an average or an optimizer's state of any rank
+        is not finite.
+        """
+        self._read(metrics, find_non_finite(self.state.tensors()))
+
     def draw_samples(self) -> None:
         """Draw a sheet of the fixed latents with the averaged generator in ``eval`` mode."""
         if not self.accelerator.is_main_process:
@@ -101,12 +109,11 @@ class Session:
             text = f"Real images: the first {count} of the run's order."
             self.outputs.draw_sheet("real", "real.png", images, text, self.state.position)
 
-    def save(self, metrics: Metrics) -> None:
+    def save(self) -> None:
         """Start a checkpoint of this step, after all ranks have synced the journals that it relies on.
 
-        Raises ``InputError`` if the losses are not finite, or the previous checkpoint could not be written.
+        Raises ``InputError`` if the previous checkpoint could not be written.
         """
-        self._read(metrics)
         self.checkpoints.wait()
         check_equal(self.accelerator, self._shared_tensors(), self.state.step, self.state.position)
         self.outputs.sync()
@@ -149,7 +156,8 @@ class Session:
     def save_before_error(self) -> None:
         """Save the steps before an error in the data. Only on one rank: the others know nothing of the error."""
         if self.unsaved and self.accelerator.num_processes == 1:
-            self.save(self.unsaved)
+            self.check(self.unsaved)
+            self.save()
             self.finish_checkpoint()
 
     def stop_reason(self, reason: str | None) -> str | None:
@@ -172,15 +180,22 @@ class Session:
         device = self.accelerator.device
         return (noise.pin_memory() if device.type == "cuda" else noise).to(device, non_blocking=True)
 
-    def _read(self, metrics: Metrics) -> dict[str, float]:
-        values = self.accelerator.reduce(torch.stack(list(metrics.values())), "mean").tolist()
-        row = dict(zip(metrics, values, strict=True))
+    def _read(
+        self, metrics: Metrics, non_finite: Mapping[tuple[str, str], torch.Tensor] | None = None
+    ) -> dict[str, float]:
+        flags = non_finite or {}
+        values = self.accelerator.reduce(torch.stack([*metrics.values(), *flags.values()]), "mean").tolist()
+        row, found = dict(zip(metrics, values, strict=False)), values[len(metrics) :]
         # Only the losses: a gradient may overflow under fp16, and the scaler then skips that step.
-        bad = [name for name, value in row.items() if name.startswith("loss/") and not math.isfinite(value)]
+        bad = {name: "" for name, value in row.items() if name.startswith("loss/") and not math.isfinite(value)}
+        for (group, name), share in zip(flags, found, strict=True):
+            if share:  # on at least one rank
+                bad.setdefault(group, f" ({name})")
         if bad:
             raise SharedInputError(
-                f"{', '.join(bad)} stopped being finite by step {self.state.step}: the training has diverged. "
-                "No checkpoint was written of it; start anew with a lower learning rate and another --out."
+                f"{', '.join(map(''.join, bad.items()))} stopped being finite by step {self.state.step}: the training "
+                "has diverged. No checkpoint was written of it, and earlier ones are kept. Start anew with a lower "
+                "learning rate and another --out."
             )
         return row
 

@@ -68,6 +68,21 @@ def test_a_torn_newer_one_never_counts_as_kept(tmp_path: Path) -> None:
     assert loaded is not None and loaded[0].name == "step-000001600" and same(loaded[1], tensors(3))
 
 
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_one_of_a_version_that_saved_diverged_trainings_is_skipped(value: float, tmp_path: Path) -> None:
+    older = checkpoint.save(tmp_path, 1, tensors(1), METADATA, keep=2)
+    diverged = tensors(2)
+    diverged["generator_optim"] = {"weight.exp_avg": torch.full((2, 2), value)}
+    newer = checkpoint.save(tmp_path, 2, diverged, METADATA, keep=2)
+    with pytest.raises(
+        checkpoint.TornCheckpoint, match=r"generator_optim.safetensors is not finite \(weight.exp_avg\)"
+    ):
+        checkpoint.load(newer)
+    with pytest.warns(UserWarning, match="skipping a torn or diverged checkpoint"):
+        loaded = checkpoint.load_newest(tmp_path)
+    assert loaded is not None and loaded[0] == older
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_any_flipped_byte_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:

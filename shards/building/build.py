@@ -6,11 +6,7 @@ manifest is complete, one without can be finished by the same call.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from shards.building.dedup import HASHES, leave_out_duplicates
@@ -18,14 +14,14 @@ from shards.building.pack import Record, pack_shard
 from shards.building.recipe import Options, Recipe, differences
 from shards.building.worker import run_workers
 from shards.common.errors import InputError, require
-from shards.common.files import atomic_write
+from shards.common.files import atomic_write, file_lock
 from shards.common.processes import available_cores
 from shards.format.index import write_index
 from shards.format.manifest import DUPLICATES, MANIFEST, Manifest, read_manifest, write_manifest
 from shards.sources.source import Source
 
 OPTIONS = ".build.json"
-LOCK = ".build.lock"
+LOCK = ".build.lock"  # deleted only from a complete data set: processes that still wait for it then read the manifest
 HIDDEN = (".shard-*.npz", HASHES, OPTIONS, LOCK)  # a complete data set does not need them; the lock comes last
 PARTIAL = ".*.partial"
 DEFAULTS = Options()
@@ -50,7 +46,7 @@ def build(source: Source, out: Path, options: Options = DEFAULTS, workers: int |
                 require("dedup", "imagehash")
             _check_folder(out)
             out.mkdir(parents=True, exist_ok=True)
-            with _locked(out):
+            with file_lock(out / LOCK, mode=0o666, waiting=f"Waiting for another build in {out}.\n"):
                 if not (out / MANIFEST).exists():
                     return _run(recipe, workers or available_cores())
                 _delete(out, *HIDDEN)  # the process that wrote the manifest may have been killed before it did
@@ -76,21 +72,6 @@ def _check_folder(out: Path) -> None:
     visible = sorted(path.name for path in out.glob("[!.]*"))
     if visible and not (out / OPTIONS).exists() and not (out / MANIFEST).exists():
         raise InputError(f"{out} contains other files, such as {visible[0]}. Build into a new or empty folder.")
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Allow one build at a time in ``out``. The system releases the lock when its holder dies, even by SIGKILL.
-
-    The file is deleted only from a complete data set. Processes that still wait for it then read the manifest.
-    """
-    with (out / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Waiting for another build in {out}.", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _run(recipe: Recipe, workers: int) -> Manifest:

@@ -12,7 +12,7 @@ import numpy as np
 
 from shards.common.errors import InputError
 from shards.format.codec import fit
-from shards.order.order import shuffled
+from shards.order.order import philox, shuffled
 from shards.sources.source import BadImage, Item, Source
 
 SHUFFLE = 0x5AFD  # second word of the Philox key: separates the shuffle from every other stream of the same seed
@@ -78,9 +78,8 @@ class Recipe:
     @cached_property
     def order(self) -> np.ndarray:
         """int64 (samples,): the source's index of the sample at each position."""
-        key = np.array([self.options.seed, SHUFFLE], np.uint64)
         available = np.delete(np.arange(self.items), np.array(self.duplicates, np.int64))
-        return np.asarray(available[shuffled(np.random.Philox(key=key), len(available))[: self.samples]])
+        return np.asarray(available[shuffled(philox(self.options.seed, SHUFFLE), len(available))[: self.samples]])
 
     def positions(self, shard: int) -> range:
         start = shard * self.options.shard_samples

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,24 @@ def compute_sha256(file: BinaryIO) -> str:
     """The SHA-256 (hex) of a whole file."""
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # BinaryIO has readinto
+
+
+@contextmanager
+def file_lock(path: Path, *, mode: int = 0o600, waiting: str = "") -> Iterator[None]:
+    """Hold an exclusive lock on the file ``path``, created with ``mode``. Threads of a process exclude each other too.
+
+    The kernel releases it however its holder ends. ``waiting`` is printed to stderr if somebody else holds the lock.
+    """
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, mode), "r+b") as file:  # NFS locks writable files only
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(waiting, end="", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would not release it after a fork
 
 
 def sync_folder(folder: Path) -> None:

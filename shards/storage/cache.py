@@ -1,13 +1,11 @@
 """A bounded cache of byte blocks on a node's disk, shared by all processes of one user.
 
-Each block is one file that ends with its checksum. A torn block counts as absent, so nothing is ever synced. Locks are
-held on open files by the thread that opened them; the kernel releases them however their holder ends.
+Each block is one file that ends with its checksum. A torn block counts as absent, so nothing is ever synced.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
 import shutil
@@ -16,12 +14,13 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import xxhash
 
 from shards.common.errors import InputError
+from shards.common.files import file_lock
 
 BLOCK, PARTIAL, CHECKSUM = ".block", ".part", 8
 
@@ -177,15 +176,3 @@ def make_private_folder(folder: Path) -> None:
         raise InputError(f"The cache {folder} cannot be created ({error.strerror}).") from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise InputError(f"The cache {folder} must be your own folder, closed to others (chmod 700), or not exist yet.")
-
-
-@contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file ``path``, which is created. Threads of one process exclude each other too."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # NFS locks writable files only
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone would not release it after a fork
-        os.close(descriptor)

@@ -12,16 +12,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import tenacity
 from fsspec.asyn import sync  # type: ignore[import-untyped]
 from fsspec.core import filesystem, url_to_fs  # type: ignore[import-untyped]
-from tenacity import (
-    Retrying,
-    retry_if_exception,
-    sleep_using_event,
-    stop_before_delay,
-    stop_when_event_set,
-    wait_random_exponential,
-)
 
 from shards.common.errors import InputError
 from shards.common.urls import redact
@@ -134,11 +127,11 @@ class StorageClient:
         return url_to_fs(url, **not_shared)[0]
 
     def _retry(self, url: str, action: Callable[[], Any]) -> Any:
-        retrying = Retrying(
-            stop=stop_before_delay(self._patience) | stop_when_event_set(self._stopped),
-            wait=wait_random_exponential(multiplier=0.1, max=10),
-            retry=retry_if_exception(_is_transient),
-            sleep=sleep_using_event(self._stopped),
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_before_delay(self._patience) | tenacity.stop_when_event_set(self._stopped),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=10),
+            retry=tenacity.retry_if_exception(_is_transient),
+            sleep=tenacity.sleep_using_event(self._stopped),
             reraise=True,
         )
         try:

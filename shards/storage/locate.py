@@ -20,11 +20,11 @@ import numpy as np
 from braceexpand import braceexpand
 
 from shards.common.errors import InputError
-from shards.common.files import atomic_write, compute_sha256
+from shards.common.files import atomic_write, compute_sha256, file_lock
 from shards.common.urls import is_remote, join, local_path, redact
 from shards.format.index import ENTRY
 from shards.format.manifest import INDEX, MANIFEST, Manifest, parse_manifest, read_manifest
-from shards.storage.cache import BlockCache, file_lock, make_private_folder
+from shards.storage.cache import BlockCache, make_private_folder
 from shards.storage.client import PATIENCE, StorageClient
 from shards.storage.local import LocalStorage, open_file_limit
 from shards.storage.remote import RemoteStorage

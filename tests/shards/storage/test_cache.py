@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from shards.common.errors import InputError
-from shards.storage.cache import BLOCK, CHECKSUM, PARTIAL, BlockCache, file_lock
+from shards.common.files import file_lock
+from shards.storage.cache import BLOCK, CHECKSUM, PARTIAL, BlockCache
 
 MUCH = 1 << 30
 

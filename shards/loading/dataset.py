@@ -28,10 +28,8 @@ class ShardDataset(Dataset[Batch]):
     """The endless stream of a data set's images, addressed by position.
 
     ``where`` is a folder or URL, see :func:`shards.storage.locate.locate`; for ``options`` see
-    :class:`shards.loading.reader.Options`.
-
-    Raises:
-        InputError: there is no data set, or its parts do not belong together.
+    :class:`shards.loading.reader.Options`. Raises ``InputError`` if there is no data set, or its parts do not belong
+    together.
     """
 
     def __init__(self, where: str | Path, **options: Unpack[Options]) -> None:

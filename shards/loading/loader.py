@@ -75,10 +75,8 @@ def normalise(images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 class Ring:
     """``slots`` batches of uint8 (rows, height, width, channels) in shared memory, page-locked for a CUDA ``device``.
 
-    The memory is an unlinked file, so that it is freed when the last process ends, even if it is killed.
-
-    Raises:
-        OSError: there is not enough memory.
+    The memory is an unlinked file, so that it is freed when the last process ends, even if it is killed. Raises
+    ``OSError`` if there is not enough.
     """
 
     def __init__(self, slots: int, shape: tuple[int, int, int, int], device: torch.device) -> None:

@@ -103,8 +103,8 @@ class Reader:
     def read(self, start: int, out: np.ndarray) -> Report:
         """Fill ``out``, uint8 (n, height, width, channels), C-contiguous, with the images from position ``start`` on.
 
-        Raises:
-            InputError: a sample differs from the index or, if ``strict``, does not decode; names shard, key and offset.
+        Raises ``InputError``, with shard, key and offset, if a sample differs from the index or, if ``strict``, does
+        not decode.
         """
         shards, rows = self._look_up(start, len(out))
         self._storage.fetch(shards, rows)

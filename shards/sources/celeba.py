@@ -25,8 +25,7 @@ class Celeba(Source):
     DCGAN papers. If ``list_attr_celeba.txt`` and ``list_eval_partition.txt`` are beside the images (or in ``Anno/``
     and ``Eval/``), an item's attributes are ``{"file": name, "split": "train", "Smiling": 1, ...}``.
 
-    Raises:
-        InputError: from ``len`` or indexing: no images, a broken zip, a list without an image, no list for the split.
+    ``len`` and indexing raise ``InputError``: no images, a broken zip, a list without an image, no list for the split.
     """
 
     name: ClassVar[str] = "celeba"

@@ -27,9 +27,8 @@ class Lsun(Source):
     alphabetical order. A single category has no label. ``split`` selects LMDBs of a folder and is ignored if ``raw``
     is itself an LMDB. An item's attributes are ``{"file": key}``.
 
-    Raises:
-        InputError: from ``len`` or indexing, if ``raw`` is missing or holds no LMDB, a category is missing, or an LMDB
-            is empty, cut off or corrupt.
+    ``len`` and indexing raise ``InputError`` if ``raw`` is missing or holds no LMDB, a category is missing, or an LMDB
+    is empty, cut off or corrupt.
     """
 
     name: ClassVar[str] = "lsun"

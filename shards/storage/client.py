@@ -49,9 +49,8 @@ class StorageClient:
     def read(self, url: str, start: int, end: int, *, file_size: int | None = None) -> bytearray:
         """Bytes ``start`` to ``end`` of the file at ``url``. A broken response is continued where it ended.
 
-        Raises:
-            InputError: there is no such file, access is denied, its size is not ``file_size``, the server ignores
-                ranges, or the retries are used up.
+        Raises ``InputError`` if there is no such file, access is denied, its size is not ``file_size``, the server
+        ignores ranges, or the retries are used up.
         """
         data = bytearray()
 

@@ -41,10 +41,8 @@ class LocalStorage:
     def read(self, shard: int, row: int, offset: int, size: int) -> bytes:  # noqa: ARG002  as RemoteStorage.read
         """``size`` bytes from ``offset`` of tar number ``shard``, where they belong to the sample in ``row``.
 
-        One ``pread``: 1 to 3 us from the page cache.
-
-        Raises:
-            InputError: the tar is missing, cannot be read, or is not the one that was indexed.
+        One ``pread``: 1 to 3 us from the page cache. Raises ``InputError`` if the tar is missing, cannot be read, or is
+        not the one that was indexed.
         """
         try:
             if shard not in self._open:

@@ -125,8 +125,7 @@ def locate(where: str | Path, cache: CacheOptions | None = None) -> Location:
     """The data set at ``where``: a folder, or a URL of one (``http(s)://``, ``s3://``, ``gs://``, ``hf://``,
     ``file://``) that holds ``manifest.json`` and ``index.npy``, and the tars unless the manifest has a ``base``.
 
-    Raises:
-        InputError: there is no data set, it cannot be reached, or its manifest is invalid.
+    Raises ``InputError`` if there is no data set, it cannot be reached, or its manifest is invalid.
     """
     cache = cache or CacheOptions()
     if is_remote(str(where)):

@@ -55,7 +55,8 @@ def test_it_goes_on_and_then_records_its_networks(old: Path) -> None:
 def test_networks_are_compared_before_anything_is_written(old: Path) -> None:
     assert run(*FLAGS, "--out", str(old), "--steps", "5").returncode == 0
     (old / "config.yaml").unlink()
-    other = run(*FLAGS, "--out", str(old), "--steps", "6", "--model.kind", "mlp")
-    assert other.returncode == 2 and "step-000000005 holds other networks: {'kind': 'dcgan'" in other.stderr
+    for more in ((), ("--dry-run",)):
+        other = run(*FLAGS, "--out", str(old), "--steps", "6", "--model.kind", "mlp", *more)
+        assert other.returncode == 2 and "step-000000005 holds other networks: {'kind': 'dcgan'" in other.stderr
     assert not (old / "config.yaml").exists()
     assert run(*FLAGS, "--out", str(old), "--steps", "6").returncode == 0

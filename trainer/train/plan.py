@@ -56,12 +56,7 @@ def _parameters(config: Config, manifest: Manifest) -> tuple[int, int]:
 
 
 def describe(
-    config: Config,
-    manifest: Manifest,
-    launch: Launch,
-    precision: str,
-    metadata: Mapping[str, Any],
-    note: str | None,
+    config: Config, manifest: Manifest, launch: Launch, precision: str, metadata: Mapping[str, Any], note: str | None
 ) -> str:
     """Data, networks, ranks, precision, length, disk, ``note`` and more notes on what the user may not expect, a line
     each. ``metadata`` is that of the checkpoint that the run resumes from, empty at the start.

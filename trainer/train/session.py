@@ -121,10 +121,9 @@ class Session:
         if self.accelerator.is_main_process:
             state, outputs = self.state, self.outputs
             metadata = self._checkpoint_metadata()
-            step = state.step
 
             def on_written(path: Path) -> None:
-                outputs.progress.saved(step)
+                outputs.progress.saved(metadata["step"])
                 if outputs.tracker and self.config.tracking.artifacts:
                     outputs.tracker.log_checkpoint(path, metadata)
 

@@ -11,6 +11,10 @@ from typing import Any
 
 import tyro
 
+from shards.common.command import conclude, read_words
+from shards.common.errors import InputError
+from shards.common.files import atomic_write
+
 AXIS = "images"
 
 SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -75,27 +79,26 @@ def build(entity: str, project: str, name: str) -> Any:
 
 def main(words: Sequence[str]) -> int:
     """Build and save the workspace. Errors of the user are one line on standard error and exit code 2."""
-    arguments = tyro.cli(Dashboard, prog="python launch/dashboard.py", args=words)
+    return conclude(lambda: _run(tyro.cli(Dashboard, prog="python launch/dashboard.py", args=read_words(words))))
+
+
+def _run(arguments: Dashboard) -> None:
+    if arguments.json and arguments.json.exists() and not arguments.force:
+        raise InputError(f"{arguments.json} exists already. Give another name, or --force to overwrite it.")
     try:
-        if arguments.json and arguments.json.exists() and not arguments.force:
-            return _fail(f"{arguments.json} exists already. Give another name, or --force to overwrite it.")
-        if arguments.json:
-            spec = (
-                build(arguments.entity, arguments.project, arguments.name)
-                ._to_model()
-                .model_dump(mode="json", by_alias=True, exclude_none=True)
-            )
-            arguments.json.write_text(json.dumps(spec, indent=1) + "\n")
-            print(arguments.json)
-        else:
-            print(_save(arguments))
+        print(_write(arguments, arguments.json) if arguments.json else _save(arguments))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "wandb_workspaces":
             raise
-        return _fail("This needs the extra `dashboard`: uv sync --extra dashboard.")
-    except OSError as error:
-        return _fail(f"{arguments.json} cannot be written: {error.strerror}." if arguments.json else str(error))
-    return 0
+        raise InputError("This needs the extra `dashboard`: uv sync --extra dashboard.") from error
+
+
+def _write(arguments: Dashboard, path: Path) -> Path:
+    workspace = build(arguments.entity, arguments.project, arguments.name)
+    spec = workspace._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
+    with atomic_write(path) as file:
+        file.write((json.dumps(spec, indent=1) + "\n").encode())
+    return path
 
 
 def _save(arguments: Dashboard) -> str:
@@ -107,15 +110,10 @@ def _save(arguments: Dashboard) -> str:
         workspace = build(arguments.entity or api.default_entity or "", arguments.project, arguments.name)
         workspace.save()
     except (wandb.errors.Error, ValueError) as error:
-        raise OSError(
+        raise InputError(
             f"W&B did not accept the dashboard ({' '.join(str(error).split())}). `wandb login`, or --json FILE."
         ) from error
     return str(workspace.url)
-
-
-def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

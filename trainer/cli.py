@@ -1,21 +1,18 @@
-"""What the command lines of ``trainer`` share: flags, exit codes, and errors as one line."""
+"""What the command lines of ``trainer`` share."""
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import tyro
 from tyro import conf
 
+from shards.common.command import INTERRUPTED as INTERRUPTED
+from shards.common.command import conclude as conclude
 from shards.common.command import read_words
 from shards.common.errors import InputError
-
-USAGE_ERROR = 2
-INTERRUPTED = 130
 
 Options = TypeVar("Options")
 
@@ -33,24 +30,6 @@ def parse_command(options: type[Options], name: str, arguments: Sequence[str] | 
         conf.PositionalMetavarFromFieldName,
     )
     return tyro.cli(options, prog=f"python -m trainer.{name}", args=read_words(arguments), config=style)
-
-
-def conclude(command: Callable[[], None]) -> int:
-    """Runs ``command`` and returns the exit code; an error that the user can fix is one line on standard error."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    try:
-        command()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE_ERROR
-    except OSError as error:
-        if error.filename is None:
-            raise  # not about a file that the user named
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return USAGE_ERROR
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
 
 
 def check_free(paths: Sequence[Path], *, force: bool) -> None:

@@ -7,18 +7,20 @@ import os
 import platform
 import sys
 import time
-import warnings
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING
 
+from shards.common.command import USAGE_ERROR, conclude, explain
 from shards.common.errors import InputError
 from shards.common.urls import redact
-from trainer.config import Config
 from trainer.errors import SharedInputError
-from trainer.presets import parse
 from trainer.ranks.launch import end_with_launcher, read_launch
 
-USAGE_ERROR = 2
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
-"""Errors of the run folder's disk, which are reported with the file's name instead of a traceback."""
+if TYPE_CHECKING:
+    from trainer.config import Config
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
+"""Errors of the run folder's disk, which are reported without a traceback even if they name no file."""
 
 GRACE = 5.0
 """Seconds that a rank without a message of its own waits before it exits: the launcher kills all ranks when the first
@@ -26,9 +28,12 @@ one exits, and the rank that reports the error needs time to print it."""
 
 
 def main() -> None:
-    """Run the trainer. An error that the user can fix is one line on standard error, with exit code 2."""
+    """Run the trainer and exit. An error that the user can fix is one line on standard error, with exit code 2."""
+    sys.exit(conclude(_main))
+
+
+def _main() -> None:
     main_rank = os.environ.get("RANK", "0") == "0"
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         preset, config = _parse(main_rank=main_rank)
         end_with_launcher()
@@ -39,16 +44,20 @@ def main() -> None:
         error, shared = wrong_input, True
     if error is None:
         return
+    message = explain(error) if isinstance(error, OSError) else str(error)
     if main_rank:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
     elif shared:
         time.sleep(GRACE)
     else:
-        print(f"error (rank {os.environ['RANK']} on {platform.node()}): {error}", file=sys.stderr)
+        print(f"error (rank {os.environ['RANK']} on {platform.node()}): {message}", file=sys.stderr)
     sys.exit(USAGE_ERROR)
 
 
 def _parse(*, main_rank: bool) -> tuple[str, Config]:
+    # Imported here, as torch below, so that Ctrl-C during an import is no traceback.
+    from trainer.presets import parse
+
     try:
         return parse(quiet=not main_rank)
     except SystemExit:
@@ -59,7 +68,7 @@ def _parse(*, main_rank: bool) -> tuple[str, Config]:
 
 def _train(preset: str, config: Config) -> Exception | None:
     """Train; returns an error that the user can fix: if raised, the elastic launcher would print its traceback."""
-    # Imported here because torch takes seconds, which --help and a typo should not cost.
+    # torch takes seconds, which --help and a typo should not cost.
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from trainer.ranks.rendezvous import lost_rank
@@ -67,11 +76,13 @@ def _train(preset: str, config: Config) -> Exception | None:
 
     def attempt() -> Exception | None:
         try:
-            run(preset, config, read_launch())
+            # A training has no results to print, and a closed pipe must not end it.
+            with redirect_stdout(sys.stdout if config.dry_run else sys.stderr):
+                run(preset, config, read_launch())
         except InputError as error:
             return error
         except OSError as error:
-            if error.errno not in DISK_ERRORS:
+            if error.filename is None and error.errno not in DISK_ERRORS:
                 raise
             return error
         except RuntimeError as error:

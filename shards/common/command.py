@@ -1,25 +1,88 @@
-"""What every command does before it parses its command line."""
+"""How every command begins and ends: its standard streams, its exit code, and errors as one line."""
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import shutil
+import signal
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from shards.common.errors import InputError
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+WIDTHS = (40, 400)
+"""Least and largest number of columns of a help text. In fewer than 8, tyro searches for a line break for ever."""
+
+STDOUT = "standard output"
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free space, and run the command again."),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Correct the permissions, or name another place."),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "The disk or its server failed. Run the command again, or elsewhere."),
+    errno.EMFILE: "Raise the limit on open files: ulimit -n.",
+}
+"""What to do about an error of the operating system."""
+
+
+class _Stream(io.FileIO):
+    """A standard stream; what ``lasts`` drops what cannot be written instead of raising an error."""
+
+    lasts = False
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if self.lasts:
+                return memoryview(data).nbytes
+            error.filename = STDOUT
+            raise
+
+
+def conclude(command: Callable[[], None], on_interrupt: str = "") -> int:
+    """Runs ``command`` and returns the exit code; an error that the user can fix is one line on standard error.
+
+    A standard output that its reader closes, as ``| head`` does, ends the command without an error.
+    """
+    _prepare()
+    try:
+        try:
+            command()
+        finally:
+            sys.stdout.flush()  # what fails here would otherwise fail at exit, with a traceback
+    except InputError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise  # not about a file that the user named
+        if error.filename == STDOUT:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is still buffered
+            if isinstance(error, BrokenPipeError):
+                return 0
+        return _fail(explain(error))
+    except KeyboardInterrupt:
+        if on_interrupt:
+            print(on_interrupt, file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
 
 def read_words(words: Sequence[str] | None = None) -> list[str]:
-    """The words of the command line, by default those of the process; also prepares standard output.
-
-    Names of files may contain bytes or characters that the terminal's encoding lacks. They are printed as escapes.
+    """The words of the command line, by default those of the process.
 
     Raises:
         InputError: a word or the value of a flag is empty, as an unset variable of the shell leaves it. As a path it
             would be the current folder.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if words is None else words)
     for number, word in enumerate(words):
         flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
@@ -28,3 +91,45 @@ def read_words(words: Sequence[str] | None = None) -> list[str]:
             what = f"The value of {before}" if before.startswith("--") else f"Argument {number + 1}"
             raise InputError(f"{what} is empty: an unset variable?")
     return words
+
+
+def explain(error: OSError) -> str:
+    """The file, what is wrong with it, and what to do, where that is not obvious."""
+    advice = ADVICE.get(error.errno or 0)
+    return ": ".join(str(part) for part in (error.filename, error.strerror) if part) + (f". {advice}" if advice else "")
+
+
+def end_quietly_on_interrupt() -> None:
+    """Until :func:`conclude`, Ctrl-C ends the process without a traceback, even in the middle of an import."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return USAGE_ERROR
+
+
+def _prepare() -> None:
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if sys.stdin is None:  # closed, as by `<&-`: the next file that is opened would get its number
+        sys.stdin = Path(os.devnull).open()  # noqa: SIM115
+    if sys.stdout is sys.__stdout__:  # else it was replaced before, here or by a test
+        sys.stdout = _reopen(sys.stdout)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _reopen(sys.stderr, lasts=True)  # a closed terminal must not end a training
+    least, most = WIDTHS
+    if not least <= (columns := shutil.get_terminal_size().columns) <= most:
+        os.environ["COLUMNS"] = str(min(max(columns, least), most))
+
+
+def _reopen(stream: TextIO | None, *, lasts: bool = False) -> TextIO:
+    """A :class:`_Stream` in place of ``stream``, if that is open. Bytes in names of files, and characters, that its
+    encoding lacks are printed as escapes.
+    """
+    raw = _Stream(os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno(), "wb", closefd=False)
+    raw.lasts = lasts
+    encoding = stream.encoding if stream else "utf-8"
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=lasts or raw.isatty())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -11,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
+
+UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
+"""Responses of file systems that cannot sync a folder; from EACCES on, to opening one that can be written, not read."""
 
 
 def compute_sha256(file: BinaryIO) -> str:
@@ -38,12 +42,20 @@ def file_lock(path: Path, *, mode: int = 0o600, waiting: str = "") -> Iterator[N
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames and new names in ``folder`` durable; the fsync of a file does not cover its name."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Make renames and new names in ``folder`` durable; the fsync of a file does not cover its name.
+
+    Does nothing where a folder cannot be synced: CIFS, FUSE and other file systems refuse it, and names are as durable
+    there as the server makes them.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 @contextmanager
@@ -59,8 +71,10 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):
+            error.filename, error.filename2 = str(path), None  # a full disk names no file
         raise
     sync_folder(path.parent)
 

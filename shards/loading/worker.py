@@ -21,8 +21,8 @@ import numpy as np
 from shards.common.errors import InputError
 from shards.loading.reader import Reader
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""Ignored: a cluster sends them to every process of a job, but the rank decides when to stop its workers."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Ignored: a cluster or a terminal sends them to every process of a job; the rank decides when to stop its workers."""
 
 
 def serve(connection: Connection, ring: int) -> None:

@@ -56,4 +56,4 @@ def test_without_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--json", str(tmp_path / "none" / "view.json")]) == 2
-    assert "cannot be written: No such file" in capsys.readouterr().err
+    assert f"error: {tmp_path / 'none' / 'view.json'}: No such file" in capsys.readouterr().err

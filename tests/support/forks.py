@@ -36,10 +36,12 @@ class Python:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
 
-    def __call__(self, *words: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *words: str, cwd: Path, env: dict[str, str] | None = None, stdout: str = "stdout"
+    ) -> subprocess.CompletedProcess[str]:
         """``python *words`` in ``cwd`` with ``env`` on top of the environment; the caller looks at the exit code."""
         with tempfile.TemporaryDirectory() as place:
-            output = [Path(place) / name for name in ("stdout", "stderr")]
+            output = [Path(place) / name for name in (stdout, "stderr")]
             job = {"words": words, "cwd": str(cwd), "env": {**_environment(), **(env or {})},
                    "output": [str(path) for path in output]}  # fmt: skip
             try:
@@ -48,7 +50,9 @@ class Python:
                 self.close()
                 raise
             assert answer, "the process that forks has died"
-            return subprocess.CompletedProcess(words, int(answer), *(path.read_text() for path in output))
+            return subprocess.CompletedProcess(
+                words, int(answer), *(path.read_text() if path.is_file() else "" for path in output)
+            )
 
     def _ask(self, job: str) -> str:
         if self._process is None:

@@ -70,3 +70,13 @@ def test_every_command_shows_an_example_of_its_own() -> None:
     known = {"trainer/run.py", "trainer/run.py lsun", "-m shards build folder", "-m shards info", "-m benchmarks.step",
              "-m trainer.explore RUN walk", "-m trainer.export", "launch/dashboard.py"}  # fmt: skip
     assert known <= seen
+
+
+@pytest.mark.timeout(400)
+def test_every_command_survives_a_full_device_and_a_narrow_terminal() -> None:
+    """Its exit code tells, not a traceback; with 5 columns, a help text must not take for ever."""
+    env = {"COLUMNS": "5", "LINES": "0", "TERM": "dumb"}
+    for program in programs():
+        done = python()(*start(program).split(), "--help", cwd=ROOT, env=env, stdout="/dev/full")
+        assert done.returncode == 2 and done.stderr.startswith("error: standard output: No space left"), program
+        assert done.stderr.count("\n") == 1, program

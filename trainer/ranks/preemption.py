@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 # Seconds after the first signal in which further ones are ignored: scancel signals every process of a job, and the
 # launcher, which receives the signal too, then signals its workers again.
@@ -32,7 +32,7 @@ class Preemption:
     def __enter__(self) -> Preemption:
         self._receiver, self._sender = socket.socketpair()
         self._sender.setblocking(False)
-        self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS if not _is_nohup(number)}
         self._previous_fd = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
         self._thread.start()
@@ -63,3 +63,8 @@ class Preemption:
                 first = first or time.monotonic()
                 if time.monotonic() - first > ECHO:
                     os._exit(128 + received[0])  # the exit code that a shell reports for a signal
+
+
+def _is_nohup(number: signal.Signals) -> bool:
+    """Whether ``number`` is the hang-up of a terminal and the command was started with ``nohup``."""
+    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN

@@ -76,6 +76,17 @@ def test_the_first_signal_requests_a_stop_and_a_later_one_ends_the_process(
         assert process.wait(10) == 128 + signal.SIGINT
 
 
+def test_nohup_stays_in_force(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which the process inherits, as of nohup
+    try:
+        with run(tmp_path / "STOP", echo=60) as process:
+            process.send_signal(signal.SIGHUP)
+            process.send_signal(signal.SIGTERM)
+            assert next_line(process) == "SIGTERM"
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_second_signal_ends_a_process_that_is_stuck(tmp_path: Path) -> None:
     """In a call that does not come back to Python, as a collective whose other rank is gone."""
     with run(tmp_path / "STOP", echo=0.05, code=STUCK) as process:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import warnings
 from collections.abc import Callable
@@ -17,7 +19,7 @@ import yaml
 from PIL import Image
 
 from tests.support.forks import python
-from tests.support.launching import ROOT, SMALL, command, rows, run, status
+from tests.support.launching import ROOT, SMALL, command, rows, run, start, status, wait_for_step
 from tests.support.make import make_shards
 from trainer.folder.background import Background
 from trainer.run import main
@@ -94,6 +96,20 @@ def test_a_dry_run_of_the_default_draws_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "8,192 faces images" in done.stderr and "480 steps from the start" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_closed_terminal_loses_no_step(faces32: Path, tmp_path: Path) -> None:
+    """Nor does Ctrl-C that ends a `| tee` first: the run goes on without a reader, until a signal stops it."""
+    few = [*flags(faces32, tmp_path, "--checkpoint.every", "1000000"), "--steps", "1000000", "--data.workers", "1"]
+    process = start(*few)
+    wait_for_step(tmp_path, 2, process)
+    assert process.stdout
+    process.stdout.close()
+    wait_for_step(tmp_path, status(tmp_path)["step"] + 4, process)  # it reported every second step
+    os.killpg(process.pid, signal.SIGHUP)
+    assert process.wait(120) == 0
+    end = status(tmp_path)
+    assert end["state"] == "preempted" and (tmp_path / f"checkpoints/step-{end['step']:09d}").is_dir()
 
 
 def test_a_finished_run_whose_last_word_was_lost_says_done(faces32: Path, finished: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    main_rank = os.environ.get("RANK", "0") == "0"
+    main_rank = os.environ.get("RANK", "0") in ("0", "", "-1")
     try:
         preset, config = _parse(main_rank=main_rank)
         end_with_launcher()
@@ -71,11 +71,13 @@ def _train(preset: str, config: Config) -> Exception | None:
     # torch takes seconds, which --help and a typo should not cost.
     from torch.distributed.elastic.multiprocessing.errors import record
 
+    from trainer.ranks.environment import check_environment
     from trainer.ranks.rendezvous import lost_rank
     from trainer.train.start import run
 
     def attempt() -> Exception | None:
         try:
+            check_environment()
             # A training has no results to print, and a closed pipe must not end it.
             with redirect_stdout(sys.stdout if config.dry_run else sys.stderr):
                 run(preset, config, read_launch())

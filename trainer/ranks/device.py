@@ -6,6 +6,7 @@ import torch
 
 from shards.common.errors import InputError
 from shards.common.processes import available_cores
+from trainer.ranks.environment import CONFIG_HINT
 from trainer.ranks.launch import Launch
 
 
@@ -16,7 +17,7 @@ def resolve_precision(launch: Launch, dtype: str) -> tuple[str, str | None]:
     """
     requested = launch.precision
     if requested not in ("no", "bf16", "fp16"):
-        raise InputError(f"Mixed precision {requested!r} is not supported: use no, bf16 or fp16.")
+        raise InputError(f"Mixed precision {requested!r} is not supported: use no, bf16 or fp16. {CONFIG_HINT}")
     if dtype == "float64":
         return "no", None if requested == "no" else f"--dtype float64 leaves mixed precision ({requested}) off."
     if requested == "fp16" and launch.cpu:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from shards.common.errors import InputError
+from trainer.ranks.environment import CONFIG_HINT, check_mpi, check_plugins, describe_variables
 
 LAUNCH_VARIABLE = "ACCELERATE_DYNAMO_BACKEND"  # accelerate sets it in every script it starts; others hardly do
 LAUNCHERS = ("accelerate", "accelerate-launch", "accelerate.commands.launch")  # a command line's script or module
@@ -46,7 +47,16 @@ def read_launch() -> Launch:
 
 
 def check_launch(launch: Launch, batch_size: int) -> None:
-    """Raise ``InputError`` unless the number of ranks is the one requested from the launcher and divides the batch."""
+    """Raise ``InputError`` unless the trainer supports what was requested from the launcher, which started as many
+    ranks as requested, and this number divides the batch.
+    """
+    check_plugins()
+    if launch.cpu and launch.ranks == 1:
+        check_mpi()
+    if not launch.cpu and launch.ranks > 1 and "LOCAL_RANK" not in os.environ:
+        raise InputError(f"{describe_variables()}: LOCAL_RANK, the number of this rank's GPU, is missing.")
+    if launch.ranks == 1 and _set_by_launcher("MASTER_ADDR"):  # by num_processes in accelerate's config
+        raise InputError(f"accelerate's config requests several processes, and one was started. {CONFIG_HINT}")
     requested = requested_ranks()
     if requested and requested != launch.ranks:
         raise InputError(
@@ -84,6 +94,15 @@ def requested_ranks() -> int | None:
     words = [word for argument in arguments for word in argument.split("=", 1)]
     values = [value for name, value in pairwise(words) if name in ("--num_processes", "--num-processes")]
     return int(values[-1]) or None if values and values[-1].isdigit() else None
+
+
+def _set_by_launcher(name: str) -> bool:
+    """Whether ``accelerate launch`` set the variable ``name``, rather than to inherit it."""
+    launcher = find_launcher()
+    try:
+        return launcher is not None and name in os.environ and name not in launcher.environ()
+    except psutil.Error:
+        return False
 
 
 def end_with_launcher() -> None:

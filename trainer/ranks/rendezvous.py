@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,9 +23,11 @@ from torch.distributed.rendezvous import rendezvous
 
 from shards.common.errors import InputError
 from trainer.errors import SharedInputError
+from trainer.ranks.environment import describe_variables
 from trainer.ranks.launch import Launch
 
 TIMEOUT = timedelta(minutes=10)  # the slowest rank may read a manifest and a checkpoint, or draw the embedded data set
+PATIENCE = timedelta(seconds=15)  # after which a rank that waits for the others says so
 MARGIN = timedelta(minutes=1)  # other ranks wait so much longer for rank 0's verdict than it waits for their reports
 STORE_TIMEOUT = timedelta(seconds=5)  # after a failure, when the store may be gone too
 CAUSE_TIMEOUT = timedelta(seconds=1)  # for another rank to report its error
@@ -74,7 +77,9 @@ def compare_ranks(launch: Launch, examine: Callable[[], tuple[T, Mapping[str, st
     try:
         message = _agree(report, launch)
     except (DistError, ValueError) as error:
-        unreachable = f"Rank {launch.rank} on {report.host} cannot reach the other ranks: {error}"
+        unreachable = (
+            f"Rank {launch.rank} on {report.host} cannot reach the other ranks. {describe_variables()}. ({error})"
+        )
         raise InputError(report.error or unreachable) from error
     if message:
         raise SharedInputError(message)
@@ -83,7 +88,13 @@ def compare_ranks(launch: Launch, examine: Callable[[], tuple[T, Mapping[str, st
 
 def _agree(report: Report, launch: Launch) -> str | None:
     """The verdict on all reports, the same on all ranks: rank 0's, unless another rank has given it up before."""
-    store = PrefixStore("reports", connect_store(launch))
+    waiting = f"Rank {launch.rank} on {report.host} waits up to {TIMEOUT} for the others. {describe_variables()}."
+    notice = threading.Timer(PATIENCE.total_seconds(), print, [waiting], {"file": sys.stderr, "flush": True})
+    notice.start()
+    try:
+        store = PrefixStore("reports", connect_store(launch))
+    finally:
+        notice.cancel()
     store.set(f"report/{launch.rank}", json.dumps(asdict(report)))
     absent = f"Rank 0 gave no verdict within {TIMEOUT + MARGIN}. Look at its log."
     if launch.rank == 0:

@@ -28,6 +28,7 @@ from tyro.conf import Positional
 from benchmarks.measure.cli import describe_machine
 from shards.common.command import read_words
 from shards.common.errors import InputError
+from shards.format.image import FORMATS
 from shards.loading.loader import normalise
 from trainer.cli import conclude
 from trainer.explore.latents import VARIATIONS, add, variations
@@ -100,7 +101,7 @@ def read_faces(folder: Path, count: int, names: tuple[str, ...]) -> tuple[torch.
                     if metadata.keys() >= {*names}:
                         attributes.append([float(metadata[name]) for name in names])
                 elif data and member.name.endswith((".jpg", ".png")):
-                    images.append(np.asarray(Image.open(data)))
+                    images.append(np.asarray(Image.open(data, formats=FORMATS)))
     if not images or len(images) != len(attributes):
         raise InputError(f"{folder} holds no drawn faces with their attributes. Give --shards, made by `build faces`.")
     return normalise(torch.from_numpy(np.stack(images[:count])), torch.float32), torch.tensor(attributes[:count])

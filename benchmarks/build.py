@@ -30,6 +30,7 @@ from benchmarks.measure import cli
 from shards.building.build import build
 from shards.building.recipe import Options
 from shards.format.codec import FILTER, JPEG_QUALITY
+from shards.format.image import FORMATS
 from shards.sources.celeba import Celeba
 
 PLAIN, START = "plain Pillow loop", "(start of a worker)"
@@ -62,7 +63,7 @@ def plain_loop(source: Celeba, images: int, out: Path) -> None:
     rows = dict(line.split(maxsplit=1) for line in (source.raw / "list_attr_celeba.txt").read_text().splitlines()[2:])
     with webdataset.TarWriter(str(out / "plain.tar"), encoder=False) as writer:
         for number, name in enumerate(names):
-            with Image.open(folder / name) as image:
+            with Image.open(folder / name, formats=FORMATS) as image:
                 face = image.convert("RGB").crop((0, 20, 178, 198)).resize((64, 64), FILTER)
             file = io.BytesIO()
             face.save(file, "jpeg", quality=JPEG_QUALITY, subsampling=0)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from benchmarks.measure.data import extract
 from shards.building.build import build
 from shards.building.recipe import Options
+from shards.format.image import FORMATS
 from shards.format.manifest import read_manifest
 from shards.sources.folder import Folder
 
@@ -178,4 +179,4 @@ def _read(path: str) -> bytes:
 
 
 def _open(path: str) -> Image.Image:
-    return Image.open(path)
+    return Image.open(path, formats=FORMATS)

@@ -3,39 +3,78 @@
 from __future__ import annotations
 
 import io
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from shards.common.errors import InputError
 from shards.common.files import compute_sha256
 from shards.common.progress import progress_bar
 from shards.common.urls import bare, is_remote, redact
-from shards.format.index import ENTRY, Member, walk_tar, write_index
+from shards.format.codec import DECODERS
+from shards.format.image import read_header
+from shards.format.index import ENTRY, IMAGES, Member, walk_tar, write_index
 from shards.format.manifest import MANIFEST, Manifest, Shard, read_manifest, write_manifest
 from shards.storage.client import StorageClient
 from shards.storage.locate import FIRST_PATIENCE, TarList, list_tars
 
 SOURCE = "tars"
+SIZES = (32, 64, 128)  # in pixels, of the images that need no resizing
+
+
+LOST = (*IMAGES, "jfif", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif", "heic")
+"""Ends of extensions that look like those of images."""
 
 
 @dataclass(frozen=True)
-class ImageHeader:
-    """What the header of an image says."""
+class Kind:
+    """What an image has in common with others."""
 
     format: str
-    width: int
-    height: int
+    size: int  # 32, 64 or 128 of a square of this size, otherwise 0
     grey: bool
 
 
-Headers = Counter[ImageHeader | None]  # None counts the images whose header is broken
+@dataclass
+class Contents:
+    """What is in the tars."""
+
+    shards: list[Shard] = field(default_factory=list)  # those with images
+    entries: list[np.ndarray] = field(default_factory=list)  # their ``ENTRY`` arrays
+    kinds: Counter[Kind] = field(default_factory=Counter)  # how many images are of each, without the broken ones
+    broken: int = 0
+    first_broken: str = ""
+    others: Counter[str] = field(default_factory=Counter)  # extensions of the other members
+
+    def add(self, member: Member, tar: str) -> None:
+        """Count an image. Only the first of a kind is decoded, so that no broken image decides for others."""
+        try:
+            format, (width, height), grey = read_header(member.data)
+            kind = Kind(format, width if width == height and width in SIZES else 0, grey)
+            if kind not in self.kinds:
+                DECODERS["any"](member.data, np.empty((SIZES[0], SIZES[0], 3), np.uint8))
+            self.kinds[kind] += 1
+        except ValueError as error:
+            self.broken += 1
+            self.first_broken = self.first_broken or f"{member.key!r} of {tar}: {error}"
+
+    def find_problems(self) -> Iterator[str]:
+        """What a person who indexes these tars should know."""
+        if self.broken:
+            yield f"{self.broken:,} images are broken; training replaces them. The first is {self.first_broken}."
+        lost = Counter({name: count for name, count in self.others.items() if name.rpartition(".")[2] in LOST})
+        if lost:
+            yield (
+                f"{lost.total():,} members look like images but are not read, such as KEY.{lost.most_common(1)[0][0]}. "
+                "A WebDataset's extension begins at the first dot of the file name. Images have .jpg, .jpeg, .png, "
+                ".webp or .npy. Rename the others."
+            )
 
 
 def index_tars(where: str, out: Path | None = None, size: int | None = None, channels: int | None = None) -> Manifest:
@@ -52,42 +91,32 @@ def index_tars(where: str, out: Path | None = None, size: int | None = None, cha
     target = out or Path(tars.base)
     with _write_access(target):
         _check_target(target, tars)
-    shards, entries, headers, others = _read_tars(tars)
-    valid = [header for header in headers if header]
-    shapes = {(header.width, header.height) for header in valid}
-    size = size or next((size for size in (32, 64, 128) if shapes == {(size, size)}), 64)
-    formats = Counter(header.format for header in headers.elements() if header)
-    same_format = next((name for name in ("jpg", "png") if {*formats} == {name} and shapes == {(size, size)}), "any")
+    contents = _read_tars(tars)
+    for problem in contents.find_problems():
+        print(f"Warning: {problem}", file=sys.stderr, flush=True)
+    formats = Counter[str]()
+    for kind, count in contents.kinds.items():
+        formats[kind.format] += count
+    sizes = {kind.size for kind in contents.kinds}
+    size = size or (max(sizes) if len(sizes) == 1 else 0) or 64
+    same_format = next((name for name in ("jpg", "png") if {*formats} == {name} and sizes == {size}), "any")
     with _write_access(target):
         manifest = Manifest(
             source=SOURCE,
             format=same_format,
             size=size,
-            channels=channels or (1 if all(header.grey for header in valid) else 3),
-            shards=tuple(shards),
-            index_sha256=write_index(entries, target),
+            channels=channels or (1 if all(kind.grey for kind in contents.kinds) else 3),
+            shards=tuple(contents.shards),
+            index_sha256=write_index(contents.entries, target),
             build={
                 "formats": dict(sorted(formats.items())),
-                "broken": headers[None],
-                "other members": dict(others.most_common(10)),
+                "broken": contents.broken,
+                "other members": dict(contents.others.most_common(10)),
             },
             base="" if out is None else (bare(tars.base) if is_remote(where) else str(Path(tars.base).resolve())),
         )
         write_manifest(manifest, target)
     return manifest
-
-
-def read_image_header(member: Member) -> ImageHeader | None:
-    """The header of an image, read without decoding it; None if it is broken."""
-    try:
-        if member.extension == "npy":
-            height, width, *rest = np.load(io.BytesIO(member.data), allow_pickle=False).shape
-            return ImageHeader("npy", width, height, rest in ([], [1]))
-        with Image.open(io.BytesIO(member.data)) as image:  # its content, because a name may lie
-            format = {"JPEG": "jpg", "MPO": "jpg"}.get(image.format or "", (image.format or "").lower())
-            return ImageHeader(format, *image.size, image.mode in ("1", "L", "I;16"))
-    except (ValueError, OSError, SyntaxError, EOFError, Image.DecompressionBombError):
-        return None
 
 
 def _check_target(target: Path, tars: TarList) -> None:
@@ -123,24 +152,24 @@ def _write_access(target: Path) -> Iterator[None]:
         raise InputError(f"{target} {what}. Give --out FOLDER for the index.") from error
 
 
-def _read_tars(tars: TarList) -> tuple[list[Shard], list[np.ndarray], Headers, Counter[str]]:
-    """The tars that contain images, their ``ENTRY`` arrays, all headers, and the extensions of other members."""
-    shards, entries, headers, others = [], [], Headers(), Counter[str]()
+def _read_tars(tars: TarList) -> Contents:
+    contents = Contents()
     with progress_bar(len(tars.names), 0, unit="shards") as progress:
         for name in tars.names:
             with tars.open(name) as file:
                 rows = []
-                for member in walk_tar(file, redact(tars.path(name)), others):
+                for member in walk_tar(file, redact(tars.path(name)), contents.others):
                     rows.append(member.entry)
-                    headers[read_image_header(member)] += 1
+                    contents.add(member, name)
                 if rows:
                     checksum = "" if is_remote(tars.base) else compute_sha256(file)  # a second fetch of a remote tar
-                    shards.append(Shard(name, len(rows), file.seek(0, io.SEEK_END), checksum))
-                    entries.append(np.array(rows, ENTRY))
+                    contents.shards.append(Shard(name, len(rows), file.seek(0, io.SEEK_END), checksum))
+                    contents.entries.append(np.array(rows, ENTRY))
             progress.update(1)
-    if not shards:
-        names = ", ".join(f"KEY.{extension}" for extension, _ in others.most_common(5)) or "nothing"
-        raise InputError(
-            f"{redact(tars.base)} holds no images (members named KEY.jpg, .jpeg, .png, .webp or .npy), but {names}."
-        )
-    return shards, entries, headers, others
+    if not contents.kinds:
+        what = f"only broken ones. The first is {contents.first_broken}"
+        if not contents.broken:
+            names = ", ".join(f"KEY.{extension}" for extension, _ in contents.others.most_common(5)) or "nothing"
+            what = f"but {names}. Images are members named KEY.jpg, .jpeg, .png, .webp or .npy, with no other dot"
+        raise InputError(f"{redact(tars.base)} holds no images, {what}.")
+    return contents

@@ -25,6 +25,8 @@ header before them (512 bytes, or more with long names)."""
 IMAGES = frozenset({"jpg", "jpeg", "png", "npy", "webp"})
 BLOCK = 512
 GZIP = b"\x1f\x8b"
+MAX_BYTES = 1 << 30  # of an encoded image, as it is read into memory
+ZEROS = 1 << 20  # bytes that are read at once behind an end marker
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,6 @@ class Member:
     """An image in a tar."""
 
     key: str
-    extension: str  # one of ``IMAGES``, in lower case
     offset: int
     header: int
     data: bytes
@@ -58,36 +59,72 @@ def walk_tar(file: BinaryIO, name: str, others: Counter[str] | None = None) -> I
     Errors call the tar ``name``. ``others`` counts the extensions of the other members.
 
     Raises:
-        InputError: not a tar, truncated (``tarfile`` ignores a missing end marker), or two images under one key.
+        InputError: as :func:`walk_members`; two images have one key; an image is a link, sparse or too large.
     """
     keys = set()
+    for part, member in walk_members(file, name):
+        key, extension = split_key(member.name)
+        if extension.lower() not in IMAGES or member.isdir():
+            if others is not None and not member.isdir():
+                others[extension.lower()] += 1
+            continue
+        if problem := _find_problem(member):
+            raise InputError(f"{name} holds the image {member.name!r} {problem}.")
+        if (part, key) in keys:
+            raise InputError(f"{name} holds two images under the key {key!r}; keys must be unique.")
+        keys.add((part, key))
+        file.seek(member.offset_data)
+        data = file.read(member.size)
+        yield Member(key, member.offset_data, member.offset_data - member.offset, data)
+
+
+def _find_problem(member: tarfile.TarInfo) -> str:
+    if not member.isfile():
+        return "as a link or a device. Pack it with tar --hard-dereference -h"
+    if member.issparse():
+        return "without its zeros, as a sparse file. Pack it without tar's --sparse (-S)"
+    if member.size > MAX_BYTES:
+        return f"of {member.size:,} bytes, more than {MAX_BYTES:,}. Pack it without this file"
+    return ""
+
+
+def walk_members(file: BinaryIO, name: str) -> Iterator[tuple[int, tarfile.TarInfo]]:
+    """Yield every member of an uncompressed tar, and where its part begins: a file may be several tars, joined by cat.
+
+    Raises:
+        InputError: not a tar, truncated (``tarfile`` ignores a missing end marker), or followed by something else.
+    """
+    start: int | None = 0
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                key, extension = split_key(member.name)
-                if extension.lower() not in IMAGES or member.isdir():
-                    if others is not None and not member.isdir():
-                        others[extension.lower()] += 1
-                    continue
-                if not member.isfile():
-                    raise InputError(
-                        f"{name} holds the image {member.name!r} as a link. Pack it with tar --hard-dereference -h."
-                    )
-                if key in keys:
-                    raise InputError(f"{name} holds two images under the key {key!r}; keys must be unique.")
-                keys.add(key)
-                file.seek(member.offset_data)
-                data = file.read(member.size)
-                yield Member(key, extension.lower(), member.offset_data, member.offset_data - member.offset, data)
-                tar.members.clear()  # type: ignore[attr-defined]  # the list of all members would take 1 kB each
-            file.seek(tar.offset)
-            if file.read(BLOCK) != bytes(BLOCK):
-                raise InputError(f"{name} is truncated: it lacks a tar's end marker. Fetch or build it again.")
+        while start is not None:
+            file.seek(start)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    yield start, member
+                    tar.members.clear()  # type: ignore[attr-defined]  # the list of all members would take 1 kB each
+            start = _find_next_part(file, tar.offset, name)
     except tarfile.TarError as error:
         file.seek(0)
         if file.read(2) == GZIP:
             raise InputError(f"{name} is gzipped, so random access is impossible. Unpack it with gunzip.") from None
         raise InputError(f"{name} is not a whole, uncompressed tar ({error}). Fetch or build it again.") from error
+
+
+def _find_next_part(file: BinaryIO, end: int, name: str) -> int | None:
+    """The place of the tar behind the one whose end marker is at ``end``; None if only zeros follow."""
+    file.seek(end)
+    block = file.read(BLOCK)
+    if not block:
+        raise InputError(f"{name} is truncated: it lacks a tar's end marker. Fetch or build it again.")
+    if block != bytes(BLOCK):
+        raise InputError(
+            f"{name} is not a whole tar: byte {end} begins neither a member nor the end. Fetch or build it again."
+        )
+    while block:
+        if rest := block.lstrip(b"\0"):
+            return (file.tell() - len(rest)) // BLOCK * BLOCK
+        block = file.read(ZEROS)
+    return None
 
 
 def split_key(name: str) -> tuple[str, str]:

@@ -125,6 +125,10 @@ class Reader:
             out[mirrored] = out[mirrored, :, ::-1]
         return Report(tuple(map(self._key, samples)) if self.keys else (), tuple(bad))
 
+    def offsets(self, shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The first byte in its tar of each image, by shard and row: uint64."""
+        return np.asarray(self._index["offset"][self._first[shards] + rows])
+
     def _look_up(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Shards and rows from ``start`` on. After two equal strides, the next batches are looked up with them."""
         samples = self._looked_up.pop(start, None)

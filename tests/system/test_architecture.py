@@ -15,7 +15,7 @@ SHARDS = {
     "common": "",
     "order": "",
     "format": "common",
-    "sources": "common",
+    "sources": "common format",
     "storage": "common format",
     "loading": "common format order storage",
     "building": "common format order sources",

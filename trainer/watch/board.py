@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from shards.common.urls import redact
+from shards.format.image import FORMATS
 
 AXIS = "images"  # x axis of all charts: real images consumed, comparable between batch sizes and numbers of ranks
 CLOSE_TIMEOUT = 60.0  # maximum seconds that the end of a run waits for its board
@@ -92,7 +93,7 @@ class TensorBoard(Board):
         self._tracker.log({name: value for name, value in row.items() if name != AXIS}, row[AXIS])
 
     def log_sheet(self, name: str, path: Path, caption: str, images: int) -> None:
-        with Image.open(path) as sheet:
+        with Image.open(path, formats=FORMATS) as sheet:
             pixels = np.asarray(sheet.convert("RGB"))
         self._tracker.log_images({f"samples/{name}": pixels[None]}, images, dataformats="NHWC")
         self._tracker.log({f"samples/{name}": caption}, images)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from shards.common.errors import InputError
 from shards.common.files import atomic_write
+from shards.format.image import FORMATS
 from trainer.config import Config, Tracking, flatten
 from trainer.folder.journal import Journal
 from trainer.folder.run_folder import RunFolder
@@ -143,7 +144,7 @@ def create_resend_job(folder: RunFolder, sent: int, position: int) -> Job:
         calls: list[tuple[int, Callable[[], None]]] = [(row[AXIS], partial(board.log, row)) for row in rows]
         for path in sheets:
             try:
-                with Image.open(path) as sheet:
+                with Image.open(path, formats=FORMATS) as sheet:
                     images, name, caption = int(sheet.info[AXIS]), sheet.info["name"], sheet.info["caption"]
             except (OSError, KeyError, ValueError):
                 continue  # not written by the trainer

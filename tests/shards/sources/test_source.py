@@ -79,9 +79,9 @@ def test_bytes_that_are_no_image(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)
     jpeg, png = encoded(Image.fromarray(noise), "jpeg"), encoded(Image.fromarray(noise), "png")
     for data, reason in [
-        (b"", "is not an image"),
-        (b"hello, I am a text", "is not an image"),
-        (b"\xff\xd8 hello", "is not an image"),
+        (b"", "cannot be decoded: not an image"),
+        (b"hello, I am a text", "cannot be decoded: not an image"),
+        (b"\xff\xd8 hello", "cannot be decoded: not an image"),
         (jpeg[: len(jpeg) // 2], "cannot be decoded"),
         (png[: len(png) // 2], "cannot be decoded"),
     ]:

@@ -131,25 +131,37 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _open(data: bytes) -> Image.Image:
-    if data[:6] == np.lib.format.MAGIC_PREFIX:
-        return Image.fromarray(_read_array(data))
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    array = data[:6] == np.lib.format.MAGIC_PREFIX
+    image = Image.fromarray(_read_array(data)) if array else Image.open(io.BytesIO(data), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
+    if image.format == "PNG" and "transparency" in image.info:
+        _scale_transparency(image, depth=data[24])
     return image
 
 
+def _scale_transparency(image: Image.Image, depth: int) -> None:
+    """Pillow leaves the transparent colour of a PNG in the file's bits per channel, and scales the pixels to 8."""
+    value = image.info["transparency"]
+    if image.mode == "L" and value < 1 << depth:
+        image.info["transparency"] = value * 255 // ((1 << depth) - 1)
+    elif image.mode == "RGB" and depth == 16:
+        image.info["transparency"] = tuple(channel >> 8 for channel in value)
+
+
 def _read_array(data: bytes) -> np.ndarray:
-    """The pixels in a ``.npy``: uint8 (height, width) or with 1 to 4 channels. Nothing is unpickled or allocated."""
+    """The pixels in a ``.npy``: (height, width) or with 1 to 4 channels, of 8 bits. Nothing is unpickled."""
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read_header(file)
+    if len(shape) not in (2, 3) or 0 in shape or shape[2:] > (4,):
+        raise ValueError(f"an array of the shape {shape} is not (height, width) with 1 to 4 channels")
     if dtype.kind == "f":
         raise ValueError(FLOATS)
     if dtype.kind not in "bu" or dtype.itemsize > 2:
         raise ValueError(f"pixels of the type {dtype} have no defined black and white; convert them to uint8 or uint16")
-    array = np.ndarray(shape, dtype, data, file.tell(), order="F" if fortran else "C")
+    array = np.ndarray(shape, dtype, data, file.tell(), order="F" if fortran else "C")  # raises if data are missing
     array = array[:, :, 0] if shape[2:] == (1,) else array
     return _to_8_bits(array) if dtype.itemsize == 2 else array
 

@@ -90,11 +90,12 @@ class Location:
         """
         try:
             index: np.ndarray = np.load(self.index, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            length = len(index)
+        except Exception as error:  # NumPy evaluates the header: TokenError, SyntaxError, TypeError, ...
             raise InputError(f"{self.index} cannot be read ({error}). Build the data set again.") from error
-        if index.dtype != ENTRY or len(index) != self.manifest.samples:
+        if index.dtype != ENTRY or length != self.manifest.samples:
             raise InputError(
-                f"{self.index} holds {len(index)} samples, the manifest {self.manifest.samples}: they belong to "
+                f"{self.index} holds {length} samples, the manifest {self.manifest.samples}: they belong to "
                 "different data sets."
             )
         mapped: object = index.base

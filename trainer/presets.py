@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import tyro
@@ -10,6 +12,7 @@ import tyro
 from shards.common.command import read_words
 from shards.common.errors import InputError
 from trainer.config import Checkpoints, Config, Data, Model, Optim, Samples
+from trainer.flags import normalise
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "faces": (
@@ -47,13 +50,14 @@ def parse(arguments: Sequence[str] | None = None, *, quiet: bool = False) -> tup
         SystemExit: after printing help or a usage error, or silently if ``quiet``.
         InputError: the preset is unknown, or values are empty, out of range or contradict each other.
     """
-    words = read_words(arguments)
+    words = normalise(read_words(arguments))
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, "faces")
     if words[0] not in PRESETS and not words[0].startswith("-"):
         raise InputError(f"There is no preset {words[0]!r}. The first word is one of {', '.join(PRESETS)}, or a flag.")
+    out = _sweep_folder()
     union = tyro.extras.subcommand_type_from_defaults(
-        {name: config for name, (_, config) in PRESETS.items()},
+        {name: replace(config, out=out or config.out) for name, (_, config) in PRESETS.items()},
         {name: text for name, (text, _) in PRESETS.items()},
     )
     config = tyro.cli(
@@ -66,3 +70,9 @@ def parse(arguments: Sequence[str] | None = None, *, quiet: bool = False) -> tup
         console_outputs=not quiet,
     )
     return words[0], config
+
+
+def _sweep_folder() -> Path | None:
+    """The default run folder of a run that an agent of a W&B sweep starts. A preempted run gets the same one again."""
+    sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
+    return Path("runs", f"sweep-{sweep}", run) if sweep and run else None

@@ -24,7 +24,8 @@ SHARDS = {
 TRAINER = {
     "errors": "",
     "config": "",
-    "presets": "config",
+    "flags": "config",
+    "presets": "config flags",
     "gan": "config",
     "samples": "gan",
     "folder": "config errors gan",

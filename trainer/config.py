@@ -118,8 +118,8 @@ class Tracking:
     """tensorboard writes event files into the run folder. It needs the extra `tensorboard`."""
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: W&B is online if an API key is configured, else offline; it never prompts. disabled: no board."""
-    project: str = "shardgan"
-    """W&B project of the run."""
+    project: str | None = None
+    """W&B project of the run. Default: WANDB_PROJECT, or that of wandb's settings, or shardgan."""
     artifacts: bool = False
     """Log each checkpoint, and at the end the exported generator, as W&B artifacts. wandb copies them to its staging
     folder and uploads them."""

@@ -39,6 +39,7 @@ class Board:
 
     name: str  # in warnings
     remedy: str  # what the user can do when the board did not accept everything
+    is_empty = False  # set by ``open``: the board has nothing of what the run logged before
     startup_warning: str | None = None  # a problem in ``open`` that the user should know about
 
     def open(self) -> None:

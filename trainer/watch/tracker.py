@@ -23,19 +23,19 @@ from trainer.folder.journal import Journal
 from trainer.folder.run_folder import RunFolder
 from trainer.watch.board import AXIS, Board, BoardThread, Job, JobSkipped, TensorBoard
 from trainer.watch.wandb_board import WandbBoard, resolve_mode
+from trainer.watch.wandb_environment import SENT, check_names
 
 CHECKOUT = Path(__file__).parent.parent.parent
-SENT = "board-has"  # file of the run folder: the position, in real images, up to which W&B is known to have everything
 
 
 def check(tracking: Tracking) -> None:
     """Check that the requested board can be used on this machine.
 
-    Raises ``InputError`` if TensorBoard is not installed, or W&B would reject the project name, settings or mode.
+    Raises ``InputError`` if TensorBoard is not installed, or W&B would reject a name, the settings or the mode.
     """
     if tracking.board == "wandb":
-        if not 0 < len(tracking.project) <= 128 or set(tracking.project) & set("/\\#?%:"):
-            raise InputError(f"--tracking.project {tracking.project!r}: 1 to 128 characters, none of / \\ # ? % :")
+        if tracking.mode != "disabled":
+            check_names(tracking.project)
         resolve_mode(tracking.mode)
     elif tracking.mode != "disabled" and find_spec("tensorboard") is None:
         raise InputError(
@@ -57,8 +57,8 @@ class Tracker:
         self._folder, self._position = folder, position
         self._resends = config.tracking.board == "wandb"
         self._journal = Journal(folder.metrics)
-        self._board = _start_board(accelerator, folder.path, config, metadata, position)
         sent = _read_sent(folder, position)
+        self._board = _start_board(accelerator, folder.path, config, metadata, position)
         if self._board and self._resends:
             self._submit(create_resend_job(folder, sent, position))
 
@@ -139,8 +139,9 @@ def create_resend_job(folder: RunFolder, sent: int, position: int) -> Job:
     sheets = sorted(folder.samples.glob("*.png"))
 
     def resend(board: Board) -> None:
+        first = 0 if board.is_empty else sent + 1
         with folder.metrics.open("rb") as file:
-            rows = [row for row in map(json.loads, file.read(size).splitlines()) if sent < row[AXIS] <= position]
+            rows = [row for row in map(json.loads, file.read(size).splitlines()) if first <= row[AXIS] <= position]
         calls: list[tuple[int, Callable[[], None]]] = [(row[AXIS], partial(board.log, row)) for row in rows]
         for path in sheets:
             try:
@@ -148,7 +149,7 @@ def create_resend_job(folder: RunFolder, sent: int, position: int) -> Job:
                     images, name, caption = int(sheet.info[AXIS]), sheet.info["name"], sheet.info["caption"]
             except (OSError, KeyError, ValueError):
                 continue  # not written by the trainer
-            if sent < images <= position:
+            if first <= images <= position:
                 calls.append((images, partial(board.log_sheet, name, path, caption, images)))
         for _, call in sorted(calls, key=lambda entry: entry[0]):
             call()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,14 +14,15 @@ import psutil
 from accelerate import Accelerator
 
 from shards.common.errors import InputError
-from shards.common.files import atomic_write
 from shards.common.urls import redact
 from trainer.folder.checkpoint import CHECKSUMS
 from trainer.watch.board import AXIS, Board, JobSkipped, Metadata, describe
+from trainer.watch.wandb_environment import load_run_id, unset_empty_variables, use_writable_folders
 
 MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 """Values of WANDB_MODE and their meaning. ``shared``, where several processes write one run, is not supported."""
 
+PROJECT = "shardgan"  # if nothing names one
 INIT_TIMEOUT, FINISH_TIMEOUT = 25.0, 40.0  # seconds for a server to start a run, and to accept the rest at its end
 STOP_TIMEOUT = 5.0  # seconds for wandb's process to end after a failure
 
@@ -37,8 +37,11 @@ def resolve_mode(requested: str) -> tuple[str, str | None]:
     Raises ``InputError`` for an unknown WANDB_MODE, for ``online`` without a key, where wandb would prompt, and for
     ``online`` as flag with settings that wandb rejects.
     """
+    if requested == "disabled":
+        return requested, None
+    unset_empty_variables()
     mode, variable = requested, os.environ.get("WANDB_MODE")
-    if variable is not None and variable not in MODES:  # for any ``mode``, because wandb reads the variable too
+    if variable and variable not in MODES:  # for ``offline`` too, because wandb reads the variable itself
         raise InputError(f"WANDB_MODE is {variable!r}; it must be one of {', '.join(MODES)}.")
     if mode == "auto" and variable:
         mode = MODES[variable]
@@ -69,11 +72,13 @@ def _read_settings() -> tuple[str, bool]:
 
     settings = wandb.Settings(silent=True)
     wandb.termsetup(settings, None)  # prints nothing until wandb starts
-    folder = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()
-    settings.settings_system = str(folder / "settings")
+    folder = os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")
+    settings.settings_system = os.path.expanduser(f"{folder}/settings")  # noqa: PTH111  # Path's raises without a home
     settings.update_from_system_settings()
     settings.update_from_env_vars(dict(os.environ))
-    key = settings.api_key or settings.identity_token_file or wbauth.read_netrc_auth(host=settings.base_url)
+    key = settings.api_key or settings.identity_token_file
+    with suppress(RuntimeError):  # no home folder, so no netrc
+        key = key or wbauth.read_netrc_auth(host=settings.base_url)
     return MODES.get(settings.mode, "online"), bool(key)
 
 
@@ -82,10 +87,10 @@ class WandbBoard(Board):
 
     name = "Weights & Biases"
 
-    def __init__(self, accelerator: Accelerator, run: Path, project: str, mode: str, metadata: Metadata) -> None:
+    def __init__(self, accelerator: Accelerator, run: Path, project: str | None, mode: str, metadata: Metadata) -> None:
         self._accelerator, self._folder, self._project, self._mode = accelerator, run, project, mode
         self._metadata = metadata
-        self.remedy = f"Send it later: wandb sync {run / 'wandb' / 'latest-run'}"
+        self.remedy = _remedy(run)
 
     def open(self) -> None:
         """Start online, or offline with a warning if the server does not accept the run: wandb keeps nothing on disk of
@@ -95,17 +100,19 @@ class WandbBoard(Board):
 
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_INIT_TIMEOUT", str(INIT_TIMEOUT))
+        warning = use_writable_folders(self._folder)
+        self.startup_warning = self.startup_warning or warning
+        self.remedy = _remedy(Path(os.environ.get("WANDB_DIR", self._folder)))
+        self._id, self.is_empty = load_run_id(self._folder)
         settings = wandb.Settings(
             finish_timeout=FINISH_TIMEOUT,
             finish_timeout_raises=True,
             console="off",  # every printed line would wait for wandb
             disable_git=True,  # the remote may hold a token, the patch any secret; the config has the commit
         )
+        own = {"dir": str(self._folder), "name": self._folder.name, "resume": "allow"}
         options = {
-            "id": load_run_id(self._folder),
-            "resume": "allow",
-            "dir": str(self._folder),
-            "name": self._folder.name,
+            **{option: value for option, value in own.items() if f"WANDB_{option.upper()}" not in os.environ},
             "config": dict(self._metadata()),
             "settings": settings,
             **slurm_options(os.environ),
@@ -125,8 +132,13 @@ class WandbBoard(Board):
         self._run.define_metric("*", step_metric=AXIS)
 
     def _init(self, options: Mapping[str, Any], mode: str) -> None:
+        import wandb
+
+        project = self._project or wandb.setup().settings.project or PROJECT
+        # Not options of `init`: in a sweep it ignores them.
+        wandb.setup(wandb.Settings(run_id=self._id, project=project))
         try:
-            self._accelerator.init_trackers(self._project, init_kwargs={"wandb": {**options, "mode": mode}})
+            self._accelerator.init_trackers(project, init_kwargs={"wandb": {**options, "mode": mode}})
             self._run = self._accelerator.get_tracker("wandb", unwrap=True)
         finally:
             self._accelerator.trackers.clear()  # accelerate would finish the run a second time, which raises
@@ -181,24 +193,19 @@ class WandbBoard(Board):
         timer.cancel()
 
 
+def _remedy(parent: Path) -> str:
+    return f"Send it later: wandb sync {parent / 'wandb' / 'latest-run'}"
+
+
 def slurm_options(environment: Mapping[str, str]) -> dict[str, Any]:
     """``group`` (one per job or job array) and ``tags`` of a SLURM job, unless W&B's own variables set them."""
     options: dict[str, Any] = {}
     job = environment.get("SLURM_ARRAY_JOB_ID") or environment.get("SLURM_JOB_ID")
-    if job and "WANDB_RUN_GROUP" not in environment:
+    if job and not environment.get("WANDB_RUN_GROUP"):
         options["group"] = f"slurm-{job}"
-    if job and "WANDB_TAGS" not in environment:
+    if job and not environment.get("WANDB_TAGS"):
         options["tags"] = ["slurm", *filter(None, [environment.get("SLURM_JOB_PARTITION")])]
     return options
-
-
-def load_run_id(run: Path) -> str:
-    """The W&B id kept in the run folder, created on first use; every start resumes it, offline too."""
-    path = run / "wandb-id"
-    if not path.exists():
-        with atomic_write(path) as file:
-            file.write(uuid.uuid4().hex[:8].encode())
-    return path.read_text().strip()
 
 
 @contextmanager

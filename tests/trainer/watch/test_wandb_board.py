@@ -17,10 +17,12 @@ from accelerate.state import AcceleratorState
 
 from tests.support.fake_wandb import KEY, serve
 from tests.trainer.watch.test_tracker import inspect, open_tracker, row
+from trainer.config import Config, Tracking
 from trainer.folder.run_folder import RunFolder
 from trainer.watch import board, wandb_board
 from trainer.watch.tracker import Tracker
 from trainer.watch.wandb_board import slurm_options
+from trainer.watch.wandb_environment import use_writable_folders
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -161,8 +163,94 @@ def test_a_removed_file_is_skipped_with_a_warning(accelerator: Accelerator, fold
             {"group": "slurm-5", "tags": ["slurm", "gpu"]},
         ),
         ({"SLURM_JOB_ID": "7", "WANDB_RUN_GROUP": "mine"}, {"tags": ["slurm"]}),
-        ({"SLURM_JOB_ID": "7", "WANDB_TAGS": "a,b"}, {"group": "slurm-7"}),
+        ({"SLURM_JOB_ID": "7", "WANDB_TAGS": "a,b", "WANDB_RUN_GROUP": ""}, {"group": "slurm-7"}),
     ],
 )
 def test_group_and_tags_come_slurm_options(environment: dict[str, str], expected: dict[str, Any]) -> None:
     assert slurm_options(environment) == expected
+
+
+NAMED = {
+    "WANDB_RUN_ID": "mine", "WANDB_PROJECT": "theirs", "WANDB_NAME": "a name", "WANDB_ENTITY": "us",
+    "WANDB_RUN_GROUP": "g", "WANDB_TAGS": "t,u", "WANDB_NOTES": "why", "WANDB_RESUME": "auto",
+}  # fmt: skip
+
+
+def log(accelerator: Accelerator, run: RunFolder, position: int = 0, **tracking: Any) -> None:
+    """A session of one row, offline, that gives no warning."""
+    config = Config(out=run.path, tracking=Tracking(mode="offline", **tracking))
+    tracker = Tracker(accelerator, run, config, {}, position)
+    tracker.log(row(position // 128 + 1))
+    assert close(tracker) == ""
+    wandb.teardown()
+
+
+@pytest.mark.parametrize("sweep", [{}, {"WANDB_SWEEP_ID": "s"}])
+def test_the_environment_precedes_the_defaults(
+    accelerator: Accelerator, folder: RunFolder, tmp_path: Path, sweep: dict[str, str]
+) -> None:
+    elsewhere = RunFolder(tmp_path / "elsewhere")
+    with patch.dict(os.environ, {**NAMED, **sweep, "SLURM_JOB_ID": "7", "WANDB_DIR": str(elsewhere.path)}):
+        log(accelerator, folder)
+    records = segment(elsewhere)
+    run = records["run"][0]
+    assert (run["run_id"], run["project"], run["display_name"], run["entity"]) == ("mine", "theirs", "a name", "us")
+    assert (run["run_group"], run["tags"], run["notes"]) == ("g", ["t", "u"], "why")
+    assert run.get("sweep_id", "") == sweep.get("WANDB_SWEEP_ID", "")
+    assert [entry["item"]["images"] for entry in records["history"]] == [128]
+    assert (folder.path / "wandb-id").read_text() == "mine" and not (folder.path / "wandb").exists()
+
+
+def test_a_flag_precedes_the_environment_and_empty_variables_are_unset(
+    accelerator: Accelerator, folder: RunFolder
+) -> None:
+    empty = dict.fromkeys([*NAMED, "WANDB_SWEEP_ID", "WANDB_DIR", "WANDB_MODE", "WANDB_API_KEY", "WANDB_CACHE_DIR"], "")
+    with patch.dict(os.environ, {**empty, "WANDB_PROJECT": "theirs"}):
+        log(accelerator, folder, project="a-flag")
+    run = segment(folder)["run"][0]
+    assert (run["project"], run["display_name"]) == ("a-flag", "a-run") and not run.get("notes")
+    assert run["run_id"] == (folder.path / "wandb-id").read_text()
+
+
+def test_a_resume_keeps_the_id_and_another_id_gets_every_row(accelerator: Accelerator, folder: RunFolder) -> None:
+    """In a sweep wandb would give each start without WANDB_RUN_ID an id of its own."""
+    starts = ({"WANDB_RUN_ID": "mine"}, {"WANDB_SWEEP_ID": "s"}, {"WANDB_RUN_ID": "other"})
+    expected = [("mine", [128]), ("mine", [256]), ("other", [128, 256, 384])]
+    for number, (variables, (name, _)) in enumerate(zip(starts, expected, strict=True)):
+        with patch.dict(os.environ, variables):
+            log(accelerator, folder, 128 * number)
+        assert (folder.path / "wandb-id").read_text() == name
+        (folder.path / "wandb").rename(folder.path / f"wandb-{number}")  # segments' names contain only seconds
+    segments = inspect(sorted(folder.path.glob("wandb-*/offline-run-*")))
+    got = [(part["run"][0]["run_id"], [entry["item"]["images"] for entry in part["history"]]) for part in segments]
+    assert got == expected
+
+
+@pytest.mark.parametrize("home", ["a file", None])
+def test_without_a_writable_home_wandb_is_quiet_and_stays_in_the_run_folder(
+    accelerator: Accelerator, folder: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str], home: str | None
+) -> None:
+    (tmp_path / "a file").touch()
+    before = {*tmp_path.iterdir()}
+    with patch.dict(os.environ, {"HOME": str(tmp_path / home) if home else ""}):
+        if home is None:
+            del os.environ["HOME"]
+        log(accelerator, folder)
+        used = {name: os.environ[name] for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR")}
+    assert capfd.readouterr() == ("", "")
+    assert used == {name: f"{folder.path}/wandb/{name[6:-4].lower()}" for name in used}
+    assert {*tmp_path.iterdir()} == before and len([*(folder.path / "wandb").glob("offline-run-*/*.wandb")]) == 1
+
+
+def test_folders_that_the_user_names_are_kept(folder: RunFolder, tmp_path: Path) -> None:
+    mine = {"HOME": "/proc/none", "WANDB_CACHE_DIR": "/proc/mine", "XDG_DATA_HOME": str(tmp_path)}
+    with patch.dict(os.environ, mine):
+        use_writable_folders(folder.path)
+        assert os.environ["WANDB_CACHE_DIR"] == "/proc/mine" and "WANDB_DATA_DIR" not in os.environ
+    (tmp_path / ".config" / "wandb").mkdir(parents=True)
+    (tmp_path / ".config" / "wandb" / "settings").touch(0o400)
+    use_writable_folders(folder.path)
+    assert not [name for name in os.environ if name.startswith("WANDB_")]
+    with patch.dict(os.environ, {"WANDB_DIR": "/proc/mine"}):
+        assert "WANDB_DIR=/proc/mine is not writable" in str(use_writable_folders(folder.path))
+        assert "WANDB_DIR" not in os.environ

@@ -10,7 +10,9 @@ import pytest
 
 from shards.common.errors import InputError
 from tests.support.fake_wandb import KEY
+from trainer.config import Tracking
 from trainer.watch import wandb_board
+from trainer.watch.tracker import check
 from trainer.watch.wandb_board import MODES
 
 with warnings.catch_warnings():
@@ -141,11 +143,61 @@ def test_modes_mean_the_same_as_in_wandb() -> None:
             assert resolve_mode("auto") == meaning
 
 
-@pytest.mark.parametrize("word", ["", "ofline", "shared", "ONLINE"])
+@pytest.mark.parametrize("word", ["ofline", "shared", "ONLINE"])
 @pytest.mark.parametrize("mode", ["auto", "offline"])
 def test_an_unknown_mode_is_an_error_that_lists_the_known_ones(word: str, mode: str) -> None:
     with patch.dict(os.environ, {"WANDB_MODE": word}), pytest.raises(InputError, match=f"{word!r}.*online, run, off"):
         resolve_mode(mode)
+
+
+def test_disabled_asks_for_no_mode_and_no_names() -> None:
+    with patch.dict(os.environ, {"WANDB_MODE": "shared", "WANDB_RUN_ID": "a/b"}):
+        check(Tracking(mode="disabled"))
+
+
+def test_an_empty_variable_is_unset() -> None:
+    names = (
+        "MODE",
+        "DISABLED",
+        "API_KEY",
+        "RUN_ID",
+        "PROJECT",
+        "SWEEP_ID",
+        "BASE_URL",
+        "RESUME",
+        "INIT_TIMEOUT",
+        "TAGS",
+    )
+    with patch.dict(os.environ, {f"WANDB_{name}": "" for name in names} | {"WANDB_CONFIG_DIR": " "}):
+        check(Tracking())
+        assert [resolve_mode(mode) for mode in ("auto", "offline", "disabled")] == ["offline", "offline", "disabled"]
+        with pytest.raises(InputError, match="no API key"):
+            resolve_mode("online")
+        with patch.dict(os.environ, {"WANDB_API_KEY": KEY}):
+            assert resolve_mode("auto") == "online"
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:b", " a", "a\n", "x" * 129])
+def test_a_name_that_wandb_would_refuse_is_refused_before_the_start(name: str) -> None:
+    with (
+        patch.dict(os.environ, {"WANDB_RUN_ID": name}),
+        pytest.raises(InputError, match=r"^WANDB_RUN_ID is '") as error,
+    ):
+        check(Tracking())
+    assert "\n" not in str(error.value)
+    with patch.dict(os.environ, {"WANDB_PROJECT": name}):
+        with pytest.raises(InputError, match=r"^WANDB_PROJECT is '"):
+            check(Tracking())
+        check(Tracking(project="mine"))
+
+
+def test_without_a_home_only_the_variables_count() -> None:
+    """As a user without an entry in /etc/passwd has it in a container."""
+    with patch.dict(os.environ), patch("pwd.getpwuid", side_effect=KeyError):
+        del os.environ["HOME"]
+        assert resolve_mode("auto") == "offline"
+        with patch.dict(os.environ, {"WANDB_API_KEY": KEY}):
+            assert resolve_mode("auto") == "online"
 
 
 def test_auto_follows_wandb_disabled() -> None:

@@ -1,4 +1,7 @@
-"""A minimal W&B server on the loopback interface. It can reject runs, or accept a run and then stop answering."""
+"""A minimal W&B server on the loopback interface. It can reject runs, or accept a run and then stop answering.
+
+It has one sweep, whose agents get ``commands`` one after the other.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ KEY = "c0ffee" * 6 + "c0ff"
 
 
 class FakeWandb(ThreadingHTTPServer):
-    """Keeps the history rows that it receives in ``rows``."""
+    """Keeps the history rows that it receives in ``rows``, and what starts a run in ``runs``."""
 
     daemon_threads = True
 
@@ -25,6 +28,8 @@ class FakeWandb(ThreadingHTTPServer):
         self.behaviour = behaviour
         self.closing = threading.Event()
         self.rows: list[dict[str, Any]] = []
+        self.runs: list[dict[str, Any]] = []
+        self.sweep, self.commands = "", list[dict[str, Any]]()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *_: object) -> None:
@@ -69,6 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
         operation = re.search(r"(?:query|mutation)\s+(\w+)", request["query"])
         variables = request.get("variables") or {}
         if operation and operation[1] == "UpsertBucket":
+            self.server.runs.append(variables)
             project = {"id": "p", "name": variables.get("project"), "entity": {"id": "e", "name": "me"}}
             names = {"name": variables.get("name"), "displayName": variables.get("displayName"), "description": None}
             bucket = {"id": "b", **names, "config": None, "sweepName": None, "historyLineCount": 0, "project": project}
@@ -78,6 +84,25 @@ class _Handler(BaseHTTPRequestHandler):
                 {"name": name, "uploadUrl": f"{self.server.url}/put/{name}"} for name in variables.get("files") or []
             ]
             return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": files}}
+        if operation and operation[1] == "SweepWithRuns":
+            return {"project": {"sweep": {"config": self.server.sweep, "runs": {"edges": []}}}}
+        if operation and operation[1] == "CreateAgent":
+            return {"createAgent": {"agent": {"id": "a"}}}
+        if operation and operation[1] == "Heartbeat":
+            waits = any(json.loads(variables["runState"]).values())
+            commands = [] if waits else [self.server.commands.pop(0)] if self.server.commands else [{"type": "exit"}]
+            return {"agentHeartbeat": {"agent": {"id": "a"}, "commands": json.dumps(commands)}}
+        if "viewer" in request["query"]:
+            return {
+                "viewer": {
+                    "id": "u",
+                    "entity": "me",
+                    "username": "me",
+                    "email": "",
+                    "flags": "{}",
+                    "teams": {"edges": []},
+                }
+            }
         return {"model": None}
 
     def _body(self) -> bytes:

@@ -8,13 +8,18 @@ import hashlib
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
-UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
+UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
 """Responses of file systems that cannot sync a folder; from EACCES on, to opening one that can be written, not read."""
+
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
+"""Responses of file systems without locks: Lustre without its option, NFS without its service, some FUSE ones."""
 
 
 def compute_sha256(file: BinaryIO) -> str:
@@ -30,15 +35,33 @@ def file_lock(path: Path, *, mode: int = 0o600, waiting: str = "") -> Iterator[N
     The kernel releases it however its holder ends. ``waiting`` is printed to stderr if somebody else holds the lock.
     """
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, mode), "r+b") as file:  # NFS locks writable files only
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(waiting, end="", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locks_if_supported(path):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(waiting, end="", file=sys.stderr, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would not release it after a fork
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would not release it after a fork
+
+
+@contextmanager
+def locks_if_supported(path: Path) -> Iterator[None]:
+    """Turn the error of a block that locks the file ``path`` into a warning, if its file system has no locks."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        warnings.warn(
+            f"the file system of {path.parent} has no file locks ({error.strerror}), so nothing keeps two processes "
+            "from working there at once: start only one. Locks need the mount option flock on Lustre, and a lock "
+            "service (rpc.statd) or the mount option local_lock=all on NFS.",
+            stacklevel=3,
+        )
 
 
 def sync_folder(folder: Path) -> None:
@@ -54,7 +77,7 @@ def sync_folder(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno not in UNSUPPORTED:
+        if error.errno not in UNSYNCED:
             raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
@@ -73,8 +96,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         partial.replace(path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(partial)):
-            error.filename, error.filename2 = str(path), None  # a full disk names no file
+        _name_path(error, path)
         raise
     sync_folder(path.parent)
 
@@ -99,11 +121,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             path.rename(old)
         partial.rename(path)
-    except BaseException:
+    except BaseException as error:
         recover_folder(path)
+        _name_path(error, path)
         raise
     sync_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _name_path(error: BaseException, path: Path) -> None:
+    """Make an error of the disk be about ``path``; a full disk names no file, others a temporary one."""
+    if isinstance(error, OSError) and (error.filename is None or f"/.{path.name}." in str(error.filename)):
+        error.filename, error.filename2 = str(path), None
 
 
 def recover_folder(path: Path) -> None:

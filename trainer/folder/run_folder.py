@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import yaml
 
 from shards.common.errors import InputError
-from shards.common.files import atomic_write
+from shards.common.files import atomic_write, locks_if_supported
 from trainer.config import Config, differences, flatten
 
 RunState = Literal["running", "preempted", "done", "failed"]
@@ -23,16 +23,20 @@ LOCK = ".lock"
 QUERY = 1  # byte of the lock file that a query locks, so that it never makes a starting run fail at byte 0
 
 
-def is_locked(run: Path) -> bool:
-    """Whether another process trains in the folder ``run``.
+def is_locked(run: Path) -> bool | None:
+    """Whether another process trains in the folder ``run``; None if its file system does not tell.
 
     A process that trains must not call it: when a process closes a file, POSIX drops all its locks on that file.
     """
     try:
         with (run / LOCK).open("rb") as file:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, QUERY)
-    except OSError as error:
-        return isinstance(error, BlockingIOError)
+    except BlockingIOError:
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return None
     return False
 
 
@@ -98,8 +102,9 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR, 0o644)  # closing it would unlock it
                 # Unlike those of flock, these locks are not inherited by worker processes, which may be orphaned.
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
-                fcntl.lockf(lock, fcntl.LOCK_EX, 1, QUERY)
+                with locks_if_supported(self.path / LOCK):
+                    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+                    fcntl.lockf(lock, fcntl.LOCK_EX, 1, QUERY)
         except BlockingIOError as error:
             raise InputError(
                 f"Another process is training in {self.path}. Wait for it, or choose another --out."

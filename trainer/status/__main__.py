@@ -46,7 +46,7 @@ class RunStatus:
     state: str
     """``running``, ``preempted``, ``done`` or ``failed`` as in ``status.json``; ``starting`` before it is written;
     ``killed`` if it says ``running`` and the process is gone."""
-    alive: bool  # a process holds the run's lock
+    alive: bool | None  # whether a process holds the run's lock; None if its file system has no locks
     step: int
     steps: int | None
     epoch: float | None
@@ -74,7 +74,7 @@ def read_status(run: Path) -> RunStatus:
         status, state, step, position = {}, "starting", 0, 0
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise InputError(f"{folder.status} is not a run's status: {error}") from error
-    if state == "running" and not alive:
+    if state == "running" and alive is False:
         state = "killed"
     row = _newest_row(folder.metrics)
     speed = row.get("speed/images_per_second")

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import resource
+import stat
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from shards.common.files import atomic_folder, atomic_write, recover_folder
+from shards.common.files import atomic_folder, atomic_write, file_lock, recover_folder
 
 
 def test_the_file_appears_at_the_end_only(tmp_path: Path) -> None:
@@ -43,7 +49,7 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
             file.write(bytes(5000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert caught.value.errno == errno.EFBIG
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -84,6 +90,63 @@ def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_old_one(
     with pytest.raises(OSError):
         replace(tmp_path / "f", "new")
     assert (tmp_path / "f" / "x").read_text() == "old" and [*tmp_path.iterdir()] == [tmp_path / "f"]
+
+
+@pytest.fixture
+def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Lets the system refuse to sync folders or files, or to lock, with an error number."""
+    fsync = os.fsync
+
+    def answer(number: int, *_: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    def set_refused(number: int, what: str) -> None:
+        def sync(descriptor: int) -> None:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode) == (what == "folders"):
+                answer(number)
+            fsync(descriptor)
+
+        if what == "locks":
+            monkeypatch.setattr(fcntl, "flock", partial(answer, number))
+        else:
+            monkeypatch.setattr(os, "fsync", sync)
+
+    return set_refused
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF])
+def test_a_file_system_that_cannot_sync_folders(tmp_path: Path, refuse: Callable[..., None], number: int) -> None:
+    """CIFS and some FUSE file systems."""
+    refuse(number, "folders")
+    with atomic_write(tmp_path / "x") as file:
+        file.write(b"new")
+    replace(tmp_path / "f", "new")
+    assert (tmp_path / "x").read_bytes() == b"new" and (tmp_path / "f" / "x").read_text() == "new"
+
+
+@pytest.mark.parametrize("what", ["folders", "files"])
+def test_a_failing_disk_is_an_error_that_names_the_path(tmp_path: Path, refuse: Callable[..., None], what: str) -> None:
+    replace(tmp_path / "f", "old")
+    refuse(errno.EIO, what)
+    with pytest.raises(OSError) as caught:
+        replace(tmp_path / "f", "new")
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(tmp_path / "f"))
+    with pytest.raises(OSError) as caught, atomic_write(tmp_path / "x"):
+        pass
+    named = tmp_path / "x" if what == "files" else tmp_path
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(named))
+    assert (tmp_path / "f" / "x").read_text() == "old" and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_a_warning(tmp_path: Path, refuse: Callable[..., None], number: int) -> None:
+    refuse(number, "locks")
+    why = rf"{tmp_path} has no file locks \({os.strerror(number)}\).* option flock on Lustre"
+    with pytest.warns(UserWarning, match=why), file_lock(tmp_path / "lock"):
+        pass
+    refuse(errno.EIO, "locks")
+    with pytest.raises(OSError, match="Input/output"), file_lock(tmp_path / "lock"):
+        pass
 
 
 KILLED = """

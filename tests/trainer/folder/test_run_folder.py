@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -21,6 +24,7 @@ from shards.common.errors import InputError
 from tests.support.launching import ROOT
 from trainer.config import Config, Data, Model, flatten
 from trainer.folder.run_folder import RunFolder, is_locked
+from trainer.status.__main__ import read_status
 
 
 @contextmanager
@@ -85,6 +89,21 @@ def test_a_query_makes_no_starting_run_fail(tmp_path: Path) -> None:
     with other_run(tmp_path / "other"):
         assert is_locked(tmp_path / "other")
     assert not is_locked(tmp_path / "other")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Lustre without its mount option: a run starts, and its status does not call it killed."""
+    refusal = Mock(side_effect=OSError(number, os.strerror(number)))
+    monkeypatch.setattr(fcntl, "lockf", refusal)
+    with pytest.warns(UserWarning, match=f"{tmp_path} has no file locks.* option flock on Lustre"):
+        folder = claim(tmp_path, Config())
+    folder.write_status("running", 3, 4)
+    assert is_locked(tmp_path) is None
+    assert (read_status(tmp_path).state, read_status(tmp_path).alive) == ("running", None)
+    refusal.side_effect = OSError(errno.EIO, os.strerror(errno.EIO))
+    with pytest.raises(InputError, match=f"{tmp_path} cannot be written: Input/output error"):
+        claim(tmp_path, Config())
 
 
 def test_a_locked_folder_holds_its_config(tmp_path: Path) -> None:

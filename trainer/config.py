@@ -53,6 +53,8 @@ class Data:
     """Folder on this node for data from a URL. Default: shardgan-cache-UID in the temporary folder."""
     cache_gb: float = 16.0
     """Largest size of that cache in GiB. If all data fit, only the first epoch reads from the network."""
+    trust_base: bool = False
+    """Let the manifest at a URL name tars on other servers, which then receive no credentials over HTTP."""
     audit: Path | None = None
     """Folder for rank-R.jsonl: the samples that each rank trained on in each step."""
 
@@ -194,9 +196,9 @@ class Config:
         return max(0, math.ceil((self.epochs * samples - position) / (self.batch_size * self.d_steps)))
 
 
-FREE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "data.audit", "data.strict", "data.max_bad",
-        "checkpoint.", "samples.", "tracking.", "out", "batch_size", "steps", "epochs", "threads", "log_every",
-        "dry_run", "default_steps", "model.sync_bn", "tf32", "cuda_graphs")  # fmt: skip
+FREE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "data.trust_base", "data.audit", "data.strict",
+        "data.max_bad", "checkpoint.", "samples.", "tracking.", "out", "batch_size", "steps", "epochs", "threads",
+        "log_every", "dry_run", "default_steps", "model.sync_bn", "tf32", "cuda_graphs")  # fmt: skip
 """Fields, or prefixes of fields, that may change when a run resumes: where it runs and reports, its length, and its
 batches, ranks and workers. The data are compared by digest."""
 OF_A_NODE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "threads")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from shards.common.errors import InputError
 
@@ -20,6 +20,7 @@ _USERINFO = re.compile(
 _QUERY = re.compile(r"(://[^\s?]*)\?(\S*)")
 _FRAGMENT = re.compile(r"(://[^\s?#]*)#(?=\S*=)\S*")
 _HIDDEN = "***"
+PORTS = {"http": 80, "https": 443}
 
 
 def is_remote(where: str) -> bool:
@@ -60,6 +61,32 @@ def redact(text: str) -> str:
 def bare(url: str) -> str:
     """``url`` without user, password, query and fragment: safe to store, and still an address."""
     return _USERINFO.sub("", url).partition("?")[0].partition("#")[0]
+
+
+def path_below(own: str, other: str) -> str | None:
+    """The path of the URL ``other`` relative to the folder at the URL ``own``, not encoded.
+
+    Returns None if ``other`` is elsewhere, or if any server or library could read it so.
+    """
+    if other != bare(other) or re.search(r"[\x00-\x1f\x7f\\]", other):
+        return None
+    try:
+        here, there = urlsplit(bare(own)), urlsplit(other)
+        http = here.scheme in PORTS
+        origins = [(url.hostname, url.port or PORTS[url.scheme]) if http else url.netloc for url in (here, there)]
+    except (ValueError, KeyError):  # a port that is no number, another scheme
+        return None
+    paths = [[unquote(part) if http else part for part in url.path.split("/") if part] for url in (here, there)]
+    rest = paths[1][len(paths[0]) :]
+    if here.scheme != there.scheme or origins[0] != origins[1] or paths[1][: len(paths[0])] != paths[0]:
+        return None
+    return None if any(_leaves_folder(part) for part in rest) else "/".join(rest)
+
+
+def _leaves_folder(part: str) -> bool:
+    while (decoded := unquote(part)) != part:  # some servers decode twice
+        part = decoded
+    return part in {".", ".."} or "/" in part or "\\" in part
 
 
 def _hide(field: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import tenacity
@@ -26,6 +26,9 @@ PERMANENT = (
     FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError,
     InputError, ImportError, LookupError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
+SCHEMES = {"http", "https", "s3", "s3a", "gs", "gcs", "hf", "memory"}
+PUBLIC = {"host", "accept", "accept-encoding", "connection", "range", "user-agent"}  # headers that hold no secret
+
 # Matched by name, because botocore and google-auth are optional.
 PERMANENT_NAMES = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"}
 
@@ -39,9 +42,12 @@ class StorageClient:
     huggingface_hub look for them.
     """
 
-    def __init__(self, url: str, patience: float = PATIENCE, stall: float = STALL) -> None:
-        """Makes no request. Raises ``InputError`` if the address is wrong or its file system is not installed."""
-        self._patience, self._stall = patience, stall
+    def __init__(self, url: str, patience: float = PATIENCE, stall: float = STALL, *, home: str = "") -> None:
+        """Makes no request. Raises ``InputError`` if the address is wrong or its file system is not installed.
+
+        ``home``, by default ``url``, has the only origin that receives credentials over HTTP.
+        """
+        self._patience, self._stall, self._home = patience, stall, home or url
         self._http = url.lower().startswith(("http://", "https://"))
         self._stopped = threading.Event()
         self._fs: Any = self._retry(url, lambda: self._open_filesystem(url))
@@ -74,6 +80,11 @@ class StorageClient:
             return int(self._retry(url, lambda: sync(self._fs.loop, self._get, url, 0, 1, None, bytearray())))
         return int(self._retry(url, lambda: self._call("info", url))["size"])
 
+    def list_tars(self, url: str) -> list[str]:
+        """Names of the tars in the folder at ``url``."""
+        paths = self._retry(url, lambda: self._fs.glob(f"{self._fs._strip_protocol(url).rstrip('/')}/*.tar"))
+        return sorted(path.rpartition("/")[2] for path in paths)
+
     def stop(self) -> None:
         """End all retries; a request in progress completes."""
         self._stopped.set()
@@ -94,6 +105,7 @@ class StorageClient:
 
         session = await self._fs.set_session()
         headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        whole = len(data) + end - start
         options = {**self._fs.kwargs, "headers": {**self._fs.kwargs.get("headers", {}), **headers}}
         timeout = ClientTimeout(total=None, sock_connect=self._stall, sock_read=self._stall)
         async with session.get(self._fs.encode_url(url), timeout=timeout, **options) as response:
@@ -102,6 +114,8 @@ class StorageClient:
             served = re.match(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
             if served is None or int(served[1]) != start or int(served[2]) >= end:
                 raise _ranges_ignored(url)
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise InputError(f"The server of {redact(url)} compresses it (Content-Encoding). Turn that off for it.")
             size = int(served[3])
             if file_size is not None and size != file_size:
                 raise InputError(
@@ -110,6 +124,8 @@ class StorageClient:
                 )
             async for chunk in response.content.iter_any():
                 data += chunk
+                if len(data) >= whole:  # the server may send bytes without end
+                    break
             return size
 
     def _call(self, method: str, url: str, **options: Any) -> Any:
@@ -120,10 +136,18 @@ class StorageClient:
         return getattr(self._fs, method)(self._fs._strip_protocol(url), **options)
 
     def _open_filesystem(self, url: str) -> Any:
+        scheme = url.partition(":")[0].lower()
+        if scheme not in SCHEMES:
+            raise InputError(
+                f"{redact(url)}: {scheme}:// is not supported. Give an https://, s3://, gs:// or hf:// URL."
+            )
         not_shared = {"skip_instance_cache": True}  # fsspec would keep its connections until the process ends
-        if self._http:  # url_to_fs would split a URL at "::", which an IPv6 host or a query may contain
-            return filesystem("http", **not_shared)
-        return url_to_fs(url, **not_shared)[0]
+        if not self._http:
+            return url_to_fs(url, **not_shared)[0]
+        fs = filesystem("http", **not_shared)  # url_to_fs would split a URL at "::", as in an IPv6 host or a query
+        safe = {"auto_decompress": False, "middlewares": [_keep_credentials(self._home)]}
+        fs.client_kwargs = {**fs.client_kwargs, **safe}
+        return fs
 
     def _retry(self, url: str, action: Callable[[], Any]) -> Any:
         retrying = tenacity.Retrying(
@@ -151,8 +175,26 @@ class StorageClient:
             extra = {"gs": "gcs", "gcs": "gcs", "hf": "hf"}.get(url.partition(":")[0].lower(), "s3")
             reason += f" Run: uv sync --extra {extra}"
         elif _is_transient(error):
-            reason += f", for {self._patience:.0f} s"
+            reason += f" (retried for {self._patience:.0f} s)"
         return f"{redact(url)} cannot be read: {reason}."
+
+
+def _keep_credentials(home: str) -> Callable[..., Awaitable[Any]]:
+    """An aiohttp middleware that sends secrets to the origin of ``home`` only.
+
+    It sees each request, also those of redirects, to which aiohttp would send all headers but ``Authorization``.
+    """
+    from yarl import URL
+
+    own = URL(home)
+
+    async def send(request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
+        if (request.url.scheme, request.url.host, request.url.port) != (own.scheme, own.host, own.port):
+            for name in {name for name in request.headers if name.lower() not in PUBLIC}:
+                del request.headers[name]
+        return await handler(request)
+
+    return send
 
 
 def _status_error(url: str, status: int) -> Exception:

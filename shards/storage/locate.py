@@ -15,24 +15,26 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-import fsspec  # type: ignore[import-untyped]
 import numpy as np
 from braceexpand import braceexpand
 
 from shards.common.errors import InputError
 from shards.common.files import atomic_write, compute_sha256, file_lock
-from shards.common.urls import is_remote, join, local_path, redact
+from shards.common.urls import is_remote, join, local_path, path_below, redact
 from shards.format.index import ENTRY
 from shards.format.manifest import INDEX, MANIFEST, Manifest, parse_manifest, read_manifest
 from shards.storage.cache import BlockCache, make_private_folder
 from shards.storage.client import PATIENCE, StorageClient
 from shards.storage.local import LocalStorage, open_file_limit
 from shards.storage.remote import RemoteStorage
+from shards.storage.remote_file import open_remote
 
 Storage = LocalStorage | RemoteStorage  # reads the bytes of a data set's tars; belongs to one process
 
 FIRST_PATIENCE = 15.0  # seconds of retries of the first request, so that a wrong address is reported soon
 DOWNLOAD_BYTES = 16 << 20
+MANIFEST_BYTES = 1 << 28  # a shard takes about 150
+NPY_HEADER = 10_000  # the most that NumPy reads
 MAX_TARS = 1_000_000  # that a pattern may name: with a digit too many, the names would fill the memory
 HASHED_BYTES = 256 << 20  # the largest index (11 million samples) that is hashed at every start: 0.2 s
 
@@ -44,18 +46,20 @@ def default_cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """Where remote blocks and indexes are cached on this node, and how many bytes of blocks."""
+    """How remote data are read: where blocks and indexes are cached on this node, and how many bytes of blocks."""
 
     folder: Path = field(default_factory=default_cache_folder)
     limit: int = 16 << 30
+    trust_base: bool = False  # a fetched manifest may name tars anywhere
 
 
 @dataclass(frozen=True)
 class TarList:
-    """The tars called ``names`` below ``base``, a folder or a URL."""
+    """The tars called ``names`` below ``base``, a folder or a URL; for ``home`` see :class:`StorageClient`."""
 
     base: str
     names: tuple[str, ...]
+    home: str = ""
 
     def path(self, name: str) -> str:
         return join(self.base, name) if is_remote(self.base) else str(Path(self.base) / name)
@@ -63,13 +67,8 @@ class TarList:
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
         path = self.path(name)
-        try:
-            with fsspec.open(path, "rb") if is_remote(path) else Path(path).open("rb") as file:  # fsspec reads ahead
-                yield file
-        except Exception as error:  # each file system has its own
-            if isinstance(error, InputError) or not is_remote(path):
-                raise
-            raise InputError(f"{redact(path)} cannot be read: {redact(str(error)) or type(error).__name__}.") from None
+        with open_remote(path, self.home) if is_remote(path) else Path(path).open("rb") as file:
+            yield file
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,10 @@ class Location:
     manifest: Manifest
     index: Path  # a local file
     tars: str  # folder or URL
+    home: str = ""  # see :class:`StorageClient`
 
     def tar_list(self) -> TarList:
-        return TarList(self.tars, tuple(shard.name for shard in self.manifest.shards))
+        return TarList(self.tars, tuple(shard.name for shard in self.manifest.shards), self.home)
 
     def open_index(self) -> np.ndarray:
         """The memory-mapped index: ``ENTRY``, one per sample.
@@ -118,7 +118,7 @@ class Location:
         max_open = open_file_limit(2 * lanes)
         if is_remote(self.tars):
             blocks = BlockCache(cache.folder, cache.limit)
-            return RemoteStorage(self.tars, self.manifest, index, block, blocks, max_open=max_open)
+            return RemoteStorage(self.tars, self.manifest, index, block, blocks, home=self.home, max_open=max_open)
         return LocalStorage(Path(self.tars), self.manifest, max_open)
 
 
@@ -126,17 +126,33 @@ def locate(where: str | Path, cache: CacheOptions | None = None) -> Location:
     """The data set at ``where``: a folder, or a URL of one (``http(s)://``, ``s3://``, ``gs://``, ``hf://``,
     ``file://``) that holds ``manifest.json`` and ``index.npy``, and the tars unless the manifest has a ``base``.
 
-    Raises ``InputError`` if there is no data set, it cannot be reached, or its manifest is invalid.
+    Raises ``InputError`` if there is no data set, it cannot be reached, or its manifest is invalid, or was fetched and
+    names tars elsewhere.
     """
     cache = cache or CacheOptions()
     if is_remote(str(where)):
         url = str(where)
-        data = b"".join(fetch_chunks(join(url, MANIFEST), FIRST_PATIENCE))
+        data = b"".join(fetch_chunks(join(url, MANIFEST), MANIFEST_BYTES, FIRST_PATIENCE))
         manifest = parse_manifest(data, f"{redact(url)}: {MANIFEST}")
-        return Location(manifest, fetch_index(url, manifest, cache.folder), manifest.base or url)
+        tars = _find_tars(url, manifest.base, trusted=cache.trust_base)
+        return Location(manifest, fetch_index(url, manifest, cache.folder), tars, url)
     folder = local_path(str(where))
     manifest = read_manifest(folder)
     return Location(manifest, folder / INDEX, manifest.base or str(folder))
+
+
+def _find_tars(url: str, base: str, *, trusted: bool) -> str:
+    """Where the tars of a manifest are that was fetched from ``url`` and has this ``base``.
+
+    Whoever wrote it could otherwise have this machine read its own files, or ask servers that only it can reach.
+    """
+    path = path_below(url, base) if base else ""
+    if path is None and not trusted:
+        raise InputError(
+            f"{redact(url)}: {MANIFEST} names tars at {redact(base)!r}, not below its own address. If you trust it, "
+            f"copy {MANIFEST} and {INDEX} to a folder and give that, or train with --data.trust-base."
+        )
+    return base if path is None else join(url, path) if path else url
 
 
 def list_tars(where: str) -> TarList:
@@ -178,16 +194,15 @@ def _list_remote(where: str) -> TarList:
     if address.endswith(".tar"):
         folder, _, pattern = address.rpartition("/")
         return TarList(folder + mark + query, tuple(_expand(pattern)))
-    names: tuple[str, ...] = ()
-    problem = "lists no .tar files"
+    hint = "Name its tars: .../x-{000..099}.tar"
     try:
-        fs, path = fsspec.core.url_to_fs(where)
-        names = tuple(sorted(name.rpartition("/")[2] for name in fs.glob(f"{path.rstrip('/')}/*.tar")))
-    except Exception as error:  # each file system has its own
-        problem = f"cannot be listed: {redact(str(error))}"
+        with closing(StorageClient(where, FIRST_PATIENCE)) as client:
+            names = client.list_tars(where)
+    except InputError as error:
+        raise InputError(f"{error} {hint}") from None
     if not names:
-        raise InputError(f"{redact(where)} {problem}. Name its tars: .../x-{{000..099}}.tar")
-    return TarList(where, names)
+        raise InputError(f"{redact(where)} lists no .tar files. {hint}")
+    return TarList(where, tuple(names))
 
 
 def fetch_index(url: str, manifest: Manifest, folder: Path) -> Path:
@@ -202,25 +217,31 @@ def fetch_index(url: str, manifest: Manifest, folder: Path) -> Path:
             if not (path.exists() and Location(manifest, path, url).index_is_intact()):
                 for leftover in folder.glob(f".{path.name}.*.partial"):
                     leftover.unlink()
-                _download(join(url, INDEX), manifest.index_sha256, path)
+                _download(join(url, INDEX), manifest, path)
     except OSError as error:
         raise InputError(f"The index of {redact(url)} cannot be stored in {folder} ({error.strerror}).") from error
     return path
 
 
-def _download(url: str, checksum: str, path: Path) -> None:
+def _download(url: str, manifest: Manifest, path: Path) -> None:
     digest = hashlib.sha256()
     with atomic_write(path) as file:
-        for data in fetch_chunks(url):
+        for data in fetch_chunks(url, manifest.samples * ENTRY.itemsize + NPY_HEADER):
             digest.update(data)
             file.write(data)
-        if digest.hexdigest() != checksum:
+        if digest.hexdigest() != manifest.index_sha256:
             raise InputError(f"{redact(url)} does not match the manifest's checksum. Build the data set again.")
 
 
-def fetch_chunks(url: str, patience: float = PATIENCE) -> Iterator[bytearray]:
-    """The file at ``url``, in parts; each is retried for at most ``patience`` seconds. Raises ``InputError``."""
+def fetch_chunks(url: str, limit: int, patience: float = PATIENCE) -> Iterator[bytearray]:
+    """The file at ``url``, in parts; each is retried for at most ``patience`` seconds.
+
+    Raises ``InputError`` if it cannot be read or has more than ``limit`` bytes.
+    """
     with closing(StorageClient(url, patience)) as client:
-        size = client.size(url)
+        if (size := client.size(url)) > limit:
+            raise InputError(
+                f"{redact(url)} has {size:,} bytes, at most {limit:,} are right. Build the data set again."
+            )
         for start in range(0, size, DOWNLOAD_BYTES):
             yield client.read(url, start, min(size, start + DOWNLOAD_BYTES), file_size=size)

@@ -100,13 +100,14 @@ class RemoteStorage:
         block: int,
         cache: BlockCache,
         *,
+        home: str = "",
         max_open: int = OPEN_FILES,
         patience: float = PATIENCE,
         stall: float = STALL,
     ) -> None:
-        """``block`` is the order's block size in samples; ``patience`` and ``stall`` are the client's, in seconds."""
+        """``block`` is the order's block size in samples; ``home``, ``patience`` and ``stall`` are the client's."""
         self._url, self._manifest, self._index, self._block, self._cache = url, manifest, index, block, cache
-        self._max_open, self._patience, self._stall = max_open, patience, stall
+        self._max_open, self._patience, self._stall, self._home = max_open, patience, stall, home
         self._first = np.concatenate([[0], np.cumsum(manifest.counts)])
         self._prefix = f"{manifest.digest[:32]}-{block}"
         self._open: OrderedDict[Key, tuple[int, Block]] = OrderedDict()  # first byte in the tar, and the block
@@ -165,7 +166,7 @@ class RemoteStorage:
         wait for the parent's event loop.
         """
         if os.getpid() not in self._pools:
-            client = StorageClient(self._url, self._patience, self._stall)
+            client = StorageClient(self._url, self._patience, self._stall, home=self._home)
             self._pools[os.getpid()] = DownloadPool(client, self._fill_cache)
         return self._pools[os.getpid()]
 

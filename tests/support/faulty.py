@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import functools
+import gzip
 import random
 import re
 import socket
@@ -20,7 +22,15 @@ from urllib.parse import unquote, urlsplit
 
 FAULTS = ("latency", "500", "503", "reset", "truncated", "short", "stall")
 """In turn: a late response; two errors; a connection reset within the body; a body shorter than its Content-Length; a
-206 with a smaller range than requested; silence within the body."""
+206 with a smaller range than requested; silence within the body. Other faults are "endless", a body without end;
+"surplus", a body, and a Content-Length, that are larger than the range; "gzip", a Content-Encoding that was not
+accepted; and "huge", a Content-Range of a file of 1 TB."""
+
+
+@functools.cache
+def bomb() -> bytes:
+    """One MB that is 256 MB when it is unpacked."""
+    return gzip.compress(bytes(1 << 28), 1)
 
 
 def random_faults(seed: int, rate: float, faults: Iterable[str] = FAULTS) -> Iterator[str | None]:
@@ -39,6 +49,7 @@ class Request:
     stop: int
     fault: str | None
     served: int
+    headers: dict[str, str]
 
 
 class FaultyServer:
@@ -50,6 +61,7 @@ class FaultyServer:
         ranges: False ignores Range headers and sends whole files.
         refuse: an HTTP status with which every request is refused.
         login: ``user:password`` without which requests are refused with 401.
+        redirect: the URL of another server to which every request is sent on.
     """
 
     def __init__(
@@ -61,8 +73,10 @@ class FaultyServer:
         ranges: bool = True,
         refuse: int = 0,
         login: str = "",
+        redirect: str = "",
     ) -> None:
         self.folder, self.latency, self.ranges, self.refuse, self.login = folder, latency, ranges, refuse, login
+        self.redirect = redirect
         self._schedule = iter(schedule)
         self._lock = threading.Lock()
         self.stopping = threading.Event()
@@ -148,8 +162,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not status and span and start >= size:
             status = 416
         if status:
-            faulty.record(Request(path, start, stop, fault, 0))
-            self._head(status, 0, {"Content-Range": f"bytes */{size}"} if status == 416 else {})
+            faulty.record(Request(path, start, stop, fault, 0, dict(self.headers)))
+            location = {"Location": f"{faulty.redirect}/{path}"} if status == 302 else {}
+            self._head(status, 0, {"Content-Range": f"bytes */{size}"} if status == 416 else location)
         else:
             self._serve(path, start, stop, size, fault, ranged=span is not None)
 
@@ -157,6 +172,8 @@ class _Handler(BaseHTTPRequestHandler):
         faulty = self.server.faulty
         if faulty.refuse or fault in {"500", "503"}:
             return faulty.refuse or int(fault or 0)
+        if faulty.redirect:
+            return 302
         expected = f"Basic {base64.b64encode(faulty.login.encode()).decode()}"
         if faulty.login and self.headers.get("Authorization") != expected:
             return 401
@@ -169,12 +186,20 @@ class _Handler(BaseHTTPRequestHandler):
         with (faulty.folder / path).open("rb") as file:
             file.seek(start)
             data = file.read(end - start)
-        faulty.record(Request(path, start, stop, fault, len(data)))
+        faulty.record(Request(path, start, stop, fault, len(data), dict(self.headers)))
         announced = end if fault == "short" else stop
-        self._head(
-            206 if ranged else 200, announced - start, {"Content-Range": f"bytes {start}-{announced - 1}/{size}"}
-        )
+        size = 10**12 if fault == "huge" else size
+        headers = {"Content-Range": f"bytes {start}-{announced - 1}/{size}"}
+        if fault == "gzip":
+            data = bomb()
+            headers["Content-Encoding"] = "gzip"
+        elif fault in {"surplus", "endless"}:
+            data += bytes(1 << 24)
+        length = len(data) if fault in {"surplus", "gzip"} else announced - start
+        self._head(206 if ranged else 200, None if fault == "endless" else length, headers)
         self.wfile.write(data)
+        while fault == "endless" and not faulty.stopping.is_set():
+            self.wfile.write(bytes(1 << 20))
         if fault in {"reset", "truncated", "stall"}:
             self.close_connection = True
         if fault == "stall":
@@ -183,9 +208,9 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(0.01)  # otherwise the reset overtakes the data
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    def _head(self, status: int, length: int, headers: dict[str, str]) -> None:
+    def _head(self, status: int, length: int | None, headers: dict[str, str]) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(length))
+        self.send_header(*(("Connection", "close") if length is None else ("Content-Length", str(length))))
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()

@@ -12,7 +12,7 @@ from trainer.config import Config, differences, flatten
 
 FREE = {
     "data.shards", "data.workers", "data.audit", "data.strict", "data.max_bad", "data.cache",
-    "data.cache_gb", "checkpoint.every",
+    "data.cache_gb", "data.trust_base", "checkpoint.every",
     "checkpoint.keep", "samples.every",
     "samples.count", "tracking.board", "tracking.mode", "tracking.project",
     "tracking.artifacts", "out", "batch_size", "steps", "epochs", "threads", "tf32", "cuda_graphs",

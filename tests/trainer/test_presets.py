@@ -25,6 +25,7 @@ WORDS: list[tuple[str, str, Any]] = [
     ("--data.max-bad 0.5", "data.max_bad", 0.5),
     ("--data.cache x", "data.cache", "x"),
     ("--data.cache-gb 2", "data.cache_gb", 2.0),
+    ("--data.trust-base", "data.trust_base", True),
     ("--data.flip", "data.flip", True),
     ("--data.no-flip", "data.flip", False),
     ("--out x/y", "out", "x/y"),

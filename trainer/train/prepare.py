@@ -127,7 +127,9 @@ def _open_data(config: Config, metadata: dict[str, Any]) -> ShardDataset:
         flip=config.data.flip,
         keys=config.data.audit is not None,
         strict=config.data.strict,
-        cache=CacheOptions(config.data.cache or default_cache_folder(), int(config.data.cache_gb * 2**30)),
+        cache=CacheOptions(
+            config.data.cache or default_cache_folder(), int(config.data.cache_gb * 2**30), config.data.trust_base
+        ),
     )
     manifest, shown = dataset.manifest, redact(config.data.shards)
     if manifest.size not in SIZES:

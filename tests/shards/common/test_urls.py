@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.common.errors import InputError
-from shards.common.urls import is_remote, join, local_path, redact
+from shards.common.urls import is_remote, join, local_path, path_below, redact
 
 ANY = "".join(set(string.printable) - set(string.whitespace))
 
@@ -109,3 +109,25 @@ def test_no_secret_survives(urls: list[tuple[str, str, str, str, bool]], after: 
 def test_redacting_twice_changes_nothing(before: str, after: str) -> None:
     once = redact(f"{before}://{after}")
     assert redact(once) == once
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "path"),
+    [
+        ("https://h/x", "https://h/x", ""),
+        ("https://H:443/x/", "HTTPS://h/x/a%20b/c", "a b/c"),
+        ("https://u:p/@h/x?sig=a/b#top", "https://h/x/y", "y"),
+        ("https://h", "https://h/..x/...", "..x/..."),
+        ("http://[::1]:80/x", "http://[::1]/x/y", "y"),
+        ("s3://Bucket/x y", "s3://Bucket/x y/a%20b", "a%20b"),
+        ("hf://datasets/u/r@v1", "hf://datasets/u/r@v1/tars", "tars"),
+        ("s3://Bucket/x", "s3://bucket/x", None),
+        ("s3://bucket/x", "s3://bucket/x/%2E%2e/y", None),
+        ("hf://datasets/u/r", "hf://datasets/u/r@v1/tars", None),
+        ("http://h/x", "https://h/x", None),
+        ("http://h/x", "http://h:8080/x", None),
+        ("http://[bad/x", "http://[bad/x", None),
+    ],
+)
+def test_paths_below(own: str, other: str, path: str | None) -> None:
+    assert path_below(own, other) == path

@@ -23,9 +23,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_small_file_survives_faults(folder: Path) -> None:
     with FaultyServer(folder, ["500", "truncated", "reset"]) as server:
-        assert b"".join(fetch_chunks(f"{server.url}/{MANIFEST}")) == (folder / MANIFEST).read_bytes()
+        assert b"".join(fetch_chunks(f"{server.url}/{MANIFEST}", 10**6)) == (folder / MANIFEST).read_bytes()
         with pytest.raises(InputError, match=r"127.0.0.1:\d+/no\?token=\*\*\* cannot be read: there is no such file"):
-            b"".join(fetch_chunks(f"{server.url}/no?token=s3cret"))
+            b"".join(fetch_chunks(f"{server.url}/no?token=s3cret", 10**6))
 
 
 def test_the_index_is_fetched_once(folder: Path, tmp_path: Path) -> None:

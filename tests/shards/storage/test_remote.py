@@ -207,7 +207,10 @@ def test_permanent_failures_are_not_retried(folder: Path, storages: Storages, st
 
 def test_patience_ends(folder: Path, storages: Storages) -> None:
     with FaultyServer(folder, refuse=503) as server:
-        fail(storages(url_with_secrets(server), patience=0.5), r"cannot be read: ConnectionError: HTTP 503, for 0 s\.")
+        fail(
+            storages(url_with_secrets(server), patience=0.5),
+            r"cannot be read: ConnectionError: HTTP 503 \(retried for 0 s\)\.",
+        )
         assert len(server.requests) > 6
 
 
@@ -227,7 +230,7 @@ def test_credentials_are_sent_and_not_shown(folder: Path, storages: Storages) ->
 
 @pytest.mark.parametrize("url", ["nosuch://user:s3cret@h/x?token=s3cret", "http://user:s3cret@[bad/x?token=s3cret"])
 def test_a_wrong_address(storages: Storages, url: str) -> None:
-    fail(storages(url), r"cannot be read: \w+")
+    fail(storages(url), r"cannot be read: \w+|is not supported")
 
 
 def test_a_server_that_ignores_ranges(folder: Path, storages: Storages) -> None:
@@ -384,7 +387,7 @@ def test_any_file_system_of_fsspec(folder: Path, storages: Storages) -> None:
         storage = storages("memory://set")
         storage.fetch(*everything())
         compare(storage, folder)
-        assert b"".join(fetch_chunks("memory://set/manifest.json")) == (folder / MANIFEST).read_bytes()
+        assert b"".join(fetch_chunks("memory://set/manifest.json", 10**6)) == (folder / MANIFEST).read_bytes()
     finally:
         memory.rm("/set", recursive=True)
     fail(storages("memory://nowhere", replace(read_manifest(folder), size=1)), "there is no such file")

@@ -17,7 +17,7 @@ from shards.common.errors import InputError, require
 from shards.common.files import atomic_write, file_lock
 from shards.common.processes import available_cores
 from shards.format.index import write_index
-from shards.format.manifest import DUPLICATES, MANIFEST, Manifest, read_manifest, write_manifest
+from shards.format.manifest import DUPLICATES, MANIFEST, NOT_IMAGES, Manifest, read_manifest, write_manifest
 from shards.sources.source import Source
 
 OPTIONS = ".build.json"
@@ -44,6 +44,9 @@ def build(source: Source, out: Path, options: Options = DEFAULTS, workers: int |
         if not (out / MANIFEST).exists():
             if options.dedup:
                 require("dedup", "imagehash")
+            if source.unreadable and not options.skip_bad:
+                folder, why = next(iter(source.unreadable.items()))
+                raise InputError(f"{folder} cannot be read ({why}). --skip-bad leaves such folders out.")
             _check_folder(out)
             out.mkdir(parents=True, exist_ok=True)
             with file_lock(out / LOCK, mode=0o666, waiting=f"Waiting for another build in {out}.\n"):
@@ -58,7 +61,7 @@ def build(source: Source, out: Path, options: Options = DEFAULTS, workers: int |
 
 def _read_complete(recipe: Recipe) -> Manifest:
     manifest = read_manifest(recipe.out)
-    recorded = {name: value for name, value in manifest.build.items() if name != DUPLICATES}
+    recorded = {name: value for name, value in manifest.build.items() if name not in (DUPLICATES, NOT_IMAGES)}
     requested = json.loads(json.dumps({"source": recipe.source.name, **recipe.build_options()}))
     if different := differences({"source": manifest.source, **recorded}, requested):
         raise InputError(f"{recipe.out} was built with other options: {different}. Build into another folder.")
@@ -107,21 +110,24 @@ def _record_options(recipe: Recipe) -> None:
 
 
 def _publish(recipe: Recipe) -> Manifest:
+    source = recipe.source
     records = [Record.load(recipe.record_path(shard)) for shard in range(recipe.shards)]
     filled = [record for record in records if record.shard.samples]
-    skipped = tuple(origin for record in records for origin in record.skipped)
+    skipped = (*source.unreadable, *(origin for record in records for origin in record.skipped))
     if not filled:
         raise InputError(f"None of the {len(skipped)} images can be used; the first is {skipped[0]}.")
     _delete(recipe.out, *(record.shard.name for record in records if not record.shard.samples))
     manifest = Manifest(
-        source=recipe.source.name,
+        source=source.name,
         format=recipe.format,
         size=recipe.options.size,
-        channels=recipe.source.channels,
+        channels=source.channels,
         shards=tuple(record.shard for record in filled),
         index_sha256=write_index([record.rows for record in filled], recipe.out),
-        classes=recipe.source.classes,
-        build=recipe.build_options() | ({DUPLICATES: len(recipe.duplicates)} if recipe.options.dedup else {}),
+        classes=source.classes,
+        build=recipe.build_options()
+        | ({DUPLICATES: len(recipe.duplicates)} if recipe.options.dedup else {})
+        | ({NOT_IMAGES: dict(source.passed_over)} if source.passed_over else {}),
         skipped=skipped,
     )
     write_manifest(manifest, recipe.out)

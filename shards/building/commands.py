@@ -42,13 +42,14 @@ class BuildCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildMnist(BuildCommand):
-    """MNIST and compatible data sets: grey digits with labels, from IDX files.
+    """MNIST and compatible data sets (EMNIST, QMNIST, ...): grey pictures with labels, from IDX files.
 
     Example: python -m shards build mnist raw/mnist data/mnist64
     """
 
     raw: Positional[Path]
-    """Folder with train-images-idx3-ubyte and the other files, gzipped or not."""
+    """Folder with train-images-idx3-ubyte and the other files, gzipped or not; one of the files, if it holds several
+    sets."""
     out: Out
     split: Literal["train", "test", "all"] = "train"
     """60,000 images for training, 10,000 for testing, or both in this order."""
@@ -71,7 +72,7 @@ class BuildCeleba(BuildCommand):
     crop: int = 178
     """Side of the centred square to keep, in pixels of 178x218: 178 keeps the hair, 108 (DCGAN papers) the face."""
     split: Literal["all", "train", "valid", "test"] = "all"
-    """CelebA's own split; needs list_eval_partition.txt."""
+    """CelebA's own split; needs list_eval_partition.txt or .csv."""
 
     def run(self) -> None:
         self.build(Celeba(self.raw, self.crop, self.split), self.out)
@@ -85,7 +86,7 @@ class BuildLsun(BuildCommand):
     """
 
     raw: Positional[Path]
-    """An unzipped LMDB, such as bedroom_train_lmdb, or the folder that holds several."""
+    """An unzipped LMDB, such as bedroom_train_lmdb or cat, or the folder that holds several."""
     out: Out
     categories: str = ""
     """Comma-separated names, in the order of the labels. By default all categories, in alphabetical order."""

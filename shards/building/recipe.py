@@ -33,7 +33,7 @@ class Options:
     seed: int = 0
     """Seed of the shuffle of the images."""
     skip_bad: bool = False
-    """Leave out broken or too small images, and list them in the manifest, instead of stopping at the first."""
+    """Leave out broken, unreadable or too small images and list them in the manifest, instead of stopping at one."""
     upscale: bool = False
     """Enlarge images smaller than the size instead of stopping at the first."""
     dedup: bool = False

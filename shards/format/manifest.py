@@ -19,6 +19,8 @@ from shards.common.urls import redact
 MANIFEST = "manifest.json"
 INDEX = "index.npy"
 DUPLICATES = "duplicates"  # key in ``Manifest.build``: how many near-duplicates a build with ``--dedup`` left out
+NOT_IMAGES = "not images"
+"""Key in ``Manifest.build``: how many files beside the raw images were passed over, by suffix; only if there were."""
 VERSION = 1
 
 
@@ -91,7 +93,8 @@ def describe_manifest(manifest: Manifest) -> str:
         "classes": f"{len(manifest.classes)}: {', '.join(manifest.classes[:10])}" if manifest.classes else "none",
         "skipped": f"{len(manifest.skipped):,}",
         "duplicates": f"{manifest.build[DUPLICATES]:,} left out" if DUPLICATES in manifest.build else "",
-        "built with": ", ".join(f"{name} {value}" for name, value in manifest.build.items()),
+        NOT_IMAGES: ", ".join(f"{count:,} {suffix}" for suffix, count in manifest.build.get(NOT_IMAGES, {}).items()),
+        "built with": ", ".join(f"{name} {value}" for name, value in manifest.build.items() if name != NOT_IMAGES),
         "digest": manifest.digest,
     }
     return "\n".join(f"{name:>10}  {value}" for name, value in fields.items() if value)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from shards.common.errors import InputError
+from shards.common.names import is_junk, printable
+from shards.sources.celeba_lists import BROKEN_ZIP, Lists, find_lists
 from shards.sources.source import BadImage, Item, Source, read_image
+from shards.sources.tree import EXTENSIONS, read_file, suffix
 
 IMAGES = "img_align_celeba"
-SPLITS = {"0": "train", "1": "valid", "2": "test"}
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class Celeba(Source):
     """The images under ``raw``: the folder that holds ``img_align_celeba`` or its zip, or one of those two itself.
 
     Each is cropped to its central ``crop`` pixels: 178 is the largest square of 178x218, 108 the face alone, as in the
-    DCGAN papers. If ``list_attr_celeba.txt`` and ``list_eval_partition.txt`` are beside the images (or in ``Anno/``
-    and ``Eval/``), an item's attributes are ``{"file": name, "split": "train", "Smiling": 1, ...}``.
+    DCGAN papers. If ``list_attr_celeba`` and ``list_eval_partition`` (.txt or .csv) are beside the images, in ``Anno/``
+    and ``Eval/`` or in the zip, an item's attributes are ``{"file": name, "split": "train", "Smiling": 1, ...}``.
 
     ``len`` and indexing raise ``InputError``: no images, a broken zip, a list without an image, no list for the split.
     """
@@ -34,93 +36,94 @@ class Celeba(Source):
     crop: int = 178
     split: Literal["all", "train", "valid", "test"] = "all"
 
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        return _listing(self.raw, self.split).lists.unread
+
     def __len__(self) -> int:
         return len(_listing(self.raw, self.split).names)
 
     def __getitem__(self, index: int) -> Item:
         listing = _listing(self.raw, self.split)
         file = listing.names[index]
-        origin = f"{IMAGES}/{file}"
+        origin = printable(f"{IMAGES}/{file}")
         image = read_image(listing.read(file), origin)
         width, height = image.size
         if not 0 < self.crop <= min(width, height):
             raise BadImage(origin, f"is {width}x{height} pixels, too small for a crop of {self.crop}")
         left, top = (width - self.crop) // 2, (height - self.crop) // 2
         image = image.crop((left, top, left + self.crop, top + self.crop))
-        return Item(image, origin, attributes=listing.attributes(file))
+        attributes: dict[str, Any] = {"file": printable(file), **listing.lists.attributes(file)}
+        return Item(image, origin, attributes=attributes)
 
 
 @dataclass(frozen=True)
 class _Listing:
     names: tuple[str, ...]
     read: Callable[[str], bytes]
-    columns: list[str]
-    rows: Mapping[str, str]
-    """The line of each image in the attribute list, parsed on demand: 200,000 dicts would cost a second and 1 GB."""
-    splits: Mapping[str, str]
-
-    def attributes(self, file: str) -> dict[str, Any]:
-        split = {"split": SPLITS[self.splits[file].strip()]} if self.splits else {}
-        values = self.rows[file].split() if self.rows else []
-        binary = {name: int(value == "1") for name, value in zip(self.columns, values, strict=True)}
-        return {"file": file, **split, **binary}
+    lists: Lists
 
 
 @lru_cache(maxsize=2)
 def _listing(raw: Path, split: str) -> _Listing:
-    """Cached per process: 0.5 s for all 202,599 images, in a folder or a zip."""
-    images = _find(raw)
-    names, read = _open_zip(images) if images.is_file() else _open_folder(images)
-    folders = [images.parent, raw, raw / "Anno", raw / "Eval"]
-    _, splits = _read_list(folders, "list_eval_partition.txt", names, header=0)
-    columns, rows = _read_list(folders, "list_attr_celeba.txt", names, header=2)
-    if split != "all":
-        if not splits:
-            raise InputError(f"{raw} holds no list_eval_partition.txt, which the split {split!r} needs.")
-        names = [name for name in names if SPLITS.get(splits[name].strip()) == split]
+    """Cached per process: a second for all 202,599 images, in a folder or a zip."""
+    images = _find(raw.absolute())
+    archive = _open_zip(images) if images.is_file() else None
+    members = archive.namelist() if archive else [entry.name for entry in os.scandir(images)]
+    files = _select_images(members)
+    if not files:
+        inside = ", ".join(map(printable, members[:5])) or "nothing"
+        raise InputError(f"{images} holds no images, but {inside}. Unpack what is packed, or name another folder.")
+
+    def read(name: str) -> bytes:
+        if archive is None:
+            return read_file(f"{images}/{name}", f"{IMAGES}/{name}")
+        try:
+            return archive.read(files[name])
+        except BROKEN_ZIP as error:
+            origin = printable(f"{IMAGES}/{name}")
+            raise BadImage(origin, f"is broken inside {images.name} ({error})") from error
+
+    folders = [raw.absolute(), images.parent]
+    while folders[-1].name.lower().startswith("img"):  # Img/ and img_align_celeba/ may hold the images at any depth
+        folders.append(folders[-1].parent)
+    lists = find_lists([folder for folder in folders if folder.is_dir()], archive, sorted(files))
+    names = [name for name in sorted(files) if split == "all" or lists.split(name) == split]
     if not names:
-        raise InputError(f"{images} holds no .jpg images of the split {split!r}.")
-    return _Listing(tuple(names), read, columns, rows, splits)
+        raise InputError(f"{images} holds no images of the split {split!r}.")
+    return _Listing(tuple(names), read, lists)
 
 
 def _find(raw: Path) -> Path:
-    named = [folder / name for folder in (raw, raw / "Img") for name in (IMAGES, f"{IMAGES}.zip")]
-    found = [images for images in named if images.exists()]
-    if raw.is_file() or any(raw.glob("*.jpg")):
-        found.append(raw)
+    """The folder that holds the images themselves, or a zip."""
+    if raw.is_file():
+        return raw
+    named = [path for depth in ("", "*/", "*/*/") for path in sorted(raw.glob(f"{depth}[Ii][Mm][Gg]_*"))]
+    named = [path for path in named if path.name.lower().startswith(IMAGES)]
+    named = [path for path in named if not any(map(is_junk, path.relative_to(raw).parts))]
+    zips = [path for path in (*named, *sorted(raw.glob("[!.]*.[Zz][Ii][Pp]"))) if suffix(path.name) == ".zip"]
+    found = [*filter(_has_images, (*named, raw)), *zips]
     if not found:
         raise InputError(f"{raw} contains no {IMAGES} and no {IMAGES}.zip. Name the folder that CelebA was saved to.")
     return found[0]
 
 
-def _open_folder(folder: Path) -> tuple[list[str], Callable[[str], bytes]]:
-    names = sorted(path.name for path in folder.iterdir() if path.suffix == ".jpg")
-    return names, lambda name: (folder / name).read_bytes()
+def _has_images(folder: Path) -> bool:
+    return folder.is_dir() and any(_select_images(entry.name for entry in os.scandir(folder)))
 
 
-def _open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
+def _select_images(members: Iterable[str]) -> dict[str, str]:
+    """The images among ``members`` of a folder or zip, by file name; those of ``img_align_celeba`` if there are."""
+    images = [
+        path for path in members if suffix(path) in EXTENSIONS and not any(is_junk(part) for part in path.split("/"))
+    ]
+    aligned = [path for path in images if f"/{IMAGES}" in f"/{path.lower()}".rpartition("/")[0]]
+    return {path.rpartition("/")[2]: path for path in aligned or images}
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    """Stays open; each process has its own, because reads move its position."""
     try:
-        archive = zipfile.ZipFile(path)  # stays open; each process has its own, because reads move its position
-    except zipfile.BadZipFile as error:
+        return zipfile.ZipFile(path)
+    except BROKEN_ZIP as error:
         raise InputError(f"{path} is not a complete zip file ({error}). Download it again.") from error
-    members = {name.rpartition("/")[2]: name for name in archive.namelist() if name.endswith(".jpg")}
-
-    def read(name: str) -> bytes:
-        try:
-            return archive.read(members[name])
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise BadImage(f"{IMAGES}/{name}", f"is broken inside {path.name} ({error})") from error
-
-    return sorted(members), read
-
-
-def _read_list(folders: list[Path], file: str, names: list[str], header: int) -> tuple[list[str], dict[str, str]]:
-    """The column names, and the rest of each image's line by name; both empty if there is no such file."""
-    path = next((folder / file for folder in folders if (folder / file).is_file()), None)
-    if path is None:
-        return [], {}
-    lines = path.read_text().splitlines()
-    rows = {name: rest for name, _, rest in (line.partition(" ") for line in lines[header:])}
-    if missing := [name for name in names if name not in rows]:
-        raise InputError(f"{path} has no line for {missing[0]}. Download it again, or remove it to build without it.")
-    return " ".join(lines[1:header]).split(), rows  # the first line of a header is the number of images

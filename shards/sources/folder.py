@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from shards.common.errors import InputError
+from shards.common.names import printable
 from shards.sources.source import Item, Source, read_image
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
+from shards.sources.tree import EXTENSIONS, Images, find_images, read_file
 
 
 @dataclass(frozen=True)
 class Folder(Source):
-    """Every image under ``raw``, at any depth, sorted by path; hidden files and folders are ignored.
+    """Every image under ``raw``, at any depth, sorted by path; hidden files and what systems leave are ignored.
 
     If all images are in sub-folders, the first-level sub-folder is the class. ``attributes`` contains the path.
 
@@ -32,43 +31,37 @@ class Folder(Source):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return _listing(self.raw)[1]
+        return tuple(map(printable, _listing(self.raw)[1]))
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        return _listing(self.raw)[0].passed_over
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        return _listing(self.raw)[0].unreadable
 
     def __len__(self) -> int:
-        return len(_listing(self.raw)[0])
+        return len(_listing(self.raw)[0].paths)
 
     def __getitem__(self, index: int) -> Item:
-        paths, classes = _listing(self.raw)
-        path = paths[index]
+        images, classes = _listing(self.raw)
+        path = images.paths[index]
         label = classes.index(path.partition("/")[0]) if classes else None
-        return Item(read_image((self.raw / path).read_bytes(), path), path, label, {"file": path})
+        origin = printable(path)
+        return Item(read_image(read_file(f"{self.raw}/{path}", path), origin), origin, label, {"file": origin})
 
 
 @lru_cache(maxsize=2)
-def _listing(raw: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Paths relative to ``raw`` with forward slashes, and the classes. Cached per process; no ``stat`` per file."""
+def _listing(raw: Path) -> tuple[Images, tuple[str, ...]]:
+    """The images, and the sub-folders that are classes. Cached per process."""
     if not raw.is_dir():
         raise InputError(f"{raw} is not a folder. Name the folder that holds the images.")
-    paths = tuple(sorted(_walk(raw)))
-    if not paths:
-        raise InputError(f"{raw} holds no images ({' '.join(sorted(EXTENSIONS))}).")
-    classes = {path.partition("/")[0] for path in paths} if all("/" in path for path in paths) else set()
-    return paths, tuple(sorted(classes))
-
-
-def _walk(raw: Path) -> Iterator[str]:
-    seen = set()  # links to class folders are followed, and a link can point to its parent
-    for folder, folders, files in os.walk(raw, onerror=_raise, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
-                yield Path(folder, name).relative_to(raw).as_posix()
-
-
-def _raise(error: OSError) -> None:
-    raise error  # os.walk would silently skip an unreadable folder
+    images = find_images(str(raw))
+    if not images.paths:
+        others = [f"{count:,} {suffix}" for suffix, count in images.passed_over.items()]
+        others += [f"{folder} cannot be read ({reason})" for folder, reason in images.unreadable.items()]
+        what = f"; it has {', '.join(others[:10])}" if others else ""
+        raise InputError(f"{raw} holds no images ({' '.join(sorted(EXTENSIONS))}){what}.")
+    classes = {path.partition("/")[0] for path in images.paths} if all("/" in path for path in images.paths) else set()
+    return images, tuple(sorted(classes))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import lmdb
 
 from shards.common.errors import InputError
+from shards.common.names import printable
 from shards.sources.source import Item, Source, read_image
+from shards.sources.tree import walk
 
 DATA = "data.mdb"
 Split = Literal["train", "val", "all"]
@@ -21,7 +25,7 @@ SPLITS = {"train": ("train", ""), "val": ("val", ""), "all": ("train", "val", ""
 
 @dataclass(frozen=True)
 class Lsun(Source):
-    """The images of one category, where ``raw`` is its LMDB (``bedroom_train_lmdb``), or of all LMDBs in ``raw``.
+    """The images of one category, where ``raw`` is its LMDB (``bedroom_train_lmdb``, ``cat``), or of all below ``raw``.
 
     Several categories become classes, numbered in the order of ``categories``; if that is empty, all categories in
     alphabetical order. A single category has no label. ``split`` selects LMDBs of a folder and is ignored if ``raw``
@@ -39,7 +43,8 @@ class Lsun(Source):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        names = tuple(dict.fromkeys(category for category, _ in _databases(self.raw, self.categories, self.split)))
+        databases = _databases(self.raw, self.categories, self.split)
+        names = tuple(dict.fromkeys(printable(category) for category, _ in databases))
         return names if len(names) > 1 else ()
 
     def __len__(self) -> int:
@@ -50,9 +55,9 @@ class Lsun(Source):
         for category, folder in _databases(self.raw, self.categories, self.split):
             if 0 <= row < _count(folder):
                 key, value = _read(folder, row)
-                file, classes = key.decode(errors="backslashreplace"), self.classes
-                label = classes.index(category) if classes else None
-                origin = f"{category}/{file}"
+                file, classes = printable(key.decode(errors="backslashreplace")), self.classes
+                label = classes.index(printable(category)) if classes else None
+                origin = f"{printable(category)}/{file}"
                 return Item(read_image(value, origin), origin, label, {"file": file})
             row -= _count(folder)
         raise IndexError(index)
@@ -64,12 +69,18 @@ def _databases(raw: Path, categories: tuple[str, ...], split: Split) -> tuple[tu
     if not raw.is_dir():
         raise InputError(f"{raw} is not a folder. Name an unzipped LMDB, such as bedroom_train_lmdb, or its parent.")
     here = raw.resolve()
-    folders = [here] if (here / DATA).is_file() else sorted(path.parent for path in here.glob(f"*_lmdb/{DATA}"))
-    parsed = [(folder, *_parse(folder.name)) for folder in folders]
-    databases = sorted((name, folder) for folder, name, part in parsed if part in SPLITS[split] or folder == here)
+    files = [here / path for path in (DATA,) if (here / path).is_file()] or [here / path for path in walk(str(here))]
+    folders = sorted(path.parent for path in files if path.name == DATA)
+    parsed = [(*_parse(folder.name), folder) for folder in folders]
+    for one, other in pairwise(sorted(parsed)):
+        if one[:2] == other[:2]:
+            raise InputError(f"{raw} holds the same category twice: {one[2]} and {other[2]}. Name one of these.")
+    databases = sorted((name, folder) for name, part, folder in parsed if part in SPLITS[split] or folder == here)
     if not databases:
-        others = ", ".join(folder.name for folder in folders) or f"no folder *_lmdb with a {DATA}"
-        raise InputError(f"{raw} holds no LMDB of the split {split!r}; it has {others}.")
+        packed = [path.name for path in files if path.suffix == ".zip"]
+        others = ", ".join(printable(name) for name in [folder.name for folder in folders] or packed)
+        what = f"it has {others or f'no folder with a {DATA}'}{' to unpack' if packed and not folders else ''}"
+        raise InputError(f"{raw} holds no LMDB of the split {split!r}; {what}.")
     names = dict.fromkeys(category for category, _ in databases)
     if unknown := [category for category in categories if category not in names]:
         raise InputError(f"{raw} holds no category {unknown[0]!r}; it has {', '.join(names)}.")
@@ -89,7 +100,7 @@ def _open(folder: Path) -> lmdb.Environment:
     """Stays open, because a process may open an LMDB only once. No lock file, so that a read-only disk works."""
     path = folder / DATA
     try:
-        database = lmdb.open(str(folder), readonly=True, lock=False, readahead=False, meminit=False)
+        database = lmdb.open(os.fsencode(folder), readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:
         raise InputError(f"{path} cannot be opened ({error}). Unpack it again.") from error
     expected = (database.info()["last_pgno"] + 1) * database.stat()["psize"]

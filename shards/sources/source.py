@@ -46,6 +46,16 @@ class Source(Protocol):
         """Names of the labels, by number; empty without labels."""
         return ()
 
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        """How many files beside the images are not read, by suffix or name."""
+        return {}
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Sub-folders that cannot be read, and why."""
+        return {}
+
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Item:
         """Read item ``index``. Raises ``BadImage`` if it is broken and ``OSError`` if the disk fails."""

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +43,7 @@ def zipped(raw: Path) -> Path:
 
 def test_attributes_and_split(raw: Path) -> None:
     source = pickle.loads(pickle.dumps(Celeba(raw)))
-    assert [source[index].attributes for index in range(len(source))] == [
-        {"file": "000034.jpg", "split": "train", "Smiling": 1, "Young": 0},
-        {"file": "000075.jpg", "split": "train", "Smiling": 1, "Young": 0},
-        {"file": "000140.jpg", "split": "valid", "Smiling": 0, "Young": 1},
-        {"file": "000201.jpg", "split": "test", "Smiling": 0, "Young": 1},
-    ]
+    assert [source[index].attributes for index in range(len(source))] == EXPECTED
 
 
 @pytest.mark.parametrize(("split", "names"), [("train", NAMES[:2]), ("valid", NAMES[2:3]), ("test", NAMES[3:])])
@@ -75,11 +72,181 @@ def test_folder_zip_and_their_parents_are_the_same_set(raw: Path) -> None:
     assert contents(Celeba(raw.parent / "raw" / ".")) == expected
 
 
+EXPECTED = [
+    {"file": "000034.jpg", "split": "train", "Smiling": 1, "Young": 0},
+    {"file": "000075.jpg", "split": "train", "Smiling": 1, "Young": 0},
+    {"file": "000140.jpg", "split": "valid", "Smiling": 0, "Young": 1},
+    {"file": "000201.jpg", "split": "test", "Smiling": 0, "Young": 1},
+]
+
+
+def attributes(raw: Path) -> list[object]:
+    source = Celeba(raw)
+    return [source[index].attributes for index in range(len(source))]
+
+
+def tables(raw: Path, change: Callable[[str], str] = str, ending: str = ".csv") -> tuple[Path, Path]:
+    """Replaces the lists by those of Kaggle's package, with a line of an image that is not there."""
+    for path in raw.glob("*.txt"):
+        path.unlink()
+    marks = [f"{name},{'1,-1' if name < NAMES[2] else '-1,1'}" for name in ["000001.jpg", *NAMES]]
+    splits = [f"{name},{split}" for name, split in zip(["000001.jpg", *NAMES], "00012", strict=True)]
+    paths = raw / f"list_attr_celeba{ending}", raw / f"list_eval_partition{ending}"
+    for path, header, lines in zip(paths, ("Smiling,Young", "partition"), (marks, splits), strict=True):
+        path.write_bytes(change("\n".join([f"image_id,{header}", *lines]) + "\n").encode("latin-1"))
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("change", "ending"),
+    [
+        (str, ".csv"),
+        (lambda text: text.replace("\n", "\r\n") + "\r\n \r\n", ".csv"),
+        (lambda text: "\xef\xbb\xbf" + text, ".csv"),
+        (lambda text: re.sub(r"[^,\n]+", r'"\g<0>"', text), ".csv"),
+        (lambda text: text.replace(",", ";"), ".csv"),
+        (lambda text: text.replace(",", "\t"), ".tsv"),
+        (lambda text: text.replace("image_id", ""), ".csv"),
+        (lambda text: text.replace(".jpg", ""), ".csv"),
+        (lambda text: text.replace("-1", "0"), ".csv"),
+        (lambda text: text.partition("\n")[2] if "partition" in text else f"5\n{text[9:]}".replace(",", " "), ".txt"),
+        (lambda text: text + text.partition("\n")[2] + "\n\n", " (1).csv"),
+    ],
+)
+def test_lists_of_other_packages(raw: Path, change: Callable[[str], str], ending: str) -> None:
+    tables(raw, change, ending)
+    assert attributes(raw) == EXPECTED
+    assert Celeba(raw).passed_over == {}
+
+
+def test_blank_lines_in_the_original_lists(raw: Path) -> None:
+    for path in raw.glob("*.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n\r\n")
+    assert attributes(raw) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("images", "lists", "named"),
+    [
+        ("img_align_celeba/img_align_celeba", "", ""),  # Kaggle
+        ("img_align_celeba/img_align_celeba", "", "img_align_celeba"),
+        ("img_align_celeba/img_align_celeba", "", "img_align_celeba/img_align_celeba"),
+        ("Img/img_align_celeba", "Anno", ""),  # the original download
+        ("Img/img_align_celeba", "Eval", "Img"),
+        ("CelebA/Img/IMG_ALIGN_CELEBA", "CelebA/Anno", "CelebA"),
+        ("celeba/img_align_celeba", "celeba", ""),
+        ("img_align_celeba_png", "", ""),
+        ("img_align_celeba", "img_align_celeba", "img_align_celeba"),
+    ],
+)
+def test_layouts_of_other_packages(raw: Path, images: str, lists: str, named: str) -> None:
+    new = raw.parent / "new"
+    (new / lists).mkdir(parents=True)
+    for path in raw.glob("*.txt"):
+        path.rename(new / lists / path.name)
+    (new / images).mkdir(parents=True, exist_ok=True)
+    for path in (raw / "img_align_celeba").iterdir():
+        path.rename(new / images / path.name.replace(".jpg", ".JPG"))
+    (new / "__MACOSX" / "img_align_celeba").mkdir(parents=True)
+    for junk in ("__MACOSX/img_align_celeba/000001.jpg", f"{images}/._000034.jpg", f"{images}/Thumbs.db"):
+        (new / junk).write_bytes(b"no image")
+    (new / images / "@eaDir").mkdir()
+    expected = [fields | {"file": fields["file"].replace("jpg", "JPG")} for fields in EXPECTED]  # type: ignore[attr-defined]
+    assert attributes(new / named) == expected
+
+
+def test_png_images_match_the_lists_of_jpg(raw: Path) -> None:
+    for path in (raw / "img_align_celeba").iterdir():
+        with Image.open(path) as image:
+            image.save(raw / "img_align_celeba" / f"{path.stem}.png")
+        path.unlink()
+    assert attributes(raw)[0] == {**EXPECTED[0], "file": "000034.png"}
+
+
+def test_one_archive_of_everything(raw: Path) -> None:
+    lists = tables(raw)
+    archive = raw.parent / "archive.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name in NAMES:
+            file.write(raw / "img_align_celeba" / name, f"img_align_celeba/img_align_celeba/{name}")
+            file.writestr(f"__MACOSX/img_align_celeba/._{name}", b"no image")
+            file.writestr(f"img_celeba/{name}", b"another image")
+        file.writestr("preview.png", b"another image")
+        for path in lists:
+            file.write(path, path.name)
+    shutil.rmtree(raw)
+    assert attributes(archive) == EXPECTED
+    assert attributes(raw.parent) == EXPECTED
+
+
+def test_a_zip_beside_an_empty_folder(raw: Path) -> None:
+    zipped(raw).rename(raw / "IMG_ALIGN_CELEBA.ZIP")
+    (raw / "img_align_celeba").mkdir()
+    assert attributes(raw) == EXPECTED
+
+
+def test_a_zip_of_a_zip_and_one_with_a_password(raw: Path, tmp_path: Path) -> None:
+    inner = zipped(raw)
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as file:
+        file.write(inner, "Img/img_align_celeba.zip")
+    with pytest.raises(InputError, match=r"holds no images, but Img/img_align_celeba\.zip\. Unpack"):
+        len(Celeba(tmp_path / "all.zip"))
+    data = inner.read_bytes()  # flag bit 0: encrypted
+    for mark, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        start = data.index(mark) + flags
+        data = data[:start] + b"\1\0" + data[start + 2 :]
+    inner.write_bytes(data)
+    with pytest.raises(BadImage, match=r"000034\.jpg is broken inside .* encrypted"):
+        Celeba(inner)[0]
+
+
+def test_lists_that_do_not_fit(raw: Path) -> None:
+    marks, splits = tables(raw)
+    text = marks.read_text()
+    for broken in (
+        text.replace("000140.jpg,-1,1", "000140.jpg,-1"),
+        text.replace("000140.jpg,-1,1", "000140.jpg,-1,x"),
+    ):
+        marks.write_text(broken)
+        with pytest.raises(
+            InputError, match=r"list_attr_celeba\.csv has a line for 000140 that does not fit its columns"
+        ):
+            len(Celeba(raw / "."))
+    marks.write_text(text)
+    splits.write_text(splits.read_text().replace("000140.jpg,1", "000140.jpg,3"))
+    with pytest.raises(InputError, match=r"list_eval_partition\.csv has a line for 000140"):
+        len(Celeba(raw))
+
+
+def test_lists_that_are_not_read_are_said(raw: Path) -> None:
+    for path in raw.glob("*.txt"):
+        path.unlink()
+    (raw / "list_attr_celeba.csv.zip").write_bytes(b"PK")
+    (raw / "list_bbox_celeba.txt").write_text("4\n")
+    source = Celeba(raw)
+    assert source[0].attributes == {"file": "000034.jpg"}
+    assert source.passed_over == {"list_attr_celeba.csv.zip": 1}
+
+
+def test_files_that_cannot_be_read(raw: Path) -> None:
+    folder = raw / "img_align_celeba"
+    (folder / NAMES[0]).unlink()
+    (folder / NAMES[0]).symlink_to("nowhere")
+    (folder / "x\udce9.jpg").write_text("text")
+    for path in raw.glob("*.txt"):
+        path.unlink()
+    source = Celeba(raw)
+    with pytest.raises(BadImage, match=r"^img_align_celeba/000034\.jpg cannot be read \(No such file"):
+        source[0]
+    with pytest.raises(BadImage, match=r"^img_align_celeba/x\\xe9\.jpg cannot be decoded"):
+        source[4]
+
+
 def test_without_lists_there_are_files_only(raw: Path) -> None:
     for path in raw.glob("*.txt"):
         path.unlink()
     assert Celeba(raw)[0].attributes == {"file": "000034.jpg"}
-    with pytest.raises(InputError, match=r"no list_eval_partition\.txt"):
+    with pytest.raises(InputError, match=r"no list_eval_partition\.txt or \.csv"):
         len(Celeba(raw, split="train"))
 
 

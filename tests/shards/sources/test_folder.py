@@ -1,13 +1,23 @@
 from __future__ import annotations
 
+import json
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from shards.building.build import build
+from shards.building.recipe import Options
 from shards.common.errors import InputError
+from shards.format.manifest import read_manifest
 from shards.sources.folder import Folder
+from shards.sources.source import BadImage
+from tests.shards.conftest import Run
+from tests.support.make import index_tar
 
 RED = (200, 30, 60)
 
@@ -55,3 +65,137 @@ def test_folders_without_images(tmp_path: Path) -> None:
         len(Folder(tmp_path))
     with pytest.raises(InputError, match="is not a folder"):
         len(Folder(tmp_path / "nowhere"))
+
+
+def files(source: Folder) -> list[str]:
+    return [source[index].origin for index in range(len(source))]
+
+
+def test_images_are_known_by_their_content_if_the_suffix_tells_nothing(tmp_path: Path) -> None:
+    kept = ("a.jfif", "b.JPE", "c.jpg?w=640", "d", "e.JPG:large", "f.heic", "g.png?x.txt", "h.AVIF", "i.mpo",
+            "j.jpg%3Fw=1", "k.2020.01.05", "l\nm.png", "\N{CAT} \u3000.jpg")  # fmt: skip
+    for name in kept:
+        kind = {"h": "avif", "b": "jpeg", "d": "gif", "e": "bmp", "j": "webp"}.get(name[0], "png")
+        Image.new("RGB", (40, 30), RED).save(tmp_path / name, kind)
+    (tmp_path / "real.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (tmp_path / "raw.cr2").write_bytes(b"II*\0\x10\0\0\0CR\2\0")
+    (tmp_path / "notes").write_text("BMW and P5 are no images")
+    (tmp_path / "half.jpg.part").write_bytes((tmp_path / "i.mpo").read_bytes())
+    (tmp_path / "empty").touch()
+    for name in ("clip.mp4", "1.txt", "2.txt", "n.\udce9"):
+        (tmp_path / name).write_text("text")
+    os.mkfifo(tmp_path / "pipe")
+    source = Folder(tmp_path)
+    assert sorted(files(source)) == sorted(name.replace("\n", "\\n") for name in kept)
+    assert source.passed_over == {
+        "without suffix": 3, ".txt": 2, ".heic": 1, ".cr2": 1, ".part": 1, ".mp4": 1, ".\\xe9": 1,
+    }  # fmt: skip
+    assert list(source.passed_over)[:2] == ["without suffix", ".txt"]
+
+
+def test_what_systems_leave_beside_images_is_no_class(tmp_path: Path) -> None:
+    save(tmp_path / "rose" / "1.jpg")
+    save(tmp_path / "lilac" / "2.jpg")
+    for name in ("@eaDir/rose/1.jpg/THUMB_M.jpg", "rose/@eaDir/1.jpg", "rose/.thumbnails/1.jpg",
+                 "lost+found/x.jpg", "__MACOSX/rose/._1.jpg", "__MACOSX/rose/1.jpg", "rose/._1.jpg",
+                 ".ipynb_checkpoints/1.jpg", "#recycle/a.jpg", "$RECYCLE.BIN/a.jpg", ".Trash-0/a.jpg"):  # fmt: skip
+        save(tmp_path / name)
+    for name in ("Thumbs.db", ".DS_Store", "rose/desktop.ini", "rose/THUMBS.DB"):
+        (tmp_path / name).write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "empty").mkdir()
+    source = Folder(tmp_path)
+    assert (files(source), source.classes) == (["lilac/2.jpg", "rose/1.jpg"], ("lilac", "rose"))
+    assert source.passed_over == {}
+
+
+def test_files_that_cannot_be_read_are_bad_images(tmp_path: Path) -> None:
+    save(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "c.jpg").symlink_to("c.jpg")
+    (tmp_path / "d").symlink_to("/nowhere/folder")
+    (tmp_path / "e.txt").symlink_to("nowhere")
+    (tmp_path / "f.jpg").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "g.jpg")
+    source = Folder(tmp_path)
+    assert len(source) == 6
+    reasons = ["No such file", "Too many levels of symbolic links", "No such file", "not an image", "not an image"]
+    for index, reason in enumerate(reasons, 1):
+        with pytest.raises(BadImage, match=reason):
+            source[index]
+    (tmp_path / "a.jpg").unlink()  # not a bad image, but a change during the build
+    with pytest.raises(FileNotFoundError):
+        source[0]
+
+
+def test_nesting_deeper_than_recursion_and_than_a_path(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    here = Path.cwd()
+    try:
+        for name in (tmp_path, *["d"] * 1050, *["x" * 250] * 10):
+            Path(name).mkdir(exist_ok=True)
+            os.chdir(name)
+    finally:
+        os.chdir(here)
+    source = Folder(tmp_path)
+    assert files(source) == ["a.png"]
+    assert list(source.unreadable.values()) == ["File name too long"]
+    subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)  # pytest's own removal is recursive
+
+
+def test_a_folder_of_other_files_says_what_it_has(tmp_path: Path) -> None:
+    for name in ("1.heic", "2.heic", "clip.mp4"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=r"holds no images \(.*\); it has 2 \.heic, 1 \.mp4\."):
+        len(Folder(tmp_path))
+
+
+def test_names_that_are_not_utf8_from_end_to_end(run: Run, tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for name in ("caf\udce9/a\udcff.png", "caf\u00e9/b\nc.png", "tea/d.png"):
+        save(raw / name)
+    (raw / "tea" / "broken\udce9.png").write_text("no image")
+    stopped = run("build", "folder", raw, out, "--size", "32", "--upscale", "--workers", "1")
+    assert stopped.returncode == 2 and "tea/broken\\xe9.png" in stopped.stderr and stopped.stderr.count("\n") == 1
+    done = run("build", "folder", raw, out, "--size", "32", "--upscale", "--skip-bad", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert "3: caf\u00e9, caf\\xe9, tea" in done.stdout
+    manifest = read_manifest(out)
+    assert (manifest.classes, manifest.skipped) == (("caf\u00e9", "caf\\xe9", "tea"), ("tea/broken\\xe9.png",))
+    text = (out / "manifest.json").read_text() + (out / "shard-000000.tar").read_bytes().decode("latin-1")
+    assert "\\ud" not in text  # surrogates, which other readers of JSON refuse
+    assert r'{"file": "caf\\xe9/a\\xff.png"}' in text
+    assert len(index_tar(out / "shard-000000.tar")) == 3
+    assert run("info", out).returncode == run("verify", out).returncode == 0
+
+
+def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
+    """As a user whom permissions stop: root without the capability to ignore them, if the tests run as root."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for name in ("rose/1.png", "rose/2.png", "locked/3.png"):
+        save(raw / name)
+    (raw / "rose" / "2.png").chmod(0)
+    (raw / "locked").chmod(0)
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    command = [*drop, sys.executable, "-m", "shards", "build", "folder", raw, out, "--size", "32", "--workers", "1"]
+    try:
+        stopped = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, "--skip-bad", "--upscale"], capture_output=True, text=True, check=False)
+    finally:
+        (raw / "locked").chmod(0o700)
+    expected = "error: locked/ cannot be read (Permission denied). --skip-bad leaves such folders out.\n"
+    assert (stopped.returncode, stopped.stderr) == (2, expected)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "manifest.json").read_text())["skipped"] == ["locked/", "rose/2.png"]
+
+
+def test_what_was_passed_over_is_said_and_recorded(run: Run, tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    save(raw / "a.png")
+    for name in ("b.heic", "c.heic", "d.json"):
+        (raw / name).write_bytes(b"{}")
+    done = run("build", "folder", raw, out, "--size", "32", "--upscale", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert "not images  2 .heic, 1 .json\n" in done.stdout
+    assert read_manifest(out).build["not images"] == {".heic": 2, ".json": 1}
+    (raw / "e.json").touch()  # does not make it another build
+    assert build(Folder(raw / "."), out, Options(size=32, format="jpg", upscale=True)).samples == 1

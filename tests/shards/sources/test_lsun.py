@@ -88,6 +88,51 @@ def test_splits_are_kept_apart(raw: Path) -> None:
     assert [Lsun(raw / name)[0].origin for name in ("bedroom_val_lmdb", "test_lmdb")] == ["bedroom/v", "test/t"]
 
 
+def test_objects_are_folders_of_their_names(tmp_path: Path) -> None:
+    """LSUN's objects have no ``_lmdb`` and no split; they may lie deeper, or behind a link."""
+    (tmp_path / "lsun" / "objects" / "car").mkdir(parents=True)
+    write(tmp_path / "lsun" / "objects" / "car" / "car", {"a": picture(1)})
+    write(tmp_path / "elsewhere", {"b": picture(2), "c": picture(3)})
+    (tmp_path / "lsun" / "cat").symlink_to(tmp_path / "elsewhere")
+    write(tmp_path / "lsun" / "bedroom_train_lmdb", {"d": picture(4)})
+    (tmp_path / "lsun" / "__MACOSX").mkdir()
+    write(tmp_path / "lsun" / "__MACOSX" / "dog", {"x": b""})
+    source = Lsun(tmp_path / "lsun")
+    assert source.classes == ("bedroom", "car", "cat")
+    assert [source[index].origin for index in range(4)] == ["bedroom/d", "car/a", "cat/b", "cat/c"]
+    chosen = Lsun(tmp_path / "lsun", ("cat", "car"))
+    assert [(chosen[index].label, chosen[index].origin) for index in range(3)] == [
+        (0, "cat/b"),
+        (0, "cat/c"),
+        (1, "car/a"),
+    ]
+    for alone in (Lsun(tmp_path / "lsun" / "objects" / "car" / "car"), Lsun(tmp_path / "lsun", ("car",))):
+        assert (len(alone), alone.classes, alone[0].label) == (1, (), None)
+    write(tmp_path / "lsun" / "objects" / "bedroom_train_lmdb", {"e": picture(5)})
+    with pytest.raises(
+        InputError, match=r"holds the same category twice: .*/lsun/bedroom_train_lmdb and .*/objects/bed"
+    ):
+        len(Lsun(tmp_path / "lsun", split="all"))
+
+
+def test_a_category_and_a_key_that_are_not_utf8(tmp_path: Path) -> None:
+    for name in ("caf\udce9", "tea"):
+        folder = tmp_path / "raw" / name
+        folder.mkdir(parents=True)
+        with lmdb.open(os.fsencode(folder), map_size=1 << 20) as database, database.begin(write=True) as transaction:
+            transaction.put(b"k\xe9\n", picture(7))
+    source = Lsun(tmp_path / "raw")
+    assert source.classes == ("caf\\xe9", "tea")
+    item = source[0]
+    assert (item.origin, item.label, item.attributes) == ("caf\\xe9/k\\xe9\\n", 0, {"file": "k\\xe9\\n"})
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "cat.zip").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"holds no LMDB of the split 'train'; it has cat\.zip to unpack\."):
+        len(Lsun(tmp_path))
+
+
 def test_what_is_not_there(raw: Path, tmp_path: Path) -> None:
     for source, message in [
         (Lsun(tmp_path / "nowhere"), "is not a folder"),

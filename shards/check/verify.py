@@ -14,7 +14,7 @@ from shards.common.errors import InputError
 from shards.common.files import compute_sha256
 from shards.common.progress import progress_bar
 from shards.format.codec import DECODERS
-from shards.format.index import member_key
+from shards.format.index import BLOCK, is_image, member_key, walk_members
 from shards.format.manifest import INDEX, Manifest, Shard
 from shards.storage.locate import locate
 
@@ -67,3 +67,6 @@ def _verify_samples(file: BinaryIO, manifest: Manifest, shard: Shard, rows: np.n
             decode(data, out)
         except ValueError as error:
             yield f"{shard.name}, {key!r} at byte {offset}: does not decode: {error}"
+    end = -(-(offset + size) // BLOCK) * BLOCK
+    if lost := sum(is_image(member) for _, member in walk_members(file, shard.name, end)):
+        yield f"{shard.name}: holds {lost:,} images behind those in the index. Index or build it again"

@@ -64,7 +64,7 @@ def walk_tar(file: BinaryIO, name: str, others: Counter[str] | None = None) -> I
     keys = set()
     for part, member in walk_members(file, name):
         key, extension = split_key(member.name)
-        if extension.lower() not in IMAGES or member.isdir():
+        if not is_image(member):
             if others is not None and not member.isdir():
                 others[extension.lower()] += 1
             continue
@@ -78,6 +78,11 @@ def walk_tar(file: BinaryIO, name: str, others: Counter[str] | None = None) -> I
         yield Member(key, member.offset_data, member.offset_data - member.offset, data)
 
 
+def is_image(member: tarfile.TarInfo) -> bool:
+    """Whether its name is that of an image; links count, too."""
+    return split_key(member.name)[1].lower() in IMAGES and not member.isdir()
+
+
 def _find_problem(member: tarfile.TarInfo) -> str:
     if not member.isfile():
         return "as a link or a device. Pack it with tar --hard-dereference -h"
@@ -88,21 +93,22 @@ def _find_problem(member: tarfile.TarInfo) -> str:
     return ""
 
 
-def walk_members(file: BinaryIO, name: str) -> Iterator[tuple[int, tarfile.TarInfo]]:
-    """Yield every member of an uncompressed tar, and where its part begins: a file may be several tars, joined by cat.
+def walk_members(file: BinaryIO, name: str, start: int = 0) -> Iterator[tuple[int, tarfile.TarInfo]]:
+    """Yield every member of an uncompressed tar from the byte ``start`` on, and where its part begins: a file may be
+    several tars, joined by cat.
 
     Raises:
         InputError: not a tar, truncated (``tarfile`` ignores a missing end marker), or followed by something else.
     """
-    start: int | None = 0
+    part: int | None = start
     try:
-        while start is not None:
-            file.seek(start)
+        while part is not None:
+            file.seek(part)
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
-                    yield start, member
+                    yield part, member
                     tar.members.clear()  # type: ignore[attr-defined]  # the list of all members would take 1 kB each
-            start = _find_next_part(file, tar.offset, name)
+            part = _find_next_part(file, tar.offset, name)
     except tarfile.TarError as error:
         file.seek(0)
         if file.read(2) == GZIP:

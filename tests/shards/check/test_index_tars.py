@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
+import subprocess
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +19,10 @@ from shards.check.index_tars import index_tars
 from shards.check.verify import verify
 from shards.common.errors import InputError
 from shards.format.codec import encode, fit
-from shards.format.manifest import read_manifest
+from shards.format.manifest import read_manifest, write_manifest
 from shards.loading.dataset import ShardDataset
+from shards.loading.labels import read_labels
+from shards.sources.folder import Folder
 from shards.storage.locate import CacheOptions
 from tests.support.faulty import FaultyServer
 from tests.support.make import key, make_shards, numbers, picture
@@ -138,14 +144,121 @@ def test_what_cannot_be_indexed_is_said(tmp_path: Path, damage: object, says: st
 
 
 def test_the_content_of_an_image_counts_and_not_its_name(tmp_path: Path) -> None:
+    for format, other in (("png", "jpg"), ("jpg", "png")):
+        images = {f"{number}.{other}": encode(picture(number, 32, 3), format) for number in range(8)}
+        write_tar(tmp_path / format / "x.tar", images)
+        manifest = index_tars(str(tmp_path / format))
+        assert (manifest.format, manifest.shape, manifest.build["broken"]) == (format, (32, 32, 3), 0)
+        assert not list(verify(tmp_path / format))
+        assert not ShardDataset(tmp_path / format).__getitems__(range(8)).bad
+
+
+def test_broken_images_decide_neither_size_nor_channels_nor_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bomb = bytearray(encode(picture(1, 32, 3), "jpg"))
     start = bomb.index(b"\xff\xc0") + 5
     bomb[start : start + 4] = bytes([255, 0, 255, 0])  # a header that claims 65280x65280 pixels
-    images = {f"{number}.jpg": encode(picture(number, 32, 3), "png") for number in range(7)}
-    write_tar(tmp_path / "x.tar", {**images, "bomb.jpg": bytes(bomb)})
+    broken = {
+        "page": b"<html>404</html>", "empty": b"", "bomb": bytes(bomb),
+        "wide": encoded(photo(1, 300, 200), "jpeg")[:2000],  # whole headers, but not whole images
+        "colour": encoded(photo(1, 32, 32), "jpeg")[:500], "other": encoded(photo(1, 32, 32), "png")[:300],
+    }  # fmt: skip
+    whole = {f"{number}.jpg": encode(picture(number, 32, 1), "jpg") for number in range(8)}
+    write_tar(tmp_path / "x.tar", {f"{name}.jpg": data for name, data in broken.items()} | whole)
     manifest = index_tars(str(tmp_path))
-    assert manifest.build["formats"] == {"png": 7} and manifest.build["broken"] == 1
-    assert len(ShardDataset(tmp_path).__getitems__(range(8)).bad) == 1
+    assert (manifest.format, manifest.shape, manifest.build["broken"]) == ("jpg", (32, 32, 1), 6)
+    assert manifest.build["formats"] == {"jpg": 8}
+    assert (
+        "6 images are broken; training replaces them. The first is 'page' of x.tar: not an" in capsys.readouterr().err
+    )
+    assert {sample.key for sample in ShardDataset(tmp_path).__getitems__(range(14)).bad} == {*broken}
+    assert len(problems := [*verify(tmp_path)]) == 6 and all("does not decode: " in line for line in problems)
+    write_tar(tmp_path / "y" / "y.tar", {f"{name}.jpg": data for name, data in broken.items()})
+    with pytest.raises(InputError, match=r"holds no images, only broken ones. The first is 'page' of y.tar: not"):
+        index_tars(str(tmp_path / "y"))
+
+
+def test_tars_and_folders_give_the_same_pixels(tmp_path: Path) -> None:
+    """Also of the same size as the data set, which takes the fastest decoder."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    hidden = photo(1, 32, 32).convert("RGBA")
+    hidden.putalpha(photo(2, 32, 32, "L").point(lambda level: 255 * (level > 99)))
+    colour = photo(3, 32, 32)
+    deep = Image.fromarray(np.asarray(photo(4, 32, 32, "L")).astype(np.uint16) * 257)
+    sets = {
+        "turned": {"jpeg": save(colour, "jpeg", exif=exif), "wide": save(photo(6, 80, 40), "jpeg", exif=exif)},
+        "turned-png": {"png": save(colour, "png", exif=exif)},
+        "hidden": {"png": save(hidden, "png")},
+        "deep": {"png": save(deep, "png")},
+        "cmyk": {"jpeg": save(colour.convert("CMYK"), "jpeg")},
+        "mixed": {"gif": save(colour, "gif"), "bmp": save(colour, "bmp"), "webp": save(hidden, "webp", lossless=True),
+                  "tiff": save(deep, "tiff"), "grey": save(colour.convert("L"), "jpeg")},
+    }  # fmt: skip
+    for name, images in sets.items():
+        raw = tmp_path / name / "raw"
+        raw.mkdir(parents=True)
+        for stem, data in images.items():
+            (raw / f"{stem}.jpg").write_bytes(data)
+        write_tar(tmp_path / name / "tars" / "x.tar", {f"{stem}.jpg": data for stem, data in images.items()})
+        index = index_tars(str(tmp_path / name / "tars"), channels=3, size=32)
+        assert (index.format == "any") == (len(images) > 1)
+        batch = ShardDataset(tmp_path / name / "tars", keys=True).__getitems__(range(len(images)))
+        assert not batch.bad
+        source = Folder(raw)
+        for item in map(source.__getitem__, range(len(source))):
+            streamed = batch.images[batch.keys.index(item.origin.removesuffix(".jpg"))].numpy()
+            assert np.array_equal(streamed, fit(item.image, 32, 3))
+
+
+def save(image: Image.Image, format: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def test_images_whose_keys_have_dots_are_missed_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    members = {f"v1.2/IMG_{number}.JPG": jpeg() for number in range(3)}  # dots of folders do not count
+    dotted = {f"IMG_2020.01.0{day}.jpg": jpeg() for day in range(5)} | {"x.gif": b"GIF89a", "notes.v2.txt": b""}
+    write_tar(tmp_path / "x.tar", members | dotted)
+    assert index_tars(str(tmp_path)).samples == 3
+    warning = capsys.readouterr().err
+    assert "Warning: 6 members look like images but are not read, such as KEY.01.00.jpg." in warning
+    assert "begins at the first dot of the file name" in warning
+    write_tar(tmp_path / "only" / "y.tar", dotted)
+    with pytest.raises(InputError, match=r"holds no images, but .*KEY\.01\.00\.jpg.* with no other dot"):
+        index_tars(str(tmp_path / "only"))
+
+
+def test_joined_tars_are_read_whole(tmp_path: Path) -> None:
+    """Also where their keys are the same, as in tars that are numbered each from 0."""
+    parts = []
+    for part in range(3):
+        members = {f"{number}.npy": encode(picture(10 * part + number, 32, 3), "npy") for number in range(4)}
+        labels = {f"{number}.cls": str(part).encode() for number in range(4)}
+        write_tar(tmp_path / "parts" / f"{part}.tar", members | labels)
+        parts.append((tmp_path / "parts" / f"{part}.tar").read_bytes())
+    (tmp_path / "x.tar").write_bytes(b"".join(parts))
+    index_tars(str(tmp_path / "x.tar"), tmp_path / "index", size=32)
+    assert not list(verify(tmp_path / "index"))
+    dataset = ShardDataset(tmp_path / "index")
+    found = numbers(dataset.__getitems__(range(12)).images)
+    assert sorted(found) == [0, 1, 2, 3, 10, 11, 12, 13, 20, 21, 22, 23]
+    assert read_labels(dataset.reader, 0, 12).tolist() == [number // 10 for number in found]
+
+
+def test_an_index_of_the_first_of_joined_tars_is_no_whole_data_set(tmp_path: Path) -> None:
+    """Earlier versions wrote such an index."""
+    plain(tmp_path / "x.tar", 2)
+    manifest = index_tars(str(tmp_path))
+    plain(tmp_path / "y", 3)
+    with (tmp_path / "x.tar").open("ab") as file:
+        file.write((tmp_path / "y").read_bytes())
+    data = (tmp_path / "x.tar").read_bytes()
+    shard = replace(manifest.shards[0], bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    write_manifest(replace(manifest, shards=(shard,)), tmp_path)
+    assert [*verify(tmp_path)] == ["x.tar: holds 3 images behind those in the index. Index or build it again"]
 
 
 def test_a_built_set_keeps_its_own_index(tmp_path: Path) -> None:
@@ -211,6 +324,20 @@ def link(folder: Path) -> None:
         tar.addfile(member)
 
 
+def device(folder: Path) -> None:
+    with tarfile.open(folder / "x.tar", "w") as tar:
+        member = tarfile.TarInfo("1.jpg")
+        member.type = tarfile.CHRTYPE
+        tar.addfile(member)
+
+
+def sparse(options: str, folder: Path) -> None:
+    with (folder / "1.npy").open("wb") as file:
+        file.write(encode(picture(1, 32, 3), "npy"))
+        file.truncate(4 << 20)
+    subprocess.run(["tar", "-S", *options.split(), "-cf", "x.tar", "1.npy"], cwd=folder, check=True)
+
+
 def gzipped(folder: Path) -> None:
     plain(folder / "y.tar", 2)
     (folder / "x.tar").write_bytes(gzip.compress((folder / "y.tar").read_bytes()))
@@ -225,6 +352,11 @@ def only_gzipped(folder: Path) -> None:
     ("make", "where", "message"),
     [
         (link, "", "holds the image '1.jpg' as a link"),
+        (device, "", "holds the image '1.jpg' as a link or a device"),
+        *(
+            (partial(sparse, options), "", "holds the image '1.npy' .* as a sparse file")
+            for options in ("--format=gnu", *(f"--format=posix --sparse-version={n}" for n in ("0.0", "0.1", "1.0")))
+        ),
         (gzipped, "", "is gzipped"),
         (only_gzipped, "", r"only compressed ones \(x.tar.gz\)"),
         (lambda folder: plain(folder / "x.tar", 1), "{x,x}.tar", "names a tar twice"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
 from pathlib import Path
@@ -63,6 +64,46 @@ def test_what_is_not_a_plain_tar(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(InputError, match=r"x\.tar is (truncated|not a whole|gzipped)"):
             index_tar(path)
+
+
+@pytest.mark.parametrize("zeros", [0, 512, 3 << 20])
+def test_tars_that_were_joined_are_one(tmp_path: Path, zeros: int) -> None:
+    parts = [
+        write(tmp_path / f"{part}.tar", {f"{part}{name}": data for name, data in MEMBERS.items()}) for part in "ab"
+    ]
+    joined = tmp_path / "x.tar"
+    joined.write_bytes(parts[0].read_bytes() + bytes(zeros) + parts[1].read_bytes() + bytes(zeros))
+    rows, alone = index_tar(joined), [index_tar(part) for part in parts]
+    assert rows["digest"].tolist() == [*alone[0]["digest"], *alone[1]["digest"]]
+    assert rows["header"].tolist() == [*alone[0]["header"], *alone[1]["header"]]
+    data = joined.read_bytes()
+    for row in rows:
+        start = int(row["offset"])
+        assert row["digest"] == xxhash.xxh3_64_intdigest(data[start : start + int(row["size"])])
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [b"\n", b"a signature" * 100, bytes(511) + b"\1", bytes(1024) + b"garbage" * 200, "cut", "cut at a border", "gzip"],
+)
+def test_what_follows_a_tar_and_is_no_tar_is_an_error(tmp_path: Path, behind: bytes | str) -> None:
+    first, second = write(tmp_path / "a.tar", {"1.jpg": b"a"}), write(tmp_path / "b.tar", {"2.jpg": bytes(5000)})
+    if isinstance(behind, str):
+        data = second.read_bytes()
+        behind = {"cut": data[:3000], "cut at a border": data[: 512 + 5120], "gzip": gzip.compress(data)}[behind]
+    joined = tmp_path / "x.tar"
+    joined.write_bytes(first.read_bytes() + behind)
+    with pytest.raises(InputError, match=r"x\.tar is (truncated|not a whole)"):
+        index_tar(joined)
+
+
+def test_an_image_that_no_machine_holds_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tar", {"1.jpg": b"a"})
+    member = tarfile.TarInfo("1.jpg")
+    member.size = 1 << 60
+    path.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
+    with pytest.raises(InputError, match=r"holds the image '1.jpg' of 1,152,921,504,606,846,976 bytes"):
+        index_tar(path)
 
 
 def test_two_images_under_one_key(tmp_path: Path) -> None:

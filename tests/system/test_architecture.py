@@ -34,6 +34,7 @@ TRAINER = {
     "cli": "",
     "hub": "config gan",
     "export": "cli folder gan hub",
+    "evaluate": "cli folder gan samples",
     "explore": "cli folder gan samples",
     "represent": "cli folder gan",
     "status": "cli folder watch",

@@ -37,7 +37,7 @@ class Kind(ABC):
     seed: int | None = None
     """Seed of the samples; if not given, that of the run, whose samples are also those of the grids in RUN/samples."""
     checkpoint: Path | None = None
-    """Checkpoint of RUN to use, such as step-000000480; if not given, the newest whole one."""
+    """Checkpoint of RUN to use: best, or a name such as step-000000480; if not given, the newest whole one."""
     out: Path | None = None
     """Path of the picture, a .png; if not given, in RUN/explore. The .json beside it tells how to make it again."""
     force: bool = False

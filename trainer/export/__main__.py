@@ -32,7 +32,7 @@ class Export:
     format: Literal["safetensors", "onnx"] = "safetensors"
     """Format of OUT; onnx needs an extra: uv sync --extra export."""
     checkpoint: Path | None = None
-    """Checkpoint of RUN to use, such as step-000000480; if not given, the newest whole one."""
+    """Checkpoint of RUN to use: best, or a name such as step-000000480; if not given, the newest whole one."""
     force: bool = False
     """Replace OUT if it exists and is an exported folder, or a file *.onnx."""
     push: str | None = None

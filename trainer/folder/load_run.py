@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from shards.common.errors import InputError
 from trainer.config import Config
 from trainer.folder import checkpoint as checkpoints
 from trainer.folder.run_folder import RunFolder
+from trainer.folder.score_log import best, read_scores
 from trainer.gan.factory import describe_networks, restore_networks
 from trainer.gan.networks import Discriminator, Generator
 from trainer.gan.optimizer import Tensors
@@ -32,6 +34,8 @@ class LoadedRun:
 
 def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
     """Load ``checkpoint``, by default the newest complete one, of the run in the folder ``run``. Nothing is unpickled.
+
+    ``checkpoint`` is a path, a name, or ``best`` for the one with the best score, which is then named on stderr.
 
     Raises ``InputError`` if there is no such run, or no complete checkpoint of its networks.
     """
@@ -81,6 +85,8 @@ def describe_checkpoint(config: Config, metadata: dict[str, Any], tensors: dict[
 
 def _load_chosen(run: Path, checkpoint: Path) -> checkpoints.Loaded:
     """Load ``checkpoint``, a path or a name, from those of ``run``; another run's might fit the networks too."""
+    if checkpoint == Path("best"):
+        checkpoint = _find_best(RunFolder(run))
     if checkpoint.is_file():
         raise InputError(
             f"{checkpoint} is a file; a checkpoint is a folder such as checkpoints/step-000000500. "
@@ -99,3 +105,17 @@ def _load_chosen(run: Path, checkpoint: Path) -> checkpoints.Loaded:
         return found[0], *checkpoints.load(found[0])
     except checkpoints.TornCheckpoint as error:
         raise InputError(f"{found[0]} is torn or foreign: {error}. Omit --checkpoint for the newest.") from error
+
+
+def _find_best(folder: RunFolder) -> Path:
+    """The best of the scored checkpoints that still exist."""
+    existing = {path.name for path in checkpoints.checkpoints(folder.checkpoints)}
+    found = best(result for result in read_scores(folder.scores) if result.checkpoint in existing)
+    if found is None:
+        raise InputError(
+            f"{folder.path} has no scored checkpoint. To score all: python -m trainer.evaluate {folder.path} "
+            "--checkpoint all"
+        )
+    judge, result = found
+    print(f"Using {result.checkpoint}, the best by {judge} ({result.scores[judge]:.4g}).", file=sys.stderr)
+    return folder.checkpoints / result.checkpoint

@@ -48,6 +48,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
         self.metrics = path / "metrics.jsonl"
+        self.scores = path / "scores.jsonl"
         self.stop = path / "STOP"
         self.status = path / "status.json"
         self._config = path / "config.yaml"

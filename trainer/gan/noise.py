@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-LATENT, FIXED, VARIATION = 4, 5, 6
+LATENT, FIXED, VARIATION, EVALUATION = 4, 5, 6, 7
 """Purposes of a Philox key, beside those in ``shards.order.order``: latents of the training steps, of the sample grid,
-and of the variations that ``trainer.explore`` draws."""
+of the variations that ``trainer.explore`` draws, and of the images that ``trainer.evaluate`` scores."""
 
 
 def latents(seed: int, position: int, count: int, z_dim: int, purpose: int = LATENT) -> torch.Tensor:

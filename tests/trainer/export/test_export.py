@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,14 +17,19 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import yaml
 from huggingface_hub import HfApi
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
+from shards.common.errors import InputError
+from tests.support.forks import python
 from tests.support.launching import ROOT, SMALL, run
 from trainer import hub
 from trainer.cli import conclude
 from trainer.export.__main__ import Export, export
+from trainer.export.folder import write_folder
 from trainer.folder.load_run import load_run
 from trainer.gan.dcgan import DcganDiscriminator
 from trainer.hub import Generator
@@ -120,6 +127,113 @@ def test_the_example_on_the_card_runs(folder: Path) -> None:
     with Image.open(folder.parent / "samples.png") as picture:
         assert picture.size == (8 * 32, 32) and picture.mode == "RGB"
     (folder.parent / "samples.png").unlink()
+
+
+NAMES = ("a'b\"c", "back\\slash", "new\nline", "```", "`tick`", "{where}{0}", "é😀", "<script>", "~root", "a|b",
+         "%s$HOME", " # ", os.fsdecode(b"\xe9"), "\u202ex", "runs")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_example_on_the_card_loads_a_folder_of_any_name(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    export(Export(trained, tmp_path / name))
+    card = (tmp_path / name / "README.md").read_text("utf-8")
+    example = re.search(r"^```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)
+    assert example and example[1].count("\n") == 10 and not {"`", "<"} & {*example[1]}
+    monkeypatch.chdir(tmp_path)
+    exec(example[1], {})
+    assert Path("samples.png").exists()
+
+
+def test_the_card_keeps_its_shape_whatever_the_data_are_called(trained: Path, tmp_path: Path) -> None:
+    loaded = load_run(trained)
+    names = {"data": "a|b `c`\n---\n</script> {d} \udce9 <!--", "precision": "```"}
+    write_folder(dataclasses.replace(loaded, metadata=loaded.metadata | names), tmp_path / "evil", "me/faces")
+    card = (tmp_path / "evil" / "README.md").read_text("utf-8")
+    write_folder(loaded, tmp_path / "plain", "me/faces")
+    assert card.count("\n") == (tmp_path / "plain" / "README.md").read_text("utf-8").count("\n")
+    assert 'from_pretrained("me/faces")' in card and card.count("```") == 2 and "<" not in card
+    assert "| data | a&#124;b &#96;c&#96; --- &lt;/script&gt; {d} \\udce9 &lt;!-- |\n" in card
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["library_name"] == "shardgan" and header["tags"] == ["gan", "dcgan", "pytorch"]
+
+
+def test_other_libraries_find_the_format_of_the_weights(trained: Path, folder: Path, tmp_path: Path) -> None:
+    Generator.from_pretrained(folder).to(memory_format=torch.channels_last).save_pretrained(tmp_path)
+    for path in (folder, tmp_path, *trained.glob("checkpoints/*")):
+        with safe_open(next(path.glob("*.safetensors")), "pt") as file:
+            assert file.metadata() == {"format": "pt"}
+    assert torch.equal(
+        Generator.from_pretrained(tmp_path)(torch.ones(1, 8)), Generator.from_pretrained(folder)(torch.ones(1, 8))
+    )
+
+
+def refused(where: str | Path, **options: bool) -> str:
+    with pytest.raises(InputError) as caught:
+        Generator.from_pretrained(where, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_is_no_export_is_named_and_the_hub_is_not_asked(
+    trained: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "get_hf_file_metadata", None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for where in ("./x", "../x/y", "/x", "~/x", "~nobody-here/x", "a/b/c", "x", "x/", "a b/c", "é/x", Path("me/x")):
+        message = refused(where)
+        assert message.startswith("There is no folder ") and str(where).rstrip("/").split("/")[-1] in message
+    (tmp_path / "me" / "x").mkdir(parents=True)
+    for where in ("me/x", "./me/x", "me", "~/me/x", ".", ""):
+        assert "no exported generator: it holds no config.json and no model.safetensors." in refused(where)
+    for where in (trained, trained / "config.yaml", trained / "checkpoints", next((trained / "checkpoints").iterdir())):
+        assert refused(where).endswith(f"python -m trainer.export {trained} OUT")
+    assert refused(folder / "model.safetensors").endswith(f"is a file. Give its folder, {folder}.")
+    assert Generator.from_pretrained(f"{folder}/").z_dim == 8
+
+
+def test_a_damaged_export_is_one_line(folder: Path, tmp_path: Path) -> None:
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    kind = whole["config.json"].replace(b'"dcgan"', b'"other"')
+    damaged = [("config.json", b"{"), ("config.json", b"[]"), ("config.json", b"{}"), ("config.json", kind),
+               ("model.safetensors", whole["model.safetensors"][:-1]), ("model.safetensors", b"")]  # fmt: skip
+    for name, content in damaged:
+        for file, data in {**whole, name: content}.items():
+            (tmp_path / file).write_bytes(data)
+        assert refused(tmp_path).startswith(f"{tmp_path} holds no whole exported generator (")
+    (tmp_path / "model.safetensors").unlink()
+    assert "it holds no model.safetensors." in refused(tmp_path)
+
+
+def test_a_hub_that_is_not_reached_is_named_at_once(tmp_path: Path) -> None:
+    with socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        places = {"HF_ENDPOINT": f"http://127.0.0.1:{unused.getsockname()[1]}", "HF_HOME": str(tmp_path)}
+        code = """if True:
+            import time
+            from trainer.hub import Generator
+            for options in ({}, {"local_files_only": True}):
+                began = time.monotonic()
+                try:
+                    Generator.from_pretrained("me/x", **options)
+                except Exception as error:
+                    print(type(error).__name__, error)
+                assert time.monotonic() - began < 10"""
+        for offline in ("0", "1"):
+            done = python()("-c", code, cwd=ROOT, env={**places, "HF_HUB_OFFLINE": offline})
+            lines = done.stdout.splitlines()
+            assert done.returncode == 0 and len(lines) == 2, done.stderr
+            assert all(
+                line.startswith("InputError There is no folder me/x, and the Hub does not give") for line in lines
+            )
+
+
+def test_an_export_that_cannot_be_written_names_its_place(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for format in ("safetensors", "onnx"):
+        message = fails(capsys, Export(trained, Path("/proc/self/x.onnx"), format))
+        assert "/x.onnx" in message and ".partial" not in message
 
 
 def test_a_run_without_an_average_gives_its_last_weights_and_float64_becomes_float32(

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Copies a folder of shards to this node's disk, unless a whole copy exists. train.sbatch calls it on every node:
+#   launch/stage.sh SHARDS STAGE/shardgan-UID/COPY
+# STAGE may be open to other users, who could place files of a predictable name in it. So all copies are in one folder,
+# which only this user can read and write.
+set -euo pipefail
+shards=$1 copy=$2 private=${2%/*}
+
+mkdir -p "$(dirname "$private")"
+umask 077
+mkdir "$private" 2>/dev/null || true
+if [ -L "$private" ] || ! [ -d "$private" ] || ! [ -O "$private" ] || (($(stat -c '0%a & 077' "$private"))); then
+  echo "error: $private must be your own folder, closed to others (chmod 700), or not exist yet" >&2
+  exit 2
+fi
+exec 9>"$copy.lock"
+flock 9 # another job on this node may be copying the same shards
+if ! cmp -s "$shards/manifest.json" "$copy/manifest.json"; then # there is none, or a job that cleans disks removed files
+  rm -rf "$copy.part"
+  cp -r "$shards" "$copy.part" || { rm -rf "$copy.part"; exit 1; }
+  rm -rf "$copy"
+  mv -T "$copy.part" "$copy" # makes the copy complete
+fi

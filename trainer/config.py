@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from shards.common.errors import InputError
+from shards.common.names import printable
 from shards.common.urls import redact
 
 Loss = Literal["non-saturating", "minimax"]
@@ -174,6 +176,8 @@ class Config:
             raise InputError("--steps and --epochs both set the length of the run. Give only one of them.")
         if self.tracking.artifacts and self.tracking.board != "wandb":
             raise InputError("--tracking.artifacts needs --tracking.board wandb: TensorBoard stores no files.")
+        if not re.fullmatch(r"[^\ud800-\udfff]*", str(self.out)):  # safetensors could not read the checkpoints
+            raise InputError(f"--out is {printable(str(self.out))}, which is not valid UTF-8. Give another name.")
         values = flatten(self)
 
         def require(valid: bool, name: str, rule: str) -> None:
@@ -213,8 +217,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             flat |= flatten(value, f"{prefix}{entry.name}.")
         else:
-            # Redacted because flat configs are written to files, terminals and W&B.
-            flat[prefix + entry.name] = redact(str(value)) if isinstance(value, str | Path) else value
+            # Flat configs are written to files, terminals and W&B, which refuses what is not Unicode.
+            flat[prefix + entry.name] = printable(redact(str(value))) if isinstance(value, str | Path) else value
     return flat
 
 

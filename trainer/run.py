@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from shards.common.command import USAGE_ERROR, conclude, explain
 from shards.common.errors import InputError
+from shards.common.names import printable
 from shards.common.urls import redact
 from trainer.errors import SharedInputError
 from trainer.ranks.launch import end_with_launcher, read_launch
@@ -37,7 +38,7 @@ def _main() -> None:
     try:
         preset, config = _parse(main_rank=main_rank)
         end_with_launcher()
-        sys.argv = [redact(word) for word in sys.argv]  # W&B records the command line
+        sys.argv = [printable(redact(word)) for word in sys.argv]  # W&B records the command line
         error = _train(preset, config)
         shared = isinstance(error, SharedInputError)
     except InputError as wrong_input:  # of the command line, which is the same on all ranks

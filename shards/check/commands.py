@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from shards.check.index_tars import index_tars
 from shards.check.verify import verify
 from shards.common.errors import InputError
+from shards.common.names import printable
 from shards.common.sheet import write_sheet
 from shards.common.urls import is_remote, local_path, redact
 from shards.format.manifest import describe_manifest
@@ -67,7 +68,7 @@ class Verify:
     def run(self) -> None:
         count = 0
         for problem in verify(self.where):
-            print(problem, flush=True)
+            print(printable(problem), flush=True)
             count += 1
         if count:
             raise InputError(f"{redact(self.where)} has {count:,} problem{'s' * (count > 1)}. Fetch or build it again.")

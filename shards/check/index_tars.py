@@ -15,6 +15,7 @@ import numpy as np
 
 from shards.common.errors import InputError
 from shards.common.files import compute_sha256
+from shards.common.names import printable
 from shards.common.progress import progress_bar
 from shards.common.urls import bare, is_remote, redact
 from shards.format.codec import DECODERS
@@ -93,7 +94,7 @@ def index_tars(where: str, out: Path | None = None, size: int | None = None, cha
         _check_target(target, tars)
     contents = _read_tars(tars)
     for problem in contents.find_problems():
-        print(f"Warning: {problem}", file=sys.stderr, flush=True)
+        print(f"Warning: {printable(problem)}", file=sys.stderr, flush=True)
     formats = Counter[str]()
     for kind, count in contents.kinds.items():
         formats[kind.format] += count

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from shards.common.errors import InputError
+from shards.common.names import printable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -96,7 +97,9 @@ def read_words(words: Sequence[str] | None = None) -> list[str]:
 def explain(error: OSError) -> str:
     """The file, what is wrong with it, and what to do, where that is not obvious."""
     advice = ADVICE.get(error.errno or 0)
-    return ": ".join(str(part) for part in (error.filename, error.strerror) if part) + (f". {advice}" if advice else "")
+    return ": ".join(printable(str(part)) for part in (error.filename, error.strerror) if part) + (
+        f". {advice}" if advice else ""
+    )
 
 
 def end_quietly_on_interrupt() -> None:

@@ -16,6 +16,11 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name.lower() in JUNK
 
 
+def is_below_junk(path: str) -> bool:
+    """Whether a part of ``path``, which has forward slashes, is junk."""
+    return any(is_junk(part) for part in path.split("/") if part not in (".", ".."))
+
+
 def printable(name: str) -> str:
     r"""``name`` in one line of valid Unicode: line breaks and other control characters become escapes, and so do bytes
     that are not UTF-8, which Python holds as surrogates: ``caf\xe9`` of a Latin-1 system.

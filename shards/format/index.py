@@ -16,6 +16,7 @@ import xxhash
 
 from shards.common.errors import InputError
 from shards.common.files import atomic_write
+from shards.common.names import is_below_junk, printable
 from shards.format.manifest import INDEX
 
 ENTRY = np.dtype([("offset", "<u8"), ("digest", "<u8"), ("size", "<u4"), ("header", "<u4")])
@@ -56,7 +57,8 @@ def write_index(entries: Sequence[np.ndarray], folder: Path) -> str:
 def walk_tar(file: BinaryIO, name: str, others: Counter[str] | None = None) -> Iterator[Member]:
     """Yield every image of the uncompressed tar ``file``, in its order; reads it once.
 
-    Errors call the tar ``name``. ``others`` counts the extensions of the other members.
+    Errors call the tar ``name``. ``others`` counts the extensions of the other members, but not of what systems leave
+    beside images.
 
     Raises:
         InputError: as :func:`walk_members`; two images have one key; an image is a link, sparse or too large.
@@ -65,8 +67,8 @@ def walk_tar(file: BinaryIO, name: str, others: Counter[str] | None = None) -> I
     for part, member in walk_members(file, name):
         key, extension = split_key(member.name)
         if not is_image(member):
-            if others is not None and not member.isdir():
-                others[extension.lower()] += 1
+            if others is not None and not member.isdir() and not is_below_junk(member.name):
+                others[printable(extension.lower())] += 1
             continue
         if problem := _find_problem(member):
             raise InputError(f"{name} holds the image {member.name!r} {problem}.")
@@ -79,8 +81,8 @@ def walk_tar(file: BinaryIO, name: str, others: Counter[str] | None = None) -> I
 
 
 def is_image(member: tarfile.TarInfo) -> bool:
-    """Whether its name is that of an image; links count, too."""
-    return split_key(member.name)[1].lower() in IMAGES and not member.isdir()
+    """Whether its name is that of an image, and not of what systems leave beside images; links count, too."""
+    return split_key(member.name)[1].lower() in IMAGES and not member.isdir() and not is_below_junk(member.name)
 
 
 def _find_problem(member: tarfile.TarInfo) -> str:
@@ -141,9 +143,9 @@ def split_key(name: str) -> tuple[str, str]:
 
 
 def member_key(header: bytes) -> str:
-    """The key of the member with the header blocks ``header`` (PAX and GNU extensions included)."""
+    """The key, as text in one line, of the member with the header blocks ``header`` (of PAX and GNU too)."""
     try:
         with tarfile.open(fileobj=io.BytesIO(header + bytes(2 * BLOCK)), mode="r:") as tar:
-            return split_key(next(iter(tar)).name)[0]
+            return printable(split_key(next(iter(tar)).name)[0])
     except (tarfile.TarError, StopIteration):
         raise InputError("There is no tar header where the index says one is; the shard changed.") from None

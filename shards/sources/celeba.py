@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from shards.common.errors import InputError
-from shards.common.names import is_junk, printable
+from shards.common.names import is_below_junk, printable
 from shards.sources.celeba_lists import BROKEN_ZIP, Lists, find_lists
 from shards.sources.source import BadImage, Item, Source, read_image
 from shards.sources.tree import EXTENSIONS, read_file, suffix
@@ -100,7 +100,7 @@ def _find(raw: Path) -> Path:
         return raw
     named = [path for depth in ("", "*/", "*/*/") for path in sorted(raw.glob(f"{depth}[Ii][Mm][Gg]_*"))]
     named = [path for path in named if path.name.lower().startswith(IMAGES)]
-    named = [path for path in named if not any(map(is_junk, path.relative_to(raw).parts))]
+    named = [path for path in named if not is_below_junk(path.relative_to(raw).as_posix())]
     zips = [path for path in (*named, *sorted(raw.glob("[!.]*.[Zz][Ii][Pp]"))) if suffix(path.name) == ".zip"]
     found = [*filter(_has_images, (*named, raw)), *zips]
     if not found:
@@ -114,9 +114,7 @@ def _has_images(folder: Path) -> bool:
 
 def _select_images(members: Iterable[str]) -> dict[str, str]:
     """The images among ``members`` of a folder or zip, by file name; those of ``img_align_celeba`` if there are."""
-    images = [
-        path for path in members if suffix(path) in EXTENSIONS and not any(is_junk(part) for part in path.split("/"))
-    ]
+    images = [path for path in members if suffix(path) in EXTENSIONS and not is_below_junk(path)]
     aligned = [path for path in images if f"/{IMAGES}" in f"/{path.lower()}".rpartition("/")[0]]
     return {path.rpartition("/")[2]: path for path in aligned or images}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.common.errors import InputError
-from shards.common.names import is_junk, printable
+from shards.common.names import is_below_junk, printable
 from shards.sources.source import BadImage
 from shards.sources.tree import EXTENSIONS, read_file, suffix
 
@@ -52,7 +52,7 @@ def find_lists(folders: Sequence[Path], archive: zipfile.ZipFile | None, names: 
     """
     unread: dict[str, int] = {}
     tables: list[tuple[list[str], dict[str, str]]] = []
-    members = [name for name in (archive.namelist() if archive else ()) if not any(map(is_junk, name.split("/")))]
+    members = [name for name in (archive.namelist() if archive else ()) if not is_below_junk(name)]
     for kind, allowed in ((ATTRIBUTES, VALUES), (PARTITION, SPLITS)):
         patterns = [f"{place}{kind}*" for place in ("", "Anno/", "Eval/", f"{kind}*/")]  # the last as some unpackers do
         paths = [path for folder in folders for pattern in patterns for path in sorted(folder.glob(pattern))]

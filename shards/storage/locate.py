@@ -20,6 +20,7 @@ from braceexpand import braceexpand
 
 from shards.common.errors import InputError
 from shards.common.files import atomic_write, compute_sha256, file_lock
+from shards.common.names import is_below_junk
 from shards.common.urls import is_remote, join, local_path, path_below, redact
 from shards.format.index import ENTRY
 from shards.format.manifest import INDEX, MANIFEST, Manifest, parse_manifest, read_manifest
@@ -161,7 +162,8 @@ def list_tars(where: str) -> TarList:
         return _list_remote(where)
     path = local_path(where)
     if path.is_dir():
-        names = tuple(sorted(tar.relative_to(path).as_posix() for tar in path.rglob("*.tar") if tar.name[0] != "."))
+        tars = sorted(tar.relative_to(path).as_posix() for tar in path.rglob("*.tar"))
+        names = tuple(name for name in tars if not is_below_junk(name))
         if not names:
             packed = next((tar.name for kind in ("*.tar.*", "*.tgz") for tar in path.rglob(kind)), None)
             raise InputError(f"{where} holds no .tar files{f', only compressed ones ({packed})' if packed else ''}.")

@@ -4,11 +4,13 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.config import Config, differences, flatten
+from shards.common.errors import InputError
+from trainer.config import Config, Data, differences, flatten
 
 FREE = {
     "data.shards", "data.workers", "data.audit", "data.strict", "data.max_bad", "data.cache",
@@ -70,3 +72,11 @@ def test_epochs_are_counted_in_images_over_a_change_of_batch(
     left = config.remaining_steps(done, position, samples)
     assert position + left * other * d_steps >= epochs * samples
     assert left == 0 or position + (left - 1) * other * d_steps < epochs * samples
+
+
+def test_paths_that_are_not_utf8() -> None:
+    config = Config(data=Data(shards="caf\udce9", audit=Path("a\udce9")))
+    assert flatten(config)["data.shards"] == r"caf\xe9"  # W&B refuses surrogates
+    assert flatten(config)["data.audit"] == r"a\xe9"
+    with pytest.raises(InputError, match=r"--out is caf\\xe9, which is not valid UTF-8"):
+        Config(out=Path("caf\udce9"))

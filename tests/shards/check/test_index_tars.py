@@ -3,9 +3,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
 import subprocess
 import tarfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,8 +24,10 @@ from shards.format.codec import encode, fit
 from shards.format.manifest import read_manifest, write_manifest
 from shards.loading.dataset import ShardDataset
 from shards.loading.labels import read_labels
+from shards.loading.reader import Reader
 from shards.sources.folder import Folder
 from shards.storage.locate import CacheOptions
+from tests.shards.conftest import Run
 from tests.support.faulty import FaultyServer
 from tests.support.make import key, make_shards, numbers, picture
 
@@ -382,6 +386,42 @@ def test_tars_that_cannot_be_used_are_told(
 def test_a_pattern_of_remote_tars_with_wrong_braces_is_one_line() -> None:
     with pytest.raises(InputError, match=r"x-\{0\.\.3\.tar is not a pattern of tars: its braces do not match"):
         index_tars("https://nowhere.invalid/x-{0..3.tar")
+
+
+def test_what_systems_leave_in_a_tar_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "raw" / "@eaDir").mkdir(parents=True)
+    plain(tmp_path / "raw" / "@eaDir" / "x.tar", 1)
+    with tarfile.open(tmp_path / "raw" / "x.tar", "w") as tar:
+        for name in ("./a/1.jpg", "./a/._1.jpg", "@eaDir/1.jpg/THUMB.jpg", "__MACOSX/a/._1.jpg", "a/.thumbnails/1.jpg",
+                     "a/Thumbs.db", ".DS_Store", "a/1.cls"):  # fmt: skip
+            member = tarfile.TarInfo(name)
+            member.size = len(jpeg())
+            tar.addfile(member, io.BytesIO(jpeg()))
+    manifest = index_tars(str(tmp_path / "raw"))
+    assert [(shard.name, shard.samples) for shard in manifest.shards] == [("x.tar", 1)]
+    assert manifest.build["other members"] == {"cls": 1}
+
+
+def test_names_in_tars_that_are_not_utf8(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    for name in ("a\udce9.tar", "b\n.tar"):
+        with tarfile.open(folder / name, "w", format=tarfile.GNU_FORMAT) as tar:
+            for member_name, data in (("k\udce9\n.jpg", jpeg()), ("k\udce9\n.t\udce9", b"x"), ("l.jpg", b"no image")):
+                member = tarfile.TarInfo(member_name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    index = run("index", folder, "--size", "32", "--channels", "3")
+    assert index.returncode == 0, index.stderr
+    assert json.loads((folder / "manifest.json").read_text())["build"]["other members"] == {"t\\xe9": 2}
+    verify = run("verify", folder)
+    assert verify.returncode == 2
+    assert [line.partition(".tar, ")[0] for line in verify.stdout.splitlines()] == ["a\\xe9", "b\\n"]
+    with closing(Reader(folder, lanes=1, keys=True)) as reader:
+        keys = reader.read(0, np.empty((4, 32, 32, 3), np.uint8)).keys
+    assert set(keys) == {"k\\xe9\\n"}  # text in one line of JSON; the broken images are replaced
+    info = run("info", folder)
+    assert info.returncode == 0, info.stderr
 
 
 def test_braces_in_the_name_of_a_tar(tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ def test_local_paths(where: str, path: str) -> None:
     assert local_path(where) == Path(path)
 
 
+def test_the_url_of_a_name_that_is_not_utf8() -> None:
+    assert join("https://h/x", "a\udce9 b.tar") == "https://h/x/a%E9%20b.tar"
+
+
 @pytest.mark.parametrize("where", ["file://", "file://host/x", "file://user:secret@host/x", "s3://user:secret@b"])
 def test_no_local_path(where: str) -> None:
     with pytest.raises(InputError, match="not a path of this machine") as caught:

@@ -94,7 +94,7 @@ class BuildLsun(BuildCommand):
     """Which LMDBs of a folder to read; ignored if RAW is itself an LMDB."""
 
     def run(self) -> None:
-        categories = tuple(name for name in self.categories.split(",") if name)
+        categories = tuple(name.strip() for name in self.categories.split(",") if name.strip())
         self.build(Lsun(self.raw, categories, self.split), self.out)
 
 

@@ -87,7 +87,7 @@ def _listing(raw: Path, split: str) -> _Listing:
     folders = [raw.absolute(), images.parent]
     while folders[-1].name.lower().startswith("img"):  # Img/ and img_align_celeba/ may hold the images at any depth
         folders.append(folders[-1].parent)
-    lists = find_lists([folder for folder in folders if folder.is_dir()], archive, sorted(files))
+    lists = find_lists(folders, archive, sorted(files))
     names = [name for name in sorted(files) if split == "all" or lists.split(name) == split]
     if not names:
         raise InputError(f"{images} holds no images of the split {split!r}.")

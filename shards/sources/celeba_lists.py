@@ -46,7 +46,8 @@ class Lists:
 
 
 def find_lists(folders: Sequence[Path], archive: zipfile.ZipFile | None, names: Collection[str]) -> Lists:
-    """Read the lists in ``folders``, their ``Anno/`` and ``Eval/``, or ``archive``, for the images ``names``.
+    """Read the lists for the images ``names`` in ``folders`` and their ``Anno/`` and ``Eval/``, any folder in the first
+    one, or ``archive``.
 
     Raises ``InputError`` if a list has no line for an image, or a line of another form.
     """
@@ -54,8 +55,8 @@ def find_lists(folders: Sequence[Path], archive: zipfile.ZipFile | None, names: 
     tables: list[tuple[list[str], dict[str, str]]] = []
     members = [name for name in (archive.namelist() if archive else ()) if not is_below_junk(name)]
     for kind, allowed in ((ATTRIBUTES, VALUES), (PARTITION, SPLITS)):
-        patterns = [f"{place}{kind}*" for place in ("", "Anno/", "Eval/", f"{kind}*/")]  # the last as some unpackers do
-        paths = [path for folder in folders for pattern in patterns for path in sorted(folder.glob(pattern))]
+        places = [(folder, place) for folder in folders for place in ("", "Anno/", "Eval/")] + [(folders[0], "*/")]
+        paths = [path for folder, place in places for path in sorted(folder.glob(f"{place}{kind}*"))]
         found = [str(path) for path in paths if not path.is_dir()]
         found += [name for name in members if _base(name).startswith(kind)]
         readable = [name for name in found if suffix(name) in TABLES]

@@ -118,6 +118,7 @@ def read_file(path: str, origin: str, size: int = -1) -> bytes:
     except OSError as error:
         if error.errno in REFUSED or (error.errno == errno.ENOENT and Path(path).is_symlink()):
             raise BadImage(printable(origin), f"cannot be read ({error.strerror})") from error
+        error.filename = path  # an error of reading has none
         raise
 
 

@@ -135,6 +135,7 @@ def test_blank_lines_in_the_original_lists(raw: Path) -> None:
         ("Img/img_align_celeba", "Eval", "Img"),
         ("CelebA/Img/IMG_ALIGN_CELEBA", "CelebA/Anno", "CelebA"),
         ("celeba/img_align_celeba", "celeba", ""),
+        ("img_align_celeba", "annotations", ""),
         ("img_align_celeba_png", "", ""),
         ("img_align_celeba", "img_align_celeba", "img_align_celeba"),
     ],

@@ -22,6 +22,7 @@ class Batch:
     images: torch.Tensor  # uint8 (samples, height, width, channels)
     keys: tuple[str, ...] = ()  # keys of the samples in the tars; empty without the option ``keys``
     bad: tuple[Bad, ...] = ()  # samples that do not decode; ``images`` and ``keys`` hold their neighbours instead
+    followed: bool = True  # whether the next batch of the stream takes no waiting
 
 
 class ShardDataset(Dataset[Batch]):

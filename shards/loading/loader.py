@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from itertools import count, pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from shards.loading.worker import SIGNALS, map_ring
 
 PREFETCH = 6  # batches in flight besides two: rides out a slow read and holds little (1.5 MB per 128 at 64x64)
 MEMORY = Path("/dev/shm")  # only on Linux; elsewhere the temporary folder is as fast, in the page cache
+POLL = 500  # milliseconds between two looks at whether to go on waiting
 CPU = torch.device("cpu")
 
 
@@ -32,12 +34,14 @@ def batches(
     ranks: int = 1,
     workers: int = 0,
     device: torch.device = CPU,
+    waiting: Callable[[], object] = lambda: None,
 ) -> Generator[Batch]:
     """This rank's part of every global batch from ``position`` on; endless. The images are on ``device``.
 
     Of G = ``batch_size`` samples, ``rank`` gets the rows ``[rank * G / ranks, (rank + 1) * G / ranks)``. ``workers``
     processes read and decode ahead; with 0, this process reads each batch when it is needed. A CUDA device receives its
-    copies from page-locked memory while it computes.
+    copies from page-locked memory while it computes. ``waiting`` is called about twice a second while a batch of the
+    workers is waited for; an exception that it raises ends the stream.
 
     Raises:
         ValueError: ``batch_size`` is not a positive multiple of ``ranks``, or ``workers`` is negative.
@@ -61,8 +65,9 @@ def batches(
             for number, start in enumerate(starts):
                 slot = number % slots
                 if number >= slots:
-                    report = pool.receive()
-                    yield Batch(start - slots * batch_size, ring.take(slot), report.keys, report.bad)
+                    report = pool.receive(waiting)
+                    images = ring.take(slot)
+                    yield Batch(start - slots * batch_size, images, report.keys, report.bad, pool.is_ready())
                     ring.wait()
                 pool.request(slot, start)
 
@@ -132,9 +137,12 @@ class _WorkerPool:
         bounds = [rows * number // workers for number in range(workers + 1)]
         self._parts = [(first, last) for first, last in pairwise(bounds) if last > first]
         self._pool: list[WorkerProcess] = []
+        self._polls: list[select.poll] = []
         try:
             for _ in self._parts:
                 self._pool.append(WorkerProcess("shards.loading.worker", [ring.file.fileno()], blocked=SIGNALS))
+                self._polls.append(select.poll())
+                self._polls[-1].register(self._pool[-1].connection, select.POLLIN)
             for worker in self._pool:  # all start at once: a large message waits until its worker receives it
                 worker.send((reader, ring.shape))
         except BaseException:
@@ -145,9 +153,17 @@ class _WorkerPool:
         for worker, (first, last) in zip(self._pool, self._parts, strict=True):
             worker.send((slot, first, last, position + first))
 
-    def receive(self) -> Report:
+    def is_ready(self) -> bool:
+        """Whether :meth:`receive` would not wait."""
+        return all(poll.poll(0) for poll in self._polls)
+
+    def receive(self, waiting: Callable[[], object]) -> Report:
+        reports: list[Report] = []
         try:
-            reports: list[Report] = [worker.receive() for worker in self._pool]
+            for worker, poll in zip(self._pool, self._polls, strict=True):
+                while not poll.poll(POLL):  # recv() would go on after a signal
+                    waiting()
+                reports.append(worker.receive())
         except WorkerDiedError as error:
             memory = ": out of memory?" if error.killed_by else "."
             raise RuntimeError(f"A loader's worker {error}{memory}") from None

@@ -1,4 +1,4 @@
-"""Turns a signal or a STOP file into a flag that the training loop checks between steps."""
+"""Turns a signal, a STOP file or another rank's request into a flag that the training loop checks between steps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+
+ANOTHER_RANK = "another rank's signal"
 
 # Seconds after the first signal in which further ones are ignored: scancel signals every process of a job, and the
 # launcher, which receives the signal too, then signals its workers again.
@@ -28,6 +30,7 @@ class Preemption:
     def __init__(self, stop: Path | None) -> None:
         self._stop = stop
         self._signal: int | None = None
+        self._requested = False
 
     def __enter__(self) -> Preemption:
         self._receiver, self._sender = socket.socketpair()
@@ -47,10 +50,16 @@ class Preemption:
         self._receiver.close()
 
     def reason(self) -> str | None:
-        """Why to stop (a signal's name or the STOP file), or None."""
+        """Why to stop (a signal's name, the STOP file or another rank), or None."""
         if self._signal is not None:
             return signal.Signals(self._signal).name
+        if self._requested:
+            return ANOTHER_RANK
         return str(self._stop) if self._stop is not None and self._stop.exists() else None
+
+    def request(self) -> None:
+        """Request a stop for another rank."""
+        self._requested = True
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self._signal = self._signal or number

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from trainer.gan.state import State
 from trainer.ranks.launch import Launch
 from trainer.ranks.rendezvous import connect_store
 
+READY, LATE, STOP = range(3)
+POLL = 0.0005  # seconds
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their bytes
 
 
@@ -56,28 +59,50 @@ def wrap(accelerator: Accelerator, state: State, *, sync_bn: bool) -> tuple[nn.M
 
 
 class StopVote:
-    """Makes all ranks stop after the same step when any of them has to.
+    """Makes all ranks stop before the same step when any of them has to.
 
-    Every rank must vote after every step. Each vote is an all-reduce of one byte over gloo on the CPU. It starts after
-    one step and is read after the next, so that no rank waits for it and no device is synchronised.
+    Every rank must vote before every step, with the step's data in its hands. A vote is an all-reduce of one byte over
+    gloo on the CPU. It starts before one step and is read before the next, so that no rank waits for it and no device
+    is synchronised. Only if the data of the next step are late on some rank, all wait there for a second vote: a rank
+    that began the step would be stuck in its collectives.
     """
 
     def __init__(self, ranks: int) -> None:
         # Any: torch types a group as an int too, which stands for ranks outside of it.
         self._group: Any = dist.new_group(backend="gloo") if ranks > 1 else None
-        self._vote = torch.zeros(1, dtype=torch.uint8)
+        self._vote = torch.full((1,), LATE, dtype=torch.uint8)
         self._work: dist.Work | None = None
 
-    def vote(self, stop: bool) -> bool:
-        """Whether any rank voted ``stop`` in the previous call, equal on all ranks; with one rank, ``stop`` itself."""
+    def vote(self, stop: bool, ready: bool = True, waiting: Callable[[], object] = lambda: None) -> bool:
+        """Whether all ranks stop before this step; with one rank, ``stop`` itself.
+
+        It is true if any rank voted ``stop`` in the previous call; if some rank was not ``ready`` then, in this call.
+        ``ready`` says that this rank has the data of the next step. ``waiting`` is called about twice a second while
+        other ranks are waited for.
+        """
         if self._group is None:
             return stop
-        if self._work is not None:
-            self._work.wait()
-        result = bool(self._vote.item())
-        self._vote.fill_(stop)
-        self._work = dist.all_reduce(self._vote, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        if self._result(waiting) == LATE:
+            self._cast(STOP if stop else READY)
+            self._result(waiting)
+        result = self._vote.item() == STOP
+        self._cast(STOP if stop else READY if ready else LATE)
         return result
+
+    def _cast(self, vote: int) -> None:
+        self._vote.fill_(vote)
+        self._work = dist.all_reduce(self._vote, dist.ReduceOp.MAX, group=self._group, async_op=True)
+
+    def _result(self, waiting: Callable[[], object]) -> int:
+        if self._work is not None:
+            polls = 0
+            while not self._work.is_completed():  # wait() would keep Python from its signal handlers
+                time.sleep(POLL)
+                polls += 1
+                if polls % round(0.5 / POLL) == 0:
+                    waiting()
+            self._work.wait()
+        return int(self._vote.item())
 
     def close(self) -> None:
         """Wait for the pending vote. All ranks must have voted equally often."""

@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
 from itertools import islice
 
 from shards.common.errors import InputError
+from shards.loading.dataset import Batch
 from shards.loading.loader import batches
 from trainer.folder.run_folder import RunState
-from trainer.ranks.preemption import Preemption
+from trainer.ranks.peers import Peers
+from trainer.ranks.preemption import ANOTHER_RANK, Preemption
 from trainer.train.session import Session
 from trainer.watch.meter import Meter
 
 
-def train(session: Session, preemption: Preemption) -> RunState:
+class Interrupted(Exception):
+    """The run is asked to stop while it waits for data."""
+
+
+def train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
     """Train until the run is long enough or is asked to stop. Both end with a checkpoint.
 
     Raises ``InputError`` if the data cannot be read, the disk is full, or the training diverged.
     """
-    config, state, accelerator = session.config, session.state, session.accelerator
-    stream = batches(
-        session.dataset,
-        position=state.position,
-        batch_size=config.batch_size,
-        rank=accelerator.process_index,
-        ranks=accelerator.num_processes,
-        workers=config.data.workers,
-        device=accelerator.device,
-    )
+    config, state = session.config, session.state
     meter, reason = Meter(state.position), None
-    with closing(stream):
-        while session.steps_left and not reason:
-            try:
-                with meter.measure("data/wait"):
-                    parts = list(islice(stream, config.d_steps))
-            except InputError:
-                session.save_before_error()
-                raise
+
+    def wait_for_ranks() -> None:
+        if preemption.reason():
+            peers.request_stop()  # a rank that waits for its data would not learn of it by a vote
+
+    with closing(_open_stream(session, preemption)) as stream:
+        while session.steps_left:
+            parts = _read(session, stream, meter)
+            reason = preemption.reason()
+            stop = reason is not None or len(parts) < config.d_steps
+            ready = len(parts) == 1 and parts[0].followed
+            if session.stop_vote.vote(stop, ready, wait_for_ranks):
+                reason = reason or ANOTHER_RANK
+                break
             report = session.steps_left == 1 or (state.step + 1) % config.log_every == 0
             metrics = session.advance(parts, report=report)
             done = not session.steps_left
             if report:
                 session.report(metrics, meter)
             draw = done or (config.samples.every and state.step % config.samples.every == 0)
-            reason = session.stop_reason(preemption.reason())
-            save = done or reason or state.step % config.checkpoint.every == 0
+            save = done or state.step % config.checkpoint.every == 0
             if draw or save:
                 session.check(metrics)
             if draw:
@@ -52,6 +55,7 @@ def train(session: Session, preemption: Preemption) -> RunState:
             if save:
                 with meter.measure("speed/checkpoints"):
                     session.save()
+    session.save_unsaved()
     session.finish_checkpoint()
     progress, samples = session.outputs.progress, session.outputs.folder.samples
     if session.steps_left:
@@ -59,3 +63,32 @@ def train(session: Session, preemption: Preemption) -> RunState:
         return "preempted"
     progress.write(f"Done: {samples / f'step-{state.step:09d}.png'}. Next: python -m trainer.explore {config.out} grid")
     return "done"
+
+
+def _open_stream(session: Session, preemption: Preemption) -> Generator[Batch]:
+    def wait() -> None:
+        if preemption.reason():
+            raise Interrupted
+
+    return batches(
+        session.dataset,
+        position=session.state.position,
+        batch_size=session.config.batch_size,
+        rank=session.accelerator.process_index,
+        ranks=session.accelerator.num_processes,
+        workers=session.config.data.workers,
+        device=session.accelerator.device,
+        waiting=wait,
+    )
+
+
+def _read(session: Session, stream: Iterator[Batch], meter: Meter) -> list[Batch]:
+    """This rank's part of the next ``d_steps`` batches; fewer if the run is asked to stop while it waits for them."""
+    parts: list[Batch] = []
+    try:
+        with meter.measure("data/wait"), suppress(Interrupted):
+            parts += islice(stream, session.config.d_steps)
+    except InputError:
+        session.save_before_error()
+        raise
+    return parts

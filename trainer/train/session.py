@@ -154,16 +154,15 @@ class Session:
 
     def save_before_error(self) -> None:
         """Save the steps before an error in the data. Only on one rank: the others know nothing of the error."""
-        if self.unsaved and self.accelerator.num_processes == 1:
-            self.check(self.unsaved)
-            self.save()
+        if self.accelerator.num_processes == 1:
+            self.save_unsaved()
             self.finish_checkpoint()
 
-    def stop_reason(self, reason: str | None) -> str | None:
-        """Why all ranks stop after this step, given this rank's ``reason``. On several ranks it is one step late."""
-        if not self.stop_vote.vote(reason is not None):
-            return None
-        return reason or "another rank's signal"
+    def save_unsaved(self) -> None:
+        """Save the last step, unless it is saved already or this process has trained none."""
+        if self.unsaved:
+            self.check(self.unsaved)
+            self.save()
 
     def close(self, *, failed: bool) -> None:
         self.outputs.progress.close()  # first, because warnings would print into a live bar

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from threading import Thread
 
 from accelerate import Accelerator
 
@@ -20,9 +22,10 @@ from trainer.gan.state import State, create_state
 from trainer.gan.step import Step
 from trainer.ranks.device import set_kernels, set_threads, supports_cuda_graphs
 from trainer.ranks.launch import Launch, launch_time
+from trainer.ranks.peers import Peers
 from trainer.ranks.preemption import Preemption
 from trainer.ranks.process_group import StopVote, create_accelerator, describe_environment, wrap
-from trainer.ranks.rendezvous import compare_ranks, explain_failure
+from trainer.ranks.rendezvous import LOST_CONNECTION, compare_ranks, explain_failure
 from trainer.train.loop import train
 from trainer.train.outputs import Outputs
 from trainer.train.prepare import Prepared, dry_run, prepare
@@ -34,6 +37,9 @@ from trainer.watch.tracker import Tracker
 KEEP_STOP = "SHARDGAN_KEEP_STOP"
 """Environment variable of job scripts. Set, the trainer keeps a STOP file that is older than itself: the script has
 already removed those of earlier runs."""
+
+WRITING = 10.0
+"""Seconds for the checkpoint that is being written when a rank is lost; the launcher kills the others after 30 s."""
 
 
 def run(preset: str, config: Config, launch: Launch) -> None:
@@ -129,25 +135,40 @@ def _failure_recorded(folder: RunFolder, launch: Launch, reached: Prepared | Sta
     try:
         yield
     except Exception as error:
-        cause = explain_failure(error, launch, reached.step)
-        if launch.rank == 0:
-            with suppress(OSError):  # on a full disk, the first error is the one to report
-                folder.write_status("failed", reached.step, reached.position, error=cause)
+        _record_failure(error, folder, launch, reached)
         raise
+
+
+def _record_failure(error: Exception, folder: RunFolder, launch: Launch, reached: Prepared | State) -> str:
+    cause = explain_failure(error, launch, reached.step)
+    if launch.rank == 0:
+        with suppress(OSError):  # on a full disk, the first error is the one to report
+            folder.write_status("failed", reached.step, reached.position, error=cause)
+    return cause
 
 
 def _train(session: Session, preemption: Preemption, launch: Launch) -> None:
     """Train, and record how it ended."""
     state, outputs, main = session.state, session.outputs, session.accelerator.is_main_process
     folder, failed = outputs.folder, True
+
+    def on_lost(connection: str) -> None:
+        """In a thread, when the main thread is stuck."""
+        cause = _record_failure(RuntimeError(f"{LOST_CONNECTION[0]}: {connection}"), folder, launch, state)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # once in each node's log
+            print(f"error (rank {launch.rank} on {platform.node()}): {cause}", file=sys.stderr, flush=True)
+        writing = Thread(target=session.checkpoints.close, daemon=True)
+        writing.start()
+        writing.join(WRITING)  # a device that is stuck may hold up the writer too
+
     try:
-        with _failure_recorded(folder, launch, state):
+        with _failure_recorded(folder, launch, state), Peers(launch, on_lost, preemption.request) as peers:
             if main:
                 folder.write_status("running", state.step, state.position)
             if state.step == 0:
                 session.draw_reals()
                 session.draw_samples()
-            ending = train(session, preemption)
+            ending = train(session, preemption, peers)
             failed = False
             if main:
                 folder.stop.unlink(missing_ok=True)

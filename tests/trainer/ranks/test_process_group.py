@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from typing import Any
 
 import pytest
@@ -61,6 +62,7 @@ def distributed() -> dict[str, Any]:
     check_equal(accelerator, state.tensors(), STEPS, state.position)
     result["names"] = sorted(state.generator.state_dict()) + sorted(state.discriminator.state_dict())
     result["vote"] = stop_vote(accelerator.num_processes)
+    result["late"] = late_vote(accelerator.num_processes)
     if accelerator.process_index == 1:
         next(state.generator.parameters()).data.view(torch.int64)[0] ^= 1  # one bit
     try:
@@ -114,6 +116,18 @@ def stop_vote(ranks: int) -> list[bool]:
     return results
 
 
+def late_vote(ranks: int) -> tuple[list[bool], bool]:
+    """The last rank has no data for its fourth step and votes to stop before it. Whether the others waited for it."""
+    vote, last, calls = StopVote(ranks), dist.get_rank() == ranks - 1, []
+    results = []
+    for number in range(4):
+        if last and number == 3:
+            time.sleep(1.5)
+        results.append(vote.vote(last and number == 3, not (last and number == 2), lambda: calls.append(0)))
+    vote.close()
+    return results, last or bool(calls)
+
+
 @pytest.fixture(scope="module", params=[2, 4], ids="{} ranks".format)
 def results(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     return on_ranks(request.param, distributed)
@@ -162,6 +176,10 @@ def test_the_names_are_those_of_one_rank(results: list[dict[str, Any]]) -> None:
 
 def test_all_ranks_stop_at_the_same_step(results: list[dict[str, Any]]) -> None:
     assert all(result["vote"] == [False, False, False, False, True, False] for result in results)
+
+
+def test_no_rank_begins_a_step_whose_data_another_lacks(results: list[dict[str, Any]]) -> None:
+    assert all(result["late"] == ([False, False, False, True], True) for result in results)
 
 
 def test_a_bit_that_drifts_is_noticed_and_named(results: list[dict[str, Any]]) -> None:

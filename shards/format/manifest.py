@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -22,6 +23,8 @@ DUPLICATES = "duplicates"  # key in ``Manifest.build``: how many near-duplicates
 NOT_IMAGES = "not images"
 """Key in ``Manifest.build``: how many files beside the raw images were passed over, by suffix; only if there were."""
 VERSION = 1
+FORMATS = ("jpg", "png", "npy", "any")
+MAX_SIZE = 1 << 14  # height and width in pixels
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
         manifest = Manifest(shards=shards, classes=classes, skipped=skipped, **fields)
         if problem := next(_find_problems(manifest, total), None):
             raise InputError(f"{path} {problem}. Build the data set again.")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is not a shardgan manifest ({error!r}). Build the data set again.") from error
     return manifest
 
@@ -143,13 +146,19 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
 def _find_problems(manifest: Manifest, total: int) -> Iterator[str]:
     """Values whose errors would otherwise appear far from here; a manifest may come from anywhere."""
     numbers = [number for shard in manifest.shards for number in (shard.samples, shard.bytes)]
-    if not all(isinstance(number, int) and number >= 0 for number in (manifest.size, manifest.channels, *numbers)):
+    if not all(type(number) is int and 0 <= number < 2**48 for number in (manifest.size, manifest.channels, *numbers)):
         raise TypeError("a size or a count is not a number")
-    if manifest.channels not in (1, 3) or not manifest.size:
+    texts = [text for shard in manifest.shards for text in (shard.name, shard.sha256)]
+    texts += [manifest.source, manifest.index_sha256, manifest.base, *manifest.classes, *manifest.skipped]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(manifest.build, dict):
+        raise TypeError("a name or a checksum is not a text")
+    if manifest.format not in FORMATS:
+        yield f"has images in the format {manifest.format!r}; this shardgan reads {', '.join(FORMATS)}"
+    if manifest.channels not in (1, 3) or not 0 < manifest.size <= MAX_SIZE:
         yield f"has images of size {manifest.size} with {manifest.channels} channels, which are not possible"
     for shard in manifest.shards:
-        parts = PurePosixPath(shard.name).parts
-        if not parts or parts[0] == "/" or ".." in parts:
+        path = PurePosixPath(shard.name)
+        if not path.parts or path.is_absolute() or ".." in path.parts or b"\0" in os.fsencode(path):
             yield f"lists the shard {shard.name!r}, which lies outside its folder"
     if not manifest.samples or not manifest.counts.all():
         yield "lists a shard without samples, or no shard at all"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from shards.common.errors import InputError
-from shards.format.manifest import MANIFEST, Manifest, Shard, read_manifest, write_manifest
+from shards.format.codec import DECODERS
+from shards.format.manifest import FORMATS, MANIFEST, Manifest, Shard, parse_manifest, read_manifest, write_manifest
 
 WHOLE = Manifest(
     source="folder",
@@ -90,7 +91,18 @@ def test_no_manifest_says_why(tmp_path: Path) -> None:
         ({"size": 0}, "size 0"),
         ({"shards": [{"name": "../a.tar", "samples": 5, "bytes": 1, "sha256": ""}]}, "lies outside its folder"),
         ({"shards": [{"name": "/a.tar", "samples": 5, "bytes": 1, "sha256": ""}]}, "lies outside its folder"),
+        ({"shards": [{"name": "//a.tar", "samples": 5, "bytes": 1, "sha256": ""}]}, "lies outside its folder"),
+        ({"shards": [{"name": "a\0.tar", "samples": 5, "bytes": 1, "sha256": ""}]}, "lies outside its folder"),
+        ({"shards": [{"name": "\ud800", "samples": 5, "bytes": 1, "sha256": ""}]}, "not a shardgan manifest"),
         ({"shards": [{"name": "a.tar", "samples": "5", "bytes": 1, "sha256": ""}]}, "not a shardgan manifest"),
+        ({"shards": [{"name": "a.tar", "samples": True, "bytes": 1, "sha256": ""}]}, "not a shardgan manifest"),
+        ({"shards": [{"name": "a.tar", "samples": 10**30, "bytes": 1, "sha256": ""}]}, "not a shardgan manifest"),
+        ({"shards": [{"name": "a.tar", "samples": 5, "bytes": 1, "sha256": None}]}, "not a shardgan manifest"),
+        ({"base": ["x"]}, "not a shardgan manifest"),
+        ({"build": None}, "not a shardgan manifest"),
+        ({"classes": [5]}, "not a shardgan manifest"),
+        ({"format": "tiff"}, "format 'tiff'; this shardgan reads jpg, png, npy, any"),
+        ({"size": 10**9}, "size 1000000000"),
     ],
 )
 def test_fields_that_cannot_be_are_refused_here(tmp_path: Path, fields: dict[str, object], message: str) -> None:
@@ -98,6 +110,15 @@ def test_fields_that_cannot_be_are_refused_here(tmp_path: Path, fields: dict[str
     edit(tmp_path, **fields)
     with pytest.raises(InputError, match=message):
         read_manifest(tmp_path)
+
+
+def test_brackets_without_end_are_no_manifest() -> None:
+    with pytest.raises(InputError, match="not a shardgan manifest"):
+        parse_manifest(b"[" * 10**6, "x")
+
+
+def test_every_format_has_a_decoder() -> None:
+    assert set(FORMATS) == DECODERS.keys()
 
 
 def test_the_digest_is_that_of_the_images_wherever_they_lie() -> None:

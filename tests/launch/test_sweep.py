@@ -53,20 +53,21 @@ def test_an_agent_gives_each_run_a_folder_which_it_resumes(faces32: Path, tmp_pa
         agent = [sys.executable, "-c", AGENT, "agent", "me/a-project/s1"]
         ran = subprocess.run(agent, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
+        starts = [tmp_path / "started" / str(number) for number in range(3)]
+        environments = [dict(entry.split("=", 1) for entry in read(start / "env")) for start in starts]
         small = [*SMALL, "--tracking.mode", "auto", "--data.workers", "0", "--data.shards", str(faces32)]
-        for number, steps in enumerate(("2", "2", "4")):
-            launcher, script, *words = read(tmp_path / "started" / str(number) / "words")[3:]
+        for number, steps in ((0, "2"), (2, "4")):  # r1 and its resumption
+            launcher, script, *words = read(starts[number] / "words")[3:]
             assert (launcher, script) == ("accelerate_config.yaml", "trainer/run.py")
-            words = [word for word in words if not word.startswith("--epochs")]
-            set_by_agent = dict(entry.split("=", 1) for entry in read(tmp_path / "started" / str(number) / "env"))
-            done = python()(str(ROOT / script), *words, *small, "--steps", steps, cwd=tmp_path, env=set_by_agent)
+            words = [word for word in words if not word.startswith("--epochs")] + [*small, "--steps", steps]
+            done = python()(str(ROOT / script), *words, cwd=tmp_path, env=environments[number])
             assert done.returncode == 0 and "Weights & Biases" not in done.stderr, done.stderr
-    for name, rate, steps in (("r1", 1e-05, 4), ("r2", 0.0003, 2)):
-        run = tmp_path / "runs" / "sweep-s1" / name
-        config = yaml.safe_load((run / "config.yaml").read_text())
-        assert (config["optim.lr_g"], config["optim.lr_d"], config["data.flip"]) == (rate, 2e-4, True)
-        assert (status(run)["state"], status(run)["step"]) == ("done", steps)
-        assert [row["step"] for row in rows(run / "metrics.jsonl")] == list(range(2, steps + 1, 2))
-        assert (run / "wandb-id").read_text() == name
+    assert [each["WANDB_RUN_ID"] for each in environments] == [name for _, name, _ in chosen]
+    assert "--optim.lr-g=0.0003" in read(starts[1] / "words")
+    run = tmp_path / "runs" / "sweep-s1" / "r1"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["optim.lr_g"], config["optim.lr_d"], config["data.flip"]) == (1e-05, 2e-4, True)
+    assert (status(run)["state"], status(run)["step"], (run / "wandb-id").read_text()) == ("done", 4, "r1")
+    assert [row["step"] for row in rows(run / "metrics.jsonl")] == [2, 4]
     asked = [(run["name"], run["sweep"], run["project"], run["entity"]) for run in server.runs if run["sweep"]]
-    assert asked == [(name, "s1", "a-project", "me") for _, name, _ in chosen]
+    assert asked == [("r1", "s1", "a-project", "me")] * 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import sys
@@ -10,7 +9,7 @@ import time
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
-from shards.common.command import USAGE_ERROR, conclude, explain
+from shards.common.command import USAGE_ERROR, conclude, explain, is_explained
 from shards.common.errors import InputError
 from shards.common.names import printable
 from shards.common.urls import redact
@@ -19,9 +18,6 @@ from trainer.ranks.launch import end_with_launcher, read_launch
 
 if TYPE_CHECKING:
     from trainer.config import Config
-
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
-"""Errors of the run folder's disk, which are reported without a traceback even if they name no file."""
 
 GRACE = 5.0
 """Seconds that a rank without a message of its own waits before it exits: the launcher kills all ranks when the first
@@ -85,7 +81,7 @@ def _train(preset: str, config: Config) -> Exception | None:
         except InputError as error:
             return error
         except OSError as error:
-            if error.filename is None and error.errno not in DISK_ERRORS:
+            if not is_explained(error):
                 raise
             return error
         except RuntimeError as error:

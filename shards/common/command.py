@@ -29,9 +29,11 @@ ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free space, and run the command again."),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Correct the permissions, or name another place."),
     **dict.fromkeys((errno.EIO, errno.ESTALE), "The disk or its server failed. Run the command again, or elsewhere."),
+    errno.EFBIG: "The disk, or a limit (ulimit -f), allows no larger file.",
     errno.EMFILE: "Raise the limit on open files: ulimit -n.",
+    errno.ENOENT: "",  # of tempfile, without a folder that it can use
 }
-"""What to do about an error of the operating system."""
+"""What to do about errors of the operating system; these are the user's even if they name no file."""
 
 
 class _Stream(io.FileIO):
@@ -57,14 +59,15 @@ def conclude(command: Callable[[], None], on_interrupt: str = "") -> int:
     _prepare()
     try:
         try:
+            _check_current_folder()
             command()
         finally:
             sys.stdout.flush()  # what fails here would otherwise fail at exit, with a traceback
     except InputError as error:
         return _fail(str(error))
     except OSError as error:
-        if error.filename is None:
-            raise  # not about a file that the user named
+        if not is_explained(error):
+            raise
         if error.filename == STDOUT:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is still buffered
             if isinstance(error, BrokenPipeError):
@@ -94,6 +97,11 @@ def read_words(words: Sequence[str] | None = None) -> list[str]:
     return words
 
 
+def is_explained(error: OSError) -> bool:
+    """Whether ``error`` is about a file or a disk, not about a connection or a bug."""
+    return error.filename is not None or error.errno in ADVICE
+
+
 def explain(error: OSError) -> str:
     """The file, what is wrong with it, and what to do, where that is not obvious."""
     advice = ADVICE.get(error.errno or 0)
@@ -106,6 +114,13 @@ def end_quietly_on_interrupt() -> None:
     """Until :func:`conclude`, Ctrl-C ends the process without a traceback, even in the middle of an import."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _check_current_folder() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:  # torch would end the process with a message about its own files
+        raise InputError(f"The current folder is gone ({error.strerror}): cd to one that exists.") from error
 
 
 def _fail(message: str) -> int:

@@ -6,10 +6,9 @@ import os
 import select
 import tempfile
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import count, pairwise
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -20,7 +19,6 @@ from shards.loading.reader import Reader, Report
 from shards.loading.worker import SIGNALS, map_ring
 
 PREFETCH = 6  # batches in flight besides two: rides out a slow read and holds little (1.5 MB per 128 at 64x64)
-MEMORY = Path("/dev/shm")  # only on Linux; elsewhere the temporary folder is as fast, in the page cache
 POLL = 500  # milliseconds between two looks at whether to go on waiting
 CPU = torch.device("cpu")
 
@@ -87,8 +85,12 @@ class Ring:
     def __init__(self, slots: int, shape: tuple[int, int, int, int], device: torch.device) -> None:
         self.shape = (slots, *shape)
         size = int(np.prod(self.shape))
-        self.file = tempfile.TemporaryFile(dir=MEMORY if MEMORY.is_dir() else None)  # noqa: SIM115
-        os.posix_fallocate(self.file.fileno(), 0, size)  # else a full /dev/shm would kill a worker with SIGBUS
+        self.file = _open_memory()
+        try:
+            os.posix_fallocate(self.file.fileno(), 0, size)  # else a worker might be killed with SIGBUS
+        except OSError as error:
+            self.file.close()
+            raise OSError(error.errno, error.strerror, f"{size >> 20} MiB of memory for batches") from error
         self.array = map_ring(self.file.fileno(), self.shape)
         self._tensor = torch.from_numpy(self.array)
         self._device = device
@@ -123,6 +125,14 @@ class Ring:
         if self._stream is not None:
             torch.cuda.check_error(self._runtime.cudaHostUnregister(self._tensor.data_ptr()))
         self.file.close()
+
+
+def _open_memory() -> IO[bytes]:
+    """A file in memory, but not in /dev/shm, which containers limit to 64 MB or mount read-only."""
+    if hasattr(os, "memfd_create"):  # not on macOS, where the temporary folder is as fast, in the page cache
+        with suppress(OSError):  # a sandbox without it
+            return os.fdopen(os.memfd_create("batches"), "r+b")
+    return tempfile.TemporaryFile()
 
 
 class _WorkerPool:

@@ -42,7 +42,11 @@ HASHED_BYTES = 256 << 20  # the largest index (11 million samples) that is hashe
 
 def default_cache_folder() -> Path:
     """This user's cache in the folder for temporary files, which is local to the node on most clusters."""
-    return Path(tempfile.gettempdir()) / f"shardgan-cache-{os.getuid()}"
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:  # none can be written, which matters for remote data only
+        folder = os.environ.get("TMPDIR") or "/tmp"
+    return Path(folder) / f"shardgan-cache-{os.getuid()}"
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,8 @@ def use_writable_folders(run: Path) -> str | None:
         variable, folder = f"WANDB_{name.upper()}_DIR", Path(parent, "wandb")
         if variable not in os.environ and not os.access(folder / "settings", os.R_OK) and not _is_writable(folder):
             os.environ[variable] = str(run.absolute() / "wandb" / name)
+    if not Path(os.path.expanduser("~")).is_absolute():  # noqa: PTH111  # a user without an entry in passwd
+        os.environ.setdefault("XDG_DATA_HOME", str(run.absolute() / "wandb"))  # artifacts look for wandb's default
     if "WANDB_DIR" in os.environ and not _is_writable(Path(os.environ["WANDB_DIR"])):
         return f"writes into {run}: WANDB_DIR={os.environ.pop('WANDB_DIR')} is not writable."
     return None

@@ -111,6 +111,16 @@ def test_any_name_can_be_printed(encoding: str, printed: str) -> None:
     assert end(f"raise InputError({name})", env=env)[2] == f"error: {printed}\n"
 
 
+def test_a_current_folder_that_was_deleted(tmp_path: Path) -> None:
+    """torch would end the process there."""
+    gone = f"mkdir {tmp_path}/x && cd {tmp_path}/x && rmdir {tmp_path}/x && exec"
+    words = ["sh", "-c", f'{gone} "$@"', "sh", sys.executable, "-m", "trainer.status", "run"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: The current folder is gone (No such file or directory): cd to one that exists.\n"
+
+
 def test_an_interrupt_during_imports_is_no_traceback(tmp_path: Path) -> None:
     """What a command imports first comes to hang here; the trainer imports torch later than its other modules."""
     hanging = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -17,7 +21,7 @@ from hypothesis import strategies as st
 
 from shards.common.errors import InputError
 from shards.loading.dataset import Batch, ShardDataset
-from shards.loading.loader import batches, normalise
+from shards.loading.loader import Ring, batches, normalise
 from tests.support.make import key, make_shards, numbers
 
 SAMPLES = 50
@@ -189,3 +193,17 @@ def test_normalise_moves_channels_without_moving_memory() -> None:
     assert values.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(values[1, 2, 5, 4], images[1, 5, 4, 2] / 127.5 - 1)
     assert torch.equal(images, kept)
+
+
+def test_the_memory_of_batches_needs_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers limit /dev/shm, or have no temporary folder. A sandbox may lack memory files, and memory is finite."""
+    folder = Mock(side_effect=tempfile.TemporaryFile)
+    monkeypatch.setattr(tempfile, "TemporaryFile", folder)
+    for calls in (0, 1):
+        with closing(Ring(2, (3, 4, 4, 3), torch.device("cpu"))) as ring:
+            ring.array[1] = 7
+            assert ring.take(1).shape == (3, 4, 4, 3) and ring.take(1).float().mean() == 7
+        assert folder.call_count == calls
+        monkeypatch.setattr(os, "memfd_create", Mock(side_effect=OSError(errno.ENOSYS, "no")))
+    with pytest.raises(OSError, match="MiB of memory for batches"):
+        Ring(1, (1, 1, 1, 1 << 62), torch.device("cpu"))

@@ -4,6 +4,7 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -54,3 +55,5 @@ def test_an_index_of_another_data_set(folder: Path, tmp_path: Path, checksum: st
 
 def test_the_default_cache_belongs_to_this_user() -> None:
     assert default_cache_folder() == Path(tempfile.gettempdir()) / f"shardgan-cache-{os.getuid()}"
+    with patch("tempfile.gettempdir", side_effect=FileNotFoundError), patch.dict(os.environ, {"TMPDIR": "/proc/x"}):
+        assert default_cache_folder() == Path(f"/proc/x/shardgan-cache-{os.getuid()}")  # local data do not need it

@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import psutil
 import pytest
+import wandb
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
@@ -240,6 +241,13 @@ def test_without_a_writable_home_wandb_is_quiet_and_stays_in_the_run_folder(
     assert capfd.readouterr() == ("", "")
     assert used == {name: f"{folder.path}/wandb/{name[6:-4].lower()}" for name in used}
     assert {*tmp_path.iterdir()} == before and len([*(folder.path / "wandb").glob("offline-run-*/*.wandb")]) == 1
+
+
+def test_artifacts_need_no_home(folder: RunFolder) -> None:
+    with patch.dict(os.environ), patch("pwd.getpwuid", side_effect=KeyError):
+        del os.environ["HOME"]
+        use_writable_folders(folder.path)
+        assert wandb.env.get_data_dir() == f"{folder.path}/wandb/data"
 
 
 def test_folders_that_the_user_names_are_kept(folder: RunFolder, tmp_path: Path) -> None:

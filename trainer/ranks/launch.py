@@ -55,8 +55,6 @@ def check_launch(launch: Launch, batch_size: int) -> None:
         check_mpi()
     if not launch.cpu and launch.ranks > 1 and "LOCAL_RANK" not in os.environ:
         raise InputError(f"{describe_variables()}: LOCAL_RANK, the number of this rank's GPU, is missing.")
-    if launch.ranks == 1 and _set_by_launcher("MASTER_ADDR"):  # by num_processes in accelerate's config
-        raise InputError(f"accelerate's config requests several processes, and one was started. {CONFIG_HINT}")
     requested = requested_ranks()
     if requested and requested != launch.ranks:
         raise InputError(
@@ -64,6 +62,8 @@ def check_launch(launch: Launch, batch_size: int) -> None:
             "--cpu, it starts one. GPUs: accelerate launch --multi_gpu --num_processes N. CPU ranks: "
             "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N."
         )
+    if launch.ranks == 1 and _set_by_launcher("MASTER_ADDR"):  # by num_processes in accelerate's config
+        raise InputError(f"accelerate's config requests several processes, and one was started. {CONFIG_HINT}")
     if batch_size % launch.ranks:
         divisible = max(1, round(batch_size / launch.ranks)) * launch.ranks
         raise InputError(

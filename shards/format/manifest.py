@@ -122,6 +122,9 @@ def read_manifest(folder: Path) -> Manifest:
             what = f"it holds tars but no {MANIFEST}, so a build was interrupted. Run it again."
         how = f"Build them with: python -m shards build SOURCE_KIND RAW {folder}"
         raise InputError(f"No shards at {folder}: {what} {how}") from None
+    except NotADirectoryError:
+        what = "`python -m shards index` makes it for tars." if folder.suffix == ".tar" else "Name the folder itself."
+        raise InputError(f"{folder} is a file, not a folder that holds {MANIFEST}. {what}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error}). Build the data set again.") from error
 

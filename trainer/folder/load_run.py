@@ -39,9 +39,9 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
 
     Raises ``InputError`` if there is no such run, or no complete checkpoint of its networks.
     """
-    if not run.is_dir():
-        raise InputError(f"There is no run at {run}: no such folder. `accelerate launch trainer/run.py` makes one.")
-    config = RunFolder(run).read_config()
+    folder = RunFolder(run)
+    folder.check_exists()
+    config = folder.read_config()
     newest = _load_chosen(run, checkpoint) if checkpoint else checkpoints.load_newest(RunFolder(run).checkpoints)
     if newest is None:
         raise InputError(

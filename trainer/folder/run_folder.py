@@ -20,6 +20,7 @@ from trainer.config import Config, differences, flatten
 RunState = Literal["running", "preempted", "done", "failed"]
 
 LOCK = ".lock"
+REPAIR = "Delete it, and repeat the command that started the run, which writes it anew."
 QUERY = 1  # byte of the lock file that a query locks, so that it never makes a starting run fail at byte 0
 
 
@@ -53,6 +54,15 @@ class RunFolder:
         self.status = path / "status.json"
         self._config = path / "config.yaml"
 
+    def check_exists(self) -> None:
+        """Raise ``InputError`` if there is no folder at the path."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file. Name the folder of a run, such as runs/faces.")
+        if not self.path.is_dir():
+            raise InputError(
+                f"There is no run at {self.path}: no such folder. `accelerate launch trainer/run.py` makes one."
+            )
+
     def read_config(self) -> Config:
         """Read the config of the run. A field that an earlier version did not have gets its default.
 
@@ -63,7 +73,7 @@ class RunFolder:
         try:
             config: Config = _unflatten(Config, flat)
         except (TypeError, ValueError) as error:
-            raise InputError(f"{self._config} is not a run's config: {error}") from error
+            raise InputError(f"{self._config} is not a run's config: {error}. {REPAIR}") from error
         return config
 
     def check(self, config: Config) -> None:
@@ -85,9 +95,9 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise InputError(f"{self._config} cannot be read ({' '.join(str(error).split())}).") from error
+            raise InputError(f"{self._config} cannot be read ({' '.join(str(error).split())}). {REPAIR}") from error
         if not isinstance(flat, dict):
-            raise InputError(f"{self._config} is not a run's config.")
+            raise InputError(f"{self._config} is not a run's config. {REPAIR}")
         return flat
 
     @contextmanager
@@ -142,7 +152,8 @@ class RunFolder:
             file.write((json.dumps({"state": state, "step": step, "position": position, **more}) + "\n").encode())
 
     def _not_writable(self, error: OSError) -> InputError:
-        return InputError(f"The run folder {self.path} cannot be written: {error.strerror}. Choose another --out.")
+        why = "it is a file" if self.path.is_file() else error.strerror
+        return InputError(f"The run folder {self.path} cannot be written: {why}. Choose another --out.")
 
 
 def _unflatten(kind: type, flat: dict[str, Any], prefix: str = "") -> Any:

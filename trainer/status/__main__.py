@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from shards.common.errors import InputError
 from trainer.cli import INTERRUPTED, conclude, parse_command
-from trainer.folder.run_folder import RunFolder, is_locked
+from trainer.folder.run_folder import REPAIR, RunFolder, is_locked
 from trainer.watch.progress import format_figures
 
 
@@ -28,7 +29,7 @@ class Arguments:
     Example: python -m trainer.status runs/faces runs/mnist
     """
 
-    runs: Positional[tuple[Path, ...]]
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
     """Folders of runs."""
     json: bool = False
     """Print one JSON object per run and line."""
@@ -62,18 +63,17 @@ class RunStatus:
 def read_status(run: Path) -> RunStatus:
     """The state of the run in ``run``; raises ``InputError`` if that is no run folder or its status is not valid."""
     folder = RunFolder(run)
-    if not run.is_dir():
-        raise InputError(f"There is no run at {run}: no such folder.")
+    folder.check_exists()
     alive = is_locked(run)
     try:
         status = json.loads(folder.status.read_text())
-        state, step, position = (status[name] for name in ("state", "step", "position"))
+        state, step, position = str(status["state"]), int(status["step"]), int(status["position"])
     except FileNotFoundError:
         if not alive:
             raise InputError(f"{run} is not a run folder: it holds no status.json.") from None
         status, state, step, position = {}, "starting", 0, 0
-    except (OSError, ValueError, TypeError, LookupError) as error:
-        raise InputError(f"{folder.status} is not a run's status: {error}") from error
+    except (OSError, ValueError, TypeError, LookupError, OverflowError) as error:
+        raise InputError(f"{folder.status} is not a run's status: {error}. {REPAIR}") from error
     if state == "running" and alive is False:
         state = "killed"
     row = _newest_row(folder.metrics)
@@ -102,19 +102,20 @@ def _remaining(run: Path, step: int, position: int, row: dict[str, float]) -> tu
     try:
         config = RunFolder(run).read_config()
         samples = round(row["images"] / row["epoch"]) if config.epochs is not None else 1
-    except (KeyError, ZeroDivisionError, InputError):
+    except (KeyError, ArithmeticError, ValueError, InputError):  # figures may be infinite or no numbers
         return None, None
     steps = config.remaining_steps(step, position, samples)
     return steps, steps * config.batch_size * config.d_steps
 
 
 def _newest_row(path: Path) -> dict[str, float]:
-    """The last complete line, or an empty dictionary."""
+    """The numbers of the last complete line, or an empty dictionary."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))  # bytes, more than a row has
-            return dict(json.loads(file.read().split(b"\n")[-2]))
-    except (OSError, ValueError, TypeError, IndexError):
+            row = json.loads(file.read().split(b"\n")[-2])
+        return {name: value for name, value in row.items() if isinstance(value, int | float)}
+    except (OSError, ValueError, AttributeError, IndexError):
         return {}
 
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import psutil
 import torch
 
 from shards.common.errors import InputError
@@ -32,15 +33,32 @@ def disk_note(config: Config, manifest: Manifest) -> str | None:
     folder = next(path for path in (config.out, *config.out.absolute().parents) if path.is_dir())
     free, one = shutil.disk_usage(folder).free, checkpoint_bytes(config, manifest)
     if free < one:
-        raise InputError(f"A checkpoint takes {one / 1e6:.0f} MB; {folder} has {free / 1e6:.0f} MB free. Make room.")
+        raise InputError(
+            f"A checkpoint takes {one / 1e6:.0f} MB; {folder} has {free / 1e6:.0f} MB free. Make room, or "
+            "lower --model.features-g and --model.features-d."
+        )
     if free < one * (config.checkpoint.keep + 1):
         return f"{folder} has {free / 1e6:.0f} MB free, perhaps too little for the checkpoints (--checkpoint.keep 1?)."
     return None
 
 
+def check_memory(config: Config, manifest: Manifest, launch: Launch) -> None:
+    """Raise ``InputError`` if the host cannot hold a checkpoint in memory, on the CPU one for each rank.
+
+    The system would kill the process without a word. Gradients and activations are not counted.
+    """
+    total = psutil.virtual_memory().total // (launch.local_ranks if launch.cpu else 1)
+    if total < (needed := checkpoint_bytes(config, manifest)):
+        raise InputError(
+            f"The networks and Adam's state take {needed / 1e9:,.1f} GB of memory a rank, which has {total / 1e9:.1f}. "
+            "Lower --model.features-g and --model.features-d."
+        )
+
+
 def _notes(config: Config, manifest: Manifest, launch: Launch) -> Iterator[str | None]:
     """Flags and launch options that will not have the effect the user may expect."""
     yield idle_gpus(launch)
+    check_memory(config, manifest, launch)
     yield disk_note(config, manifest)
     if config.cuda_graphs and not supports_cuda_graphs(launch):
         yield "--cuda-graphs needs one GPU and has no effect here."
@@ -49,8 +67,13 @@ def _notes(config: Config, manifest: Manifest, launch: Launch) -> Iterator[str |
 
 
 def _parameters(config: Config, manifest: Manifest) -> tuple[int, int]:
-    with torch.device("meta"):
-        networks = create_networks(config.model, manifest.size, manifest.channels)
+    try:
+        with torch.device("meta"):
+            networks = create_networks(config.model, manifest.size, manifest.channels)
+    except (RuntimeError, TypeError) as error:  # more bytes, or features, than 64 bits count
+        raise InputError(
+            "The networks are too large for any memory. Lower --model.features-g, --model.features-d and --model.z-dim."
+        ) from error
     g, d = (sum(p.numel() for p in network.parameters()) for network in networks)
     return g, d
 

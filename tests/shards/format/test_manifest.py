@@ -124,3 +124,10 @@ def test_every_format_has_a_decoder() -> None:
 def test_the_digest_is_that_of_the_images_wherever_they_lie() -> None:
     afar = dataclasses.replace(WHOLE, shards=tuple(dataclasses.replace(s, sha256="") for s in WHOLE.shards), base="x")
     assert afar.digest == WHOLE.digest
+
+
+@pytest.mark.parametrize(("name", "advice"), [("x.tar", "shards index"), ("manifest.json", "Name the folder itself")])
+def test_a_file_is_no_data_set(tmp_path: Path, name: str, advice: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match=f"{name} is a file, not a folder that holds manifest.json.*{advice}"):
+        read_manifest(tmp_path / name)

@@ -91,7 +91,7 @@ def refused(run: Path, given: Path | None, *parts: str) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "none", None, "none: no such folder")
     (tmp_path / "file").write_text("")
-    refused(tmp_path / "file", None, "no such folder")
+    refused(tmp_path / "file", None, "is a file. Name the folder of a run")
     refused(tmp_path, None, "not a run folder", "config.yaml")
     for text in ("", "- 1", "a: [", "batch_size: x", "model.z_dim: -1"):
         (tmp_path / "config.yaml").write_text(text)

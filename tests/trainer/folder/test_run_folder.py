@@ -133,7 +133,7 @@ def test_another_config_is_refused_with_every_difference(tmp_path: Path) -> None
 @pytest.mark.parametrize("damage", ["", "[1, 2]", "text", "a: [", "\x00"])
 def test_a_config_that_is_none_is_an_error(tmp_path: Path, damage: str) -> None:
     (tmp_path / "config.yaml").write_text(damage)
-    with pytest.raises(InputError, match=r"config\.yaml"):
+    with pytest.raises(InputError, match=r"config\.yaml.* Delete it, and repeat the command"):
         RunFolder(tmp_path).check(Config())
 
 
@@ -144,6 +144,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"{folder.path}.*[Nn]ot a directory"), folder.lock(True):
         pass
     folder.check(Config())
+    with pytest.raises(InputError, match="cannot be written: it is a file"), RunFolder(tmp_path / "file").lock(True):
+        pass
 
 
 def test_an_error_leaves_no_folder_where_there_was_none(tmp_path: Path) -> None:

@@ -142,6 +142,10 @@ def test_a_run_that_has_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture
         ("other", "", "is not a run folder"),
         ("status.json", "{", "is not a run's status"),
         ("status.json", "[]", "is not a run's status"),
+        ("status.json", '{"state": "running"}', "repeat the command that started the run"),
+        ("status.json", '{"state": "done", "step": "x", "position": null}', "is not a run's status"),
+        ("status.json", '{"state": "done", "step": 1e400, "position": 0}', "is not a run's status"),
+        ("status.json", "\x00\x8b", "is not a run's status"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -154,6 +158,31 @@ def test_bad_input_is_one_line(
     assert main([str(run)]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and expected in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "row",
+    ['{"step": "x", "epoch": 0, "loss/d": [1]}', '"text"', "garbage", '{"images": NaN, "epoch": 1}'],
+)
+def test_damaged_figures_and_configs_hide_no_state(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: str
+) -> None:
+    run = make(tmp_path / "run", "done")
+    (run / "config.yaml").write_text(yaml.safe_dump(flatten(Config(out=run, epochs=2))))
+    (run / "metrics.jsonl").write_text(f"{row}\n")
+    assert main([str(run)]) == 0
+    (run / "config.yaml").write_bytes(b"\x00\x8b")
+    assert main([str(run)]) == 0
+    assert capsys.readouterr().out.count("done, 40 steps") == 2
+
+
+def test_the_help_requires_a_run_and_a_file_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "[-h] RUN [RUN ...] [--json]" in capsys.readouterr().out
+    (tmp_path / "x").touch()
+    assert main([str(tmp_path / "x")]) == 2
+    assert f"{tmp_path / 'x'} is a file. Name the folder of a run" in capsys.readouterr().err
 
 
 def test_an_error_of_one_run_does_not_hide_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

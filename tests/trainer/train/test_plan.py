@@ -8,9 +8,9 @@ import pytest
 
 from shards.common.errors import InputError
 from shards.format.manifest import Manifest, Shard
-from trainer.config import Checkpoints, Config, Data
+from trainer.config import Checkpoints, Config, Data, Model
 from trainer.ranks.launch import Launch
-from trainer.train.plan import describe, disk_note
+from trainer.train.plan import check_memory, describe, disk_note
 
 MANIFEST = Manifest("celeba", "jpg", 64, 3, (Shard("a.tar", 1500, 9, ""), Shard("b.tar", 500, 9, "")), "")
 CONFIG = Config(data=Data(shards="here"), out=Path("there"), steps=1234, checkpoint=Checkpoints(keep=2))
@@ -50,6 +50,16 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_step(
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**8))
     with pytest.raises(InputError, match=r"takes 236 MB; .* has 100 MB free"):
         disk_note(config, MANIFEST)
+
+
+@pytest.mark.parametrize("features", [10**4, 10**6, 10**12, 10**25])
+def test_networks_that_no_memory_holds_are_told_before_any_is_taken(features: int) -> None:
+    check_memory(CONFIG, MANIFEST, ONE)
+    for model in (Model(features_g=features), Model(features_d=features)):
+        with pytest.raises(InputError, match=r"memory.* Lower --model\.features-g"):
+            check_memory(replace(CONFIG, model=model), MANIFEST, ONE)
+    with pytest.raises(InputError, match=r"take 0\.2 GB of memory a rank, which has 0\.0"):
+        check_memory(CONFIG, MANIFEST, replace(ONE, local_ranks=10**6))
 
 
 def test_double_precision_takes_double_the_disk() -> None:

@@ -88,7 +88,7 @@ def test_a_dry_run_says_what_will_not_serve(faces32: Path, tmp_path: Path) -> No
     assert "note     --cuda-graphs needs one GPU and has no effect here." in done.stderr
     assert "note     --threads 999 on " in done.stderr
     done = run(*flags(faces32, tmp_path / "run", "--dry-run", "--model.features-g", "100000"))
-    assert done.returncode == 2 and done.stderr.startswith("error: A checkpoint takes ")
+    assert done.returncode == 2 and done.stderr.startswith("error: The networks and Adam's state take ")
 
 
 def test_a_dry_run_of_the_default_draws_nothing(tmp_path: Path) -> None:

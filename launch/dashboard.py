@@ -23,11 +23,17 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "D(x)": ("score/real",),
         "D(G(z)), before and after D's step": ("score/fake_before", "score/fake_after"),
     },
+    "Evaluation": {
+        "kernel distance": ("evaluation/kd-lite0",),
+        "sliced Wasserstein distance": ("evaluation/swd",),
+        "similarity of pairs: generated, real": ("evaluation/ms-ssim", "evaluation/ms-ssim-real"),
+        "precision, recall": ("evaluation/precision-lite0", "evaluation/recall-lite0"),
+    },
     "Gradient norms": {"D": ("gradient/d",), "G": ("gradient/g",)},
     "Speed and data wait": {
         "images/s": ("speed/images_per_second",),
         "share of time spent waiting for data": ("data/wait",),
-        "share of time held up by checkpoints": ("speed/checkpoints",),
+        "share of time held up by checkpoints, evaluations": ("speed/checkpoints", "speed/evaluation"),
         "bad samples replaced": ("data/replaced",),
     },
     "Memory": {"host, GiB": ("memory/host_gb",), "device, GiB": ("memory/device_gb",)},

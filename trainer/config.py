@@ -17,12 +17,16 @@ from shards.common.urls import redact
 
 Loss = Literal["non-saturating", "minimax"]
 Kind = Literal["dcgan", "mlp"]
+Judge = Literal["fid", "kd-lite0", "swd"]
+"""Scores that can choose the best checkpoint, the preferred one first. Less is better in each."""
 LEAST = {"batch_size": 1, "steps": 1, "d_steps": 1, "data.workers": 0, "model.z_dim": 1, "model.features_g": 1,
          "model.features_d": 1, "checkpoint.every": 1, "checkpoint.keep": 1, "samples.every": 0, "samples.count": 1,
-         "ema_images": 0, "threads": 0, "log_every": 1, "seed": 0}  # fmt: skip
+         "evaluate.every": 0, "evaluate.samples": 0, "ema_images": 0, "threads": 0, "log_every": 1,
+         "seed": 0}  # fmt: skip
 """Smallest values of fields by their dotted names."""
 BELOW = {"optim.lr_g": math.inf, "optim.lr_d": math.inf, "optim.beta1": 1.0, "optim.beta2": 1.0}
 """Upper bounds, exclusive, of fields that must be at least 0."""
+MIN_SAMPLES = 100  # images of an evaluation; fewer say nothing
 Switch = Annotated[
     bool,
     tyro.constructors.PrimitiveConstructorSpec(
@@ -115,6 +119,20 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """Scores of the generator during training. `python -m trainer.evaluate` gives more, of any checkpoint."""
+
+    every: int = 0
+    """Steps between evaluations; each also writes a checkpoint. 0: only one at the end."""
+    samples: int = 1000
+    """Images of an evaluation, as many generated as real ones. 0: no evaluation."""
+    features: Literal["auto", "pixels", "lite0"] = "auto"
+    """auto: lite0, if the extra `scores` is installed, and pixels."""
+    by: Judge | None = None
+    """Score that chooses the best checkpoint, which is kept. Default: kd-lite0, without it swd."""
+
+
+@dataclass(frozen=True)
 class Tracking:
     """Weights & Biases or TensorBoard. metrics.jsonl is always written."""
 
@@ -138,6 +156,7 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     checkpoint: Checkpoints = field(default_factory=Checkpoints)
     samples: Samples = field(default_factory=Samples)
+    evaluate: Evaluation = field(default_factory=Evaluation)
     tracking: Tracking = field(default_factory=Tracking)
     out: Path = Path("runs/faces")
     """Run folder: config, status, metrics, checkpoints, samples."""
@@ -192,6 +211,8 @@ class Config:
         require(0 <= self.data.max_bad <= 1, "data.max_bad", "a share from 0 to 1")
         require(self.epochs is None or 0 < self.epochs < math.inf, "epochs", "more than 0")
         require(self.seed < 2**63, "seed", "less than 2**63")
+        samples = self.evaluate.samples
+        require(samples == 0 or samples >= MIN_SAMPLES, "evaluate.samples", f"0, or at least {MIN_SAMPLES}")
 
     def remaining_steps(self, step: int, position: int, samples: int) -> int:
         """Steps left on a data set of ``samples`` images. --epochs counts images, so the batch size may change."""
@@ -201,8 +222,8 @@ class Config:
 
 
 FREE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "data.trust_base", "data.audit", "data.strict",
-        "data.max_bad", "checkpoint.", "samples.", "tracking.", "out", "batch_size", "steps", "epochs", "threads",
-        "log_every", "dry_run", "default_steps", "model.sync_bn", "tf32", "cuda_graphs")  # fmt: skip
+        "data.max_bad", "checkpoint.", "samples.", "evaluate.", "tracking.", "out", "batch_size", "steps", "epochs",
+        "threads", "log_every", "dry_run", "default_steps", "model.sync_bn", "tf32", "cuda_graphs")  # fmt: skip
 """Fields, or prefixes of fields, that may change when a run resumes: where it runs and reports, its length, and its
 batches, ranks and workers. The data are compared by digest."""
 OF_A_NODE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "threads")

@@ -24,7 +24,8 @@ def train_command(
     return [
         sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), *launcher,
         "trainer/run.py", "--data.shards", str(shards), "--batch-size", str(batch_size),
-        "--model.features-g", str(features), "--model.features-d", str(features), "--tracking.mode", "disabled", *flags,
+        "--model.features-g", str(features), "--model.features-d", str(features), "--tracking.mode", "disabled",
+        "--evaluate.samples", "0", *flags,
     ]  # fmt: skip
 
 

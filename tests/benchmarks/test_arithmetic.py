@@ -43,6 +43,7 @@ def test_arithmetic_makes_faces_smile(tmp_path: Path) -> None:
     faces, out = tmp_path / "faces", tmp_path / "run"
     build(Faces(1500), faces, Options(size=32))
     flags = ["--steps", "450", "--seed", "2", "--samples.every", "0", "--threads", "1", "--tracking.mode", "disabled"]
+    flags += ["--evaluate.samples", "0"]
     done = run("--data.shards", str(faces), *flags, "--out", str(out))
     assert done.returncode == 0, done.stderr
     figures = measure(load_run(out), Arguments(run=out, shards=faces, other="glasses", samples=1024, trials=60))

@@ -14,7 +14,7 @@ from tests.support.forks import LAUNCHER, ROOT, python
 
 SMALL = ("--batch-size", "8", "--model.features-g", "4", "--model.features-d", "4", "--model.z-dim", "8",
          "--log-every", "2", "--samples.every", "0", "--samples.count", "4", "--tracking.mode", "disabled",
-         "--threads", "1")  # fmt: skip
+         "--evaluate.samples", "0", "--threads", "1")  # fmt: skip
 """Flags of a run that takes a few milliseconds a step."""
 
 

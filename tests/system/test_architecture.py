@@ -34,11 +34,11 @@ TRAINER = {
     "cli": "",
     "hub": "config gan",
     "export": "cli folder gan hub",
-    "evaluate": "cli folder gan samples",
+    "evaluate": "cli config folder gan samples",
     "explore": "cli folder gan samples",
     "represent": "cli folder gan",
     "status": "cli folder watch",
-    "train": "config errors export folder gan presets ranks samples watch",
+    "train": "config errors evaluate export folder gan presets ranks samples watch",
     "run": "config errors presets ranks train",
 }
 """Each package, or module beside the packages, and what it imports."""

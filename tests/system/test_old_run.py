@@ -17,7 +17,7 @@ from trainer.samples import fixed_latents, generate
 VERSION_0_1 = ROOT / "tests" / "fixtures" / "version-0.1"
 FLAGS = ("--data.shards", str(VERSION_0_1 / "shards"), "--data.workers", "0", "--batch-size", "4",
          "--model.features-g", "1", "--model.features-d", "1", "--model.z-dim", "4", "--samples.count", "4",
-         "--log-every", "1", "--tracking.mode", "disabled", "--threads", "1")  # fmt: skip
+         "--log-every", "1", "--tracking.mode", "disabled", "--evaluate.samples", "0", "--threads", "1")  # fmt: skip
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ FREE = {
     "data.shards", "data.workers", "data.audit", "data.strict", "data.max_bad", "data.cache",
     "data.cache_gb", "data.trust_base", "checkpoint.every",
     "checkpoint.keep", "samples.every",
-    "samples.count", "tracking.board", "tracking.mode", "tracking.project",
+    "samples.count", "evaluate.every", "evaluate.samples", "evaluate.features", "evaluate.by",
+    "tracking.board", "tracking.mode", "tracking.project",
     "tracking.artifacts", "out", "batch_size", "steps", "epochs", "threads", "tf32", "cuda_graphs",
     "log_every", "dry_run", "default_steps", "model.sync_bn",
 }  # fmt: skip

@@ -16,11 +16,11 @@ from tyro.conf import Positional
 from shards.common.errors import InputError
 from shards.common.progress import progress_bar
 from trainer.cli import conclude, parse_command
+from trainer.config import MIN_SAMPLES
 from trainer.folder.run_folder import RunFolder, is_locked
-from trainer.folder.score_log import Result, as_table, read_scores
+from trainer.folder.score_log import Result, append_scores, as_table, read_scores
 
 FEATURES = ("lite0", "inception", "pixels")
-MIN_SAMPLES = 100
 PAUSE = 5.0  # seconds between two looks for new checkpoints
 
 
@@ -77,10 +77,9 @@ def evaluate(options: Evaluate) -> None:
     from shards.loading.dataset import ShardDataset
     from shards.storage.cache import make_private_folder
     from shards.storage.locate import default_cache_folder
-    from trainer.evaluate.evaluation import Evaluation
+    from trainer.evaluate.evaluation import Evaluation, check_shape, describe_subject, generated
     from trainer.evaluate.measures import create_measure
     from trainer.folder.checkpoint import checkpoints
-    from trainer.folder.journal import Journal
     from trainer.folder.load_run import load_run
 
     folder = RunFolder(options.run)
@@ -91,16 +90,18 @@ def evaluate(options: Evaluate) -> None:
     cache = config.data.cache or default_cache_folder()
     for private in (cache, features := cache / "features"):
         make_private_folder(private)
-    with closing(dataset.reader), closing(Journal(folder.scores)) as journal:
+    with closing(dataset.reader):
         evaluation = Evaluation(measures, dataset, options.samples, device, features)
 
         def score(checkpoint: Path | None) -> list[Result]:
-            known = read_scores(folder.scores)
+            run, known = load_run(options.run, checkpoint), read_scores(folder.scores)
+            check_shape(dataset, run.shape)
+            averaged = bool(run.config.ema_images)
+            subject = describe_subject(run.step, run.position, run.generator, averaged=averaged)
+            fakes = generated(run.generator.to(device), run.config.seed, run.config.model.z_dim)
             with progress_bar(evaluation.total(), 0) as bar:
-                results = evaluation.score(load_run(options.run, checkpoint), known, bar.update)
-            for result in results:
-                if result not in known:
-                    journal.append(dataclasses.asdict(result))
+                results = evaluation.score(subject, fakes, known, bar.update)
+            append_scores(folder.scores, [result for result in results if result not in known])
             return results
 
         if options.watch:

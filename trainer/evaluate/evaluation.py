@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,19 +19,31 @@ from shards.common.errors import InputError
 from shards.common.files import atomic_write
 from shards.loading.dataset import ShardDataset
 from trainer.evaluate.measures import Measure
-from trainer.folder.load_run import LoadedRun
-from trainer.folder.score_log import Result
-from trainer.gan.networks import has_batch_norm
+from trainer.folder.checkpoint import checkpoint_name
+from trainer.folder.score_log import Result, Subject
+from trainer.gan.networks import Generator, has_batch_norm
 from trainer.gan.noise import EVALUATION, latents
 from trainer.samples import generate, to_pixels
 
-STEP = 256  # images at a time
+CHUNK = 64  # images that a network gets at a time, whatever the number of ranks, so that they change no rounding
 ROWS = "rows"  # name of the tensor in a cached file
 
 Source = Callable[[int, int], Tensor]
 """Images ``start`` to ``stop`` of a set, uint8 (n, channels, side, side). Each depends on its number alone."""
 Advance = Callable[[int], object]
 """Called with the number of images that were just described."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The ranks that share an evaluation; the default is a process alone."""
+
+    rank: int = 0
+    ranks: int = 1
+    gather: Callable[[Tensor], Tensor] = lambda rows: rows
+    """Concatenates the tensors of all ranks, in their order."""
+    broadcast: Callable[[list[Any]], Any] = lambda _: None
+    """Replaces the elements of a list by those of rank 0."""
 
 
 def generated(generator: nn.Module, seed: int, z_dim: int) -> Source:
@@ -47,39 +61,61 @@ def real(dataset: ShardDataset) -> Source:
     return lambda start, stop: dataset.__getitems__(range(start, stop)).images.permute(0, 3, 1, 2)
 
 
-def describe(measure: Measure, source: Source, count: int, device: torch.device, advance: Advance) -> Tensor:
-    """The rows of ``measure``, on ``device``, for the first ``count`` images of ``source``."""
-    rows = []
-    for start in range(0, count, STEP):
-        images = source(start, min(start + STEP, count))
-        rows.append(measure.describe(images.to(device)))
-        advance(len(images))
-    return torch.cat(rows)
+def describe_subject(step: int, position: int, generator: Generator, *, averaged: bool) -> Subject:
+    """The ``generator`` of a run after ``step`` steps, in ``eval`` mode."""
+    return Subject(
+        checkpoint=checkpoint_name(step),
+        step=step,
+        position=position,
+        weights="averaged" if averaged else "current",
+        batch_norm="eval: running statistics" if has_batch_norm(generator) else "none",
+    )
+
+
+def describe(
+    measure: Measure, source: Source, count: int, device: torch.device, group: Group, advance: Advance
+) -> Tensor:
+    """The rows of ``measure``, on ``device``, for the first ``count`` images of ``source``, on every rank.
+
+    Ranks take turns at chunks of one size. Those behind the last image are described too, so that all ranks gather
+    equally much, and dropped.
+    """
+    rows, chunks = [], -(-count // CHUNK)
+    for first in range(0, chunks, group.ranks):
+        start = (first + group.rank) * CHUNK
+        rows.append(measure.describe(source(start, start + CHUNK).to(device)))
+        advance(min(count, (first + group.ranks) * CHUNK) - first * CHUNK)
+    turns = group.gather(torch.stack(rows))  # (ranks * turns, CHUNK, ...)
+    ordered = turns.view(group.ranks, len(rows), *turns.shape[1:]).transpose(0, 1)
+    return ordered.flatten(0, 2)[:count]
 
 
 def describe_reals(
-    measure: Measure, dataset: ShardDataset, count: int, device: torch.device, cache: Path, advance: Advance
-) -> Tensor:
-    """:func:`describe` of ``dataset``, from the folder ``cache`` if it was done before."""
+    measure: Measure,
+    dataset: ShardDataset,
+    count: int,
+    device: torch.device,
+    group: Group,
+    advance: Advance,
+    cache: Path,
+) -> Tensor | None:
+    """:func:`describe` of ``dataset``, from rank 0's folder ``cache`` if it was done before. None on other ranks."""
     reader, order = dataset.reader, dataset.order
-    subject = (
-        measure.name,
-        measure.resize,
-        dataset.manifest.digest,
-        reader.seed,
-        reader.flip,
-        order.lanes,
-        order.block,
-    )
-    name = hashlib.sha256(repr((subject, count)).encode()).hexdigest()[:32]
+    images = (dataset.manifest.digest, reader.seed, reader.flip, order.lanes, order.block, count)
+    name = hashlib.sha256(repr((measure.name, measure.resize, images)).encode()).hexdigest()[:32]
     path = cache / f"{measure.name}-{name}.safetensors"
-    with suppress(OSError, SafetensorError, KeyError):  # absent, or torn by a crash of the machine
-        rows = load_file(path)[ROWS].to(device)
+    rows = None
+    if group.rank == 0:
+        with suppress(OSError, SafetensorError, KeyError):  # absent, or torn by a crash of the machine
+            rows = load_file(path)[ROWS].to(device)
+    group.broadcast(cached := [rows is not None])
+    if cached[0]:
         advance(count)
         return rows
-    rows = describe(measure, real(dataset), count, device, advance)
-    with suppress(OSError), atomic_write(path) as file:  # without it, the next evaluation takes longer
-        file.write(save({ROWS: rows.contiguous().cpu()}))
+    rows = describe(measure, real(dataset), count, device, group, advance)
+    if group.rank == 0:
+        with suppress(OSError), atomic_write(path) as file:  # without it, the next evaluation takes longer
+            file.write(save({ROWS: rows.contiguous().cpu()}))
     return rows
 
 
@@ -92,6 +128,7 @@ class Evaluation:
     samples: int
     device: torch.device
     cache: Path  # folder for what was described of the real images
+    group: Group = Group()
 
     def total(self) -> int:
         """Images that the evaluation of one checkpoint describes."""
@@ -102,39 +139,42 @@ class Evaluation:
         count = min(self.samples, measure.limit or self.samples)
         return min(count, len(self.dataset)), count
 
-    def score(self, run: LoadedRun, known: Sequence[Result], advance: Advance) -> list[Result]:
-        """The result of each measure for the checkpoint ``run``; one that is ``known`` is not computed again.
-
-        Raises ``InputError`` if the real images do not have the shape of the generated ones.
+    def score(
+        self, subject: Subject, fakes: Source, known: Sequence[Result] = (), advance: Advance = lambda _: None
+    ) -> list[Result]:
+        """The result of each measure for the images ``fakes`` of ``subject``, on every rank. One that is ``known`` is
+        not computed again.
         """
-        manifest = self.dataset.manifest
-        if (manifest.channels, manifest.size) != run.shape:
-            raise InputError(
-                f"The real images are {manifest.summary}; the run makes images of {run.shape[1]}x{run.shape[1]}x"
-                f"{run.shape[0]}. Give shards of that shape as --shards."
-            )
-        fakes = generated(run.generator.to(self.device), run.config.seed, run.config.model.z_dim)
-        return [self._score(run, measure, fakes, known, advance) for measure in self.measures]
+        return [self._score(subject, measure, fakes, known, advance) for measure in self.measures]
 
     def _score(
-        self, run: LoadedRun, measure: Measure, fakes: Source, known: Sequence[Result], advance: Advance
+        self, subject: Subject, measure: Measure, fakes: Source, known: Sequence[Result], advance: Advance
     ) -> Result:
         reals, samples = self._counts(measure)
         question = Result(
-            checkpoint=run.checkpoint.name,
-            step=run.step,
-            position=run.position,
+            **dataclasses.asdict(subject),
             features=measure.name,
             resize=measure.resize,
             samples=samples,
             reals=reals,
             data=self.dataset.manifest.digest,
-            weights="averaged" if run.config.ema_images else "current",
-            batch_norm="eval: running statistics" if has_batch_norm(run.generator) else "none",
         )
         for result in known:
             if result.key == question:
                 advance(reals + samples)
                 return result
-        rows = describe_reals(measure, self.dataset, reals, self.device, self.cache, advance)
-        return question.with_scores(measure.compare(rows, describe(measure, fakes, samples, self.device, advance)))
+        device, group = self.device, self.group
+        ours = describe_reals(measure, self.dataset, reals, device, group, advance, self.cache)
+        theirs = describe(measure, fakes, samples, device, group, advance)
+        group.broadcast(scores := [measure.compare(ours, theirs) if group.rank == 0 and ours is not None else {}])
+        return question.with_scores(scores[0])
+
+
+def check_shape(dataset: ShardDataset, shape: tuple[int, int]) -> None:
+    """Raises ``InputError`` if the images of ``dataset`` are not of ``shape`` (channels, side), as a run makes them."""
+    manifest = dataset.manifest
+    if (manifest.channels, manifest.size) != shape:
+        raise InputError(
+            f"The real images are {manifest.summary}; the run makes images of {shape[1]}x{shape[1]}x{shape[0]}. "
+            "Give shards of that shape as --shards."
+        )

@@ -46,7 +46,7 @@ class Background:
 
 
 class CheckpointWriter(Background):
-    """Copies the state to host memory and writes the copy to ``folder``, of which the newest ``keep`` stay.
+    """Copies the state to host memory and writes the copy to ``folder``, where the newest ``keep`` and the best stay.
 
     The next call of ``save``, ``check`` or ``wait`` raises ``InputError`` if a checkpoint could not be written.
     """
@@ -56,8 +56,11 @@ class CheckpointWriter(Background):
         self._folder, self._keep = folder, keep
         self._copies: dict[str, Tensors] = {}
 
-    def save(self, state: State, metadata: Mapping[str, Any], on_written: Callable[[Path], None]) -> None:
-        """Start a checkpoint of ``state``; ``on_written`` is called with its path by the thread.
+    def save(
+        self, state: State, metadata: Mapping[str, Any], on_written: Callable[[Path], None], best: str | None = None
+    ) -> None:
+        """Start a checkpoint of ``state``; ``on_written`` is called with its path by the thread. The one called
+        ``best`` is kept too.
 
         The one before must be written, because its copy is overwritten: call :meth:`wait` first.
         """
@@ -66,7 +69,7 @@ class CheckpointWriter(Background):
         def write() -> None:
             if copied:
                 copied.synchronize()
-            on_written(checkpoint.save(self._folder, step, self._copies, metadata, self._keep))
+            on_written(checkpoint.save(self._folder, step, self._copies, metadata, self._keep, best))
 
         self.submit(write)
 

@@ -30,8 +30,21 @@ class TornCheckpoint(Exception):
     """A checkpoint folder whose files are missing, differ from what was written, or hold NaN or infinity."""
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Tensors], metadata: Mapping[str, Any], keep: int) -> Path:
-    """Write ``folder/step-NNNNNNNNN`` and then remove all but the newest ``keep``; returns its path.
+def checkpoint_name(step: int) -> str:
+    """Name of the folder of the checkpoint at ``step``."""
+    return f"step-{step:09d}"
+
+
+def save(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensors],
+    metadata: Mapping[str, Any],
+    keep: int,
+    best: str | None = None,
+) -> Path:
+    """Write ``folder/step-NNNNNNNNN`` and then remove all but the newest ``keep`` and the one called ``best``; returns
+    its path.
 
     Hashes and syncs every byte: about 0.4 s for the 250 MB of a DCGAN of 64 features. Raises ``InputError`` if the disk
     is full or not writable; older checkpoints are then unchanged.
@@ -39,7 +52,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensors], metadata: Mapp
     if not folder.exists():
         folder.mkdir(parents=True)
         sync_folder(folder.parent)
-    final = folder / f"step-{step:09d}"
+    final = folder / checkpoint_name(step)
     try:
         with atomic_folder(final) as partial:
             for name, group in tensors.items():
@@ -57,7 +70,8 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensors], metadata: Mapp
         ) from error
     # Newer checkpoints do not count as kept: they are torn, or this run would have resumed from them.
     for old in [path for path in checkpoints(folder) if path.name <= final.name][:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        if old.name != best:
+            shutil.rmtree(old, ignore_errors=True)
     return final
 
 

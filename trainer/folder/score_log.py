@@ -5,29 +5,38 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from shards.common.errors import InputError
+from trainer.config import Judge
+from trainer.folder.journal import Journal
 
-JUDGES = ("fid", "kd-lite0", "swd")
-"""Scores that can choose the best checkpoint, the preferred one first. Less is better in each."""
+JUDGES: tuple[Judge, ...] = get_args(Judge)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """What one measure found of one checkpoint."""
+class Subject:
+    """The generator that is scored."""
 
     checkpoint: str  # name of the folder
     step: int
     position: int
+    weights: str  # averaged or current
+    batch_norm: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Subject):
+    """What one measure found of one checkpoint."""
+
     features: str
     resize: str
     samples: int  # generated images
     reals: int  # real images
     data: str  # digest of their data set
-    weights: str  # averaged or current
-    batch_norm: str
     scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -54,15 +63,24 @@ def read_scores(path: Path) -> list[Result]:
         raise InputError(f"{path} does not hold results of trainer.evaluate ({error}). Move it away.") from error
 
 
-def best(results: Iterable[Result], by: str | None = None) -> tuple[str, Result] | None:
+def append_scores(path: Path, results: Iterable[Result]) -> None:
+    """Append ``results`` to ``path``; raises ``InputError`` if it cannot be written."""
+    with closing(Journal(path)) as journal:
+        for result in results:
+            journal.append(dataclasses.asdict(result))
+        journal.sync()
+
+
+def best(results: Iterable[Result], by: Judge | None = None) -> tuple[Judge, Result] | None:
     """The score that judges, ``by`` or the most preferred one that exists, and the result in which it is lowest.
 
     Only results with the most samples of this score are compared, because its value depends on the number of samples.
     """
-    rows = [(name, result) for result in results for name in ([by] if by else JUDGES) if name in result.scores]
+    names = (by,) if by else JUDGES
+    rows = [(name, result) for result in results for name in names if name in result.scores]
     if not rows:
         return None
-    judge = by or min((name for name, _ in rows), key=JUDGES.index)
+    judge = min((name for name, _ in rows), key=JUDGES.index)
     judged = [result for name, result in rows if name == judge]
     most = max(result.samples for result in judged)
     return judge, min((result for result in judged if result.samples == most), key=lambda result: result.scores[judge])
@@ -80,3 +98,8 @@ def as_table(results: Sequence[Result]) -> str:
         texts = ("-" if value is None else f"{value:.4g}" for value in cells)
         lines.append(" ".join([f"{name:{width}}", *(f"{text:>14}" for text in texts)]))
     return "\n".join(lines)
+
+
+def format_scores(scores: Mapping[str, float]) -> str:
+    """``scores`` on one line."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())

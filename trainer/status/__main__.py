@@ -19,6 +19,7 @@ from tyro.conf import Positional, arg
 from shards.common.errors import InputError
 from trainer.cli import INTERRUPTED, conclude, parse_command
 from trainer.folder.run_folder import REPAIR, RunFolder, is_locked
+from trainer.folder.score_log import best, format_scores, read_scores
 from trainer.watch.progress import format_figures
 
 
@@ -53,7 +54,10 @@ class RunStatus:
     epoch: float | None
     images_per_second: float | None
     eta_seconds: float | None  # only while the run trains
-    figures: dict[str, float]  # the newest row of metrics.jsonl
+    figures: dict[str, float]  # newest values in metrics.jsonl
+    scores: dict[str, float]  # of the checkpoint that was scored last
+    scored: str | None  # that checkpoint
+    best: str | None  # the checkpoint with the best score
     checkpoint: str | None
     checkpoint_age_seconds: float | None
     samples: str | None  # path of the newest sheet
@@ -76,7 +80,9 @@ def read_status(run: Path) -> RunStatus:
         raise InputError(f"{folder.status} is not a run's status: {error}. {REPAIR}") from error
     if state == "running" and alive is False:
         state = "killed"
-    row = _newest_row(folder.metrics)
+    row = _newest_figures(folder.metrics)
+    results = read_scores(folder.scores)
+    scored, judged = (results[-1].checkpoint if results else None), best(results)
     speed = row.get("speed/images_per_second")
     steps_left, images_left = _remaining(run, step, position, row)
     checkpoint = max(folder.checkpoints.glob("step-*"), default=None)
@@ -90,6 +96,9 @@ def read_status(run: Path) -> RunStatus:
         images_per_second=speed,
         eta_seconds=images_left / speed if state == "running" and images_left is not None and speed else None,
         figures=row,
+        scores={name: value for r in results if r.checkpoint == scored for name, value in r.scores.items()},
+        scored=scored,
+        best=judged[1].checkpoint if judged else None,
         checkpoint=checkpoint.name if checkpoint else None,
         checkpoint_age_seconds=max(0.0, time.time() - checkpoint.stat().st_mtime) if checkpoint else None,
         samples=str(max(folder.samples.glob("step-*.png"), default="")) or None,
@@ -108,15 +117,18 @@ def _remaining(run: Path, step: int, position: int, row: dict[str, float]) -> tu
     return steps, steps * config.batch_size * config.d_steps
 
 
-def _newest_row(path: Path) -> dict[str, float]:
-    """The numbers of the last complete line, or an empty dictionary."""
+def _newest_figures(path: Path) -> dict[str, float]:
+    """The newest value of each figure in the last complete rows: those of an evaluation have figures of their own."""
+    figures: dict[str, float] = {}
     try:
         with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))  # bytes, more than a row has
-            row = json.loads(file.read().split(b"\n")[-2])
-        return {name: value for name, value in row.items() if isinstance(value, int | float)}
-    except (OSError, ValueError, AttributeError, IndexError):
-        return {}
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))  # bytes, more than two rows have
+            for line in file.read().split(b"\n")[-3:-1]:
+                row = json.loads(line)
+                figures |= {name: value for name, value in row.items() if isinstance(value, int | float)}
+    except (OSError, ValueError, AttributeError):
+        pass
+    return figures
 
 
 def describe(status: RunStatus) -> str:
@@ -130,6 +142,8 @@ def describe(status: RunStatus) -> str:
     start = "the last checkpoint" if status.checkpoint else "the beginning, as it has no checkpoint yet"
     rows = {
         "figures": ", ".join(format_figures(status.figures)),
+        "scores": f"{status.scored}: {format_scores(status.scores)}" if status.scores else None,
+        "best": status.best,
         "checkpoint": f"{status.checkpoint}, {timedelta(seconds=round(age))} old" if age is not None else None,
         "samples": status.samples,
         "process": f"gone; the same command resumes from {start}" if status.state == "killed" else None,

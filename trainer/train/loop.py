@@ -47,7 +47,8 @@ def train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
             if report:
                 session.report(metrics, meter)
             draw = done or (config.samples.every and state.step % config.samples.every == 0)
-            save = done or state.step % config.checkpoint.every == 0
+            evaluate = done or (config.evaluate.every and state.step % config.evaluate.every == 0)
+            save = evaluate or state.step % config.checkpoint.every == 0
             if draw or save:
                 session.check(metrics)
             if draw:
@@ -55,6 +56,9 @@ def train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
             if save:
                 with meter.measure("speed/checkpoints"):
                     session.save()
+            if evaluate:  # after the checkpoint, which is written meanwhile and survives a kill
+                with meter.measure("speed/evaluation"):
+                    session.evaluate()
     session.save_unsaved()
     session.finish_checkpoint()
     progress, samples = session.outputs.progress, session.outputs.folder.samples

@@ -9,11 +9,13 @@ import numpy as np
 
 from shards.common.sheet import write_sheet
 from shards.loading.dataset import Batch
+from trainer.config import Judge
 from trainer.export.folder import write_folder
 from trainer.folder.background import Background
 from trainer.folder.journal import BadSampleLog, Journal
 from trainer.folder.load_run import load_run
 from trainer.folder.run_folder import RunFolder
+from trainer.folder.score_log import Result, append_scores, best, format_scores, read_scores
 from trainer.gan.state import State
 from trainer.watch.board import AXIS
 from trainer.watch.meter import DataAdvisor
@@ -51,6 +53,20 @@ class Outputs:
         if self.tracker:
             self.tracker.log(row)
             self.folder.write_status("running", state.step, state.position)
+
+    def log_scores(self, results: Sequence[Result], epoch: float) -> None:
+        """Show and log the scores of one checkpoint."""
+        append_scores(self.folder.scores, results)
+        scores = {name: value for result in results for name, value in result.scores.items()}
+        self.progress.write(f"scores of step {results[0].step}: {format_scores(scores)}")
+        if self.tracker:
+            figures = {f"evaluation/{name}": value for name, value in scores.items()}
+            self.tracker.log({**figures, "step": results[0].step, AXIS: results[0].position, "epoch": epoch})
+
+    def best_checkpoint(self, by: Judge | None) -> str | None:
+        """Name of the checkpoint with the best score so far, which is not removed."""
+        found = best(read_scores(self.folder.scores), by)
+        return found[1].checkpoint if found else None
 
     def draw_sheet(self, name: str, file: str, images: np.ndarray, caption: str, position: int) -> None:
         """Write ``images``, uint8 (n, height, width, channels), to the PNG ``file``, on a background thread."""

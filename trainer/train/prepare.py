@@ -15,7 +15,7 @@ from shards.format.manifest import MANIFEST, Manifest, Shard
 from shards.loading.dataset import ShardDataset
 from shards.sources.faces import Faces
 from shards.storage.locate import CacheOptions, default_cache_folder
-from trainer.config import OF_A_NODE, Config, flatten
+from trainer.config import OF_A_NODE, Config, Data, flatten
 from trainer.folder import checkpoint
 from trainer.folder.load_run import describe_checkpoint
 from trainer.folder.run_folder import RunFolder
@@ -24,6 +24,7 @@ from trainer.presets import PRESETS
 from trainer.ranks.device import resolve_precision
 from trainer.ranks.launch import Launch, check_launch
 from trainer.train import plan
+from trainer.train.evaluation import feature_names
 from trainer.watch import tracker
 
 
@@ -40,6 +41,11 @@ class Prepared:
     steps_left: int
 
 
+def cache_options(data: Data) -> CacheOptions:
+    """Where data from a URL are cached."""
+    return CacheOptions(data.cache or default_cache_folder(), int(data.cache_gb * 2**30), data.trust_base)
+
+
 def prepare(
     preset: str, config: Config, launch: Launch, folder: RunFolder, locks: ExitStack
 ) -> tuple[Prepared, dict[str, str]]:
@@ -50,6 +56,7 @@ def prepare(
     precision, note = _check_launch(config, launch)
     locks.enter_context(folder.lock(launch.rank == 0))
     folder.check(config)
+    feature_names(config.evaluate)
     if _uses_missing_default(preset, config):
         if launch.rank == 0:
             print(f"Drawing the embedded data set into {config.data.shards}, once.", file=sys.stderr, flush=True)
@@ -69,6 +76,7 @@ def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> N
     """Print what would run. Raises ``InputError`` like :func:`prepare`."""
     precision, note = _check_launch(config, launch)
     folder.check(config)
+    feature_names(config.evaluate)
     if _uses_missing_default(preset, config):
         faces, shard, resumed = Faces(), Shard("not drawn yet", len(Faces()), 1, ""), None
         manifest = Manifest(faces.name, faces.format, 64, faces.channels, (shard,), "")
@@ -127,9 +135,7 @@ def _open_data(config: Config, metadata: dict[str, Any]) -> ShardDataset:
         flip=config.data.flip,
         keys=config.data.audit is not None,
         strict=config.data.strict,
-        cache=CacheOptions(
-            config.data.cache or default_cache_folder(), int(config.data.cache_gb * 2**30), config.data.trust_base
-        ),
+        cache=cache_options(config.data),
     )
     manifest, shown = dataset.manifest, redact(config.data.shards)
     if manifest.size not in SIZES:

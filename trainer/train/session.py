@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from shards.loading.dataset import Batch, ShardDataset
 from shards.loading.loader import normalise
 from trainer.config import Config
 from trainer.errors import SharedInputError
+from trainer.evaluate.evaluation import Evaluation, describe_subject, generated
 from trainer.folder.background import CheckpointWriter
 from trainer.folder.journal import check_bad_samples
 from trainer.gan.factory import describe_networks
 from trainer.gan.kernels.cuda_graph import Replay
-from trainer.gan.networks import has_batch_norm
+from trainer.gan.networks import Generator, has_batch_norm
 from trainer.gan.noise import latents
 from trainer.gan.optimizer import Tensors
 from trainer.gan.state import State, find_non_finite
@@ -43,6 +45,7 @@ class Session:
     stop_vote: StopVote
     checkpoints: CheckpointWriter
     outputs: Outputs
+    evaluation: Evaluation | None  # scores the generator, if the run asks for it
     first_position: int  # position that this process started from
     unsaved: Metrics | None = None  # metrics of the last step, if no checkpoint holds it yet
 
@@ -88,16 +91,33 @@ class Session:
         """
         self._read(metrics, find_non_finite(self.state.tensors()))
 
+    @contextmanager
+    def _sampling(self) -> Iterator[Generator]:
+        """The network that samples are drawn with, the average if there is one, in ``eval`` mode inside the block."""
+        network = self.state.average if self.config.ema_images else self.state.generator
+        network.eval()
+        yield network
+        self.state.generator.train()
+
+    def evaluate(self) -> None:
+        """Score the generator, on all ranks together."""
+        if self.evaluation is None:
+            return
+        config, state = self.config, self.state
+        with self._sampling() as network:
+            subject = describe_subject(state.step, state.position, network, averaged=bool(config.ema_images))
+            results = self.evaluation.score(subject, generated(network, config.seed, config.model.z_dim))
+        if self.accelerator.is_main_process:
+            self.outputs.log_scores(results, state.position / len(self.dataset))
+
     def draw_samples(self) -> None:
-        """Draw a sheet of the fixed latents with the averaged generator in ``eval`` mode."""
+        """Draw a sheet of the fixed latents."""
         if not self.accelerator.is_main_process:
             return
         config, state = self.config, self.state
         count = config.samples.count
-        network = state.average if config.ema_images else state.generator
-        network.eval()
-        images = generate(network, fixed_latents(config.seed, count, config.model.z_dim))
-        state.generator.train()
+        with self._sampling() as network:
+            images = generate(network, fixed_latents(config.seed, count, config.model.z_dim))
         text = caption(config.seed, count, state.step, config.ema_images, batch_norm=has_batch_norm(network))
         self.outputs.draw_sheet("fake", f"step-{state.step:09d}.png", to_pixels(images), text, state.position)
 
@@ -127,7 +147,7 @@ class Session:
                 if outputs.tracker and self.config.tracking.artifacts:
                     outputs.tracker.log_checkpoint(path, metadata)
 
-            self.checkpoints.save(state, metadata, on_written)
+            self.checkpoints.save(state, metadata, on_written, outputs.best_checkpoint(self.config.evaluate.by))
             outputs.folder.write_status("running", state.step, state.position)
         self.unsaved = None
 
@@ -170,6 +190,8 @@ class Session:
         if not failed:
             self.stop_vote.close()
         self.dataset.reader.close()
+        if self.evaluation:
+            self.evaluation.dataset.reader.close()
         self.outputs.close(failed=failed)
 
     def _latents(self, batch: Batch, dtype: torch.dtype) -> torch.Tensor:

@@ -26,9 +26,10 @@ from trainer.ranks.peers import Peers
 from trainer.ranks.preemption import Preemption
 from trainer.ranks.process_group import StopVote, create_accelerator, describe_environment, wrap
 from trainer.ranks.rendezvous import LOST_CONNECTION, compare_ranks, explain_failure
+from trainer.train.evaluation import open_evaluation
 from trainer.train.loop import train
 from trainer.train.outputs import Outputs
-from trainer.train.prepare import Prepared, dry_run, prepare
+from trainer.train.prepare import Prepared, cache_options, dry_run, prepare
 from trainer.train.session import Session
 from trainer.watch.meter import DataAdvisor
 from trainer.watch.progress import Progress
@@ -104,6 +105,7 @@ def _open_session(
         stop_vote=StopVote(launch.ranks),
         checkpoints=CheckpointWriter(folder.checkpoints, config.checkpoint.keep),
         outputs=outputs,
+        evaluation=open_evaluation(config, accelerator, cache_options(config.data)),
         first_position=state.position,
     )
 
@@ -125,7 +127,7 @@ def _roll_back_folder(config: Config, folder: RunFolder, step: int) -> None:
     if KEEP_STOP not in os.environ:
         folder.remove_old_stop(before=launch_time())
     audits = config.data.audit.glob("rank-*.jsonl") if config.data.audit else ()
-    for journal in (folder.metrics, *folder.path.glob("bad-rank-*.jsonl"), *audits):
+    for journal in (folder.metrics, folder.scores, *folder.path.glob("bad-rank-*.jsonl"), *audits):
         roll_back(journal, step)
 
 

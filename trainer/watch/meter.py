@@ -6,26 +6,28 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import psutil
 import torch
 
 MAX_WAIT = 0.05  # share of time spent waiting for data above which DataAdvisor gives advice
 
+Figure = Literal["data/wait", "speed/checkpoints", "speed/evaluation"]
+
 
 class Meter:
-    """Measures speed, and the shares of time spent on waiting for data and on checkpoints, between two reports."""
+    """Measures speed, and the shares of time spent on waiting, checkpoints and evaluations, between two reports."""
 
     def __init__(self, position: int) -> None:
         self._start(position)
 
     def _start(self, position: int) -> None:
         self._position, self._since = position, time.perf_counter()
-        self._seconds = {"data/wait": 0.0, "speed/checkpoints": 0.0}
+        self._seconds = dict.fromkeys(get_args(Figure), 0.0)
 
     @contextmanager
-    def measure(self, figure: Literal["data/wait", "speed/checkpoints"]) -> Iterator[None]:
+    def measure(self, figure: Figure) -> Iterator[None]:
         """Count the time inside the block in ``figure``."""
         start = time.perf_counter()
         yield

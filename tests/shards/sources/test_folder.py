@@ -134,12 +134,13 @@ def test_nesting_deeper_than_recursion_and_than_a_path(tmp_path: Path) -> None:
         for name in (tmp_path, *["d"] * 1050, *["x" * 250] * 10):
             Path(name).mkdir(exist_ok=True)
             os.chdir(name)
+        os.chdir(here)
+        source = Folder(tmp_path)
+        assert files(source) == ["a.png"]
+        assert list(source.unreadable.values()) == ["File name too long"]
     finally:
         os.chdir(here)
-    source = Folder(tmp_path)
-    assert files(source) == ["a.png"]
-    assert list(source.unreadable.values()) == ["File name too long"]
-    subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)  # pytest's own removal is recursive
+        subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)  # pytest's own removal is recursive
 
 
 def test_a_folder_of_other_files_says_what_it_has(tmp_path: Path) -> None:

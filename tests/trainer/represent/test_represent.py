@@ -209,7 +209,7 @@ def test_on_digits_it_beats_raw_pixels_and_an_untrained_one(real_data: Path, tmp
     done = run("mnist", "--data.shards", str(tmp_path / "digits"), "--out", str(tmp_path / "run"), "--steps", "400",
                "--batch-size", "64", "--model.features-g", "8", "--model.features-d", "8", "--data.workers", "0",
                "--optim.lr-g", "1e-3", "--optim.lr-d", "1e-3", "--samples.every", "0",
-               "--tracking.mode", "disabled")  # fmt: skip
+               "--tracking.mode", "disabled", "--evaluate.samples", "0")  # fmt: skip
     assert done.returncode == 0, done.stderr
     represent(Represent(tmp_path / "run", str(tmp_path / "digits"), train=1500, test=3000))
     results = json.loads((tmp_path / "run" / REPORT).read_text())["representations"]

@@ -42,8 +42,8 @@ def test_a_run_folder_holds_what_it_should(finished: Path) -> None:
     assert status(finished) == {"state": "done", "step": 4, "position": 32}
     assert [row["images"] for row in rows(finished / "metrics.jsonl")] == [16, 32]
     wanted = {"loss/d", "loss/g", "score/real", "score/fake_before", "score/fake_after", "gradient/d", "gradient/g",
-              "speed/images_per_second", "speed/checkpoints", "data/wait", "data/replaced", "step", "images",
-              "epoch", "memory/host_gb"}  # fmt: skip
+              "speed/images_per_second", "speed/checkpoints", "speed/evaluation", "data/wait", "data/replaced",
+              "step", "images", "epoch", "memory/host_gb"}  # fmt: skip
     assert set(rows(finished / "metrics.jsonl")[0]) == wanted
     config = yaml.safe_load((finished / "config.yaml").read_text())
     assert config["model.features_g"] == 4 and config["batch_size"] == 8

@@ -1,0 +1,99 @@
+"""Scores during training: where they go, which checkpoint they keep, and that ranks share the work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shards.common.errors import InputError
+from shards.storage.locate import CacheOptions
+from tests.support.launching import SMALL, run
+from tests.support.ranks import on_ranks
+from trainer.config import Config, Data, Evaluation, Model
+from trainer.evaluate.__main__ import Evaluate, evaluate
+from trainer.evaluate.evaluation import describe_subject, generated
+from trainer.folder.score_log import best, read_scores
+from trainer.gan.state import create_state
+from trainer.ranks.launch import read_launch
+from trainer.ranks.process_group import create_accelerator
+from trainer.train.evaluation import feature_names, open_evaluation
+
+STEPS = (2, 4, 6, 8)
+
+
+@pytest.fixture(scope="module")
+def trained(faces32: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Evaluated every second step, with one checkpoint to keep, and resumed once."""
+    out = tmp_path_factory.mktemp("evaluated") / "run"
+    flags = ["faces", *SMALL, "--data.shards", str(faces32), "--out", str(out), "--data.workers", "0",
+             "--data.cache", str(out.parent / "cache"), "--checkpoint.keep", "1", "--evaluate.every", "2",
+             "--evaluate.samples", "100", "--evaluate.features", "pixels"]  # fmt: skip
+    for steps in ("4", "8"):
+        done = run(*flags, "--steps", steps)
+        assert done.returncode == 0, done.stderr
+    assert "scores of step 8: swd-32 " in done.stderr
+    return out
+
+
+def test_every_evaluation_is_kept_once(trained: Path) -> None:
+    results = read_scores(trained / "scores.jsonl")
+    assert tuple(result.step for result in results) == STEPS
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    shown = {row["step"]: row["evaluation/swd"] for row in rows if "evaluation/swd" in row}
+    assert shown == {result.step: result.scores["swd"] for result in results}
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(trained: Path) -> None:
+    found = best(read_scores(trained / "scores.jsonl"))
+    assert found is not None
+    kept = {path.name for path in (trained / "checkpoints").iterdir()}
+    assert kept == {found[1].checkpoint, "step-000000008"}
+
+
+def test_the_command_gives_the_same_scores(trained: Path) -> None:
+    before = read_scores(trained / "scores.jsonl")
+    evaluate(Evaluate(trained, features="pixels", samples=100))
+    assert read_scores(trained / "scores.jsonl") == before  # known, as it asks the same
+    (trained / "scores.jsonl").rename(trained / "scores.before")
+    evaluate(Evaluate(trained, features="pixels", samples=100))
+    (again,) = read_scores(trained / "scores.jsonl")
+    (trained / "scores.before").rename(trained / "scores.jsonl")
+    assert again.key == before[-1].key
+    assert again.scores == pytest.approx(before[-1].scores, rel=1e-6)
+
+
+def scores_here(shards: str, cache: str, threads: int = 1) -> dict[str, float]:
+    """The scores of an untrained generator on this rank."""
+    torch.set_num_threads(threads)
+    config = Config(data=Data(shards=shards), model=Model(features_g=4, features_d=4, z_dim=8),
+                    evaluate=Evaluation(samples=150))  # fmt: skip
+    accelerator = create_accelerator(config, read_launch(), "no")
+    evaluation = open_evaluation(config, accelerator, CacheOptions(Path(cache)))
+    assert evaluation is not None
+    generator = create_state(config, 32, 3, accelerator.device).average
+    subject = describe_subject(0, 0, generator, averaged=True)
+    results = evaluation.score(subject, generated(generator, config.seed, 8))
+    evaluation.dataset.reader.close()
+    return {name: value for result in results for name, value in result.scores.items()}
+
+
+def test_any_number_of_ranks_gives_the_same_scores(faces32: Path, tmp_path: Path) -> None:
+    """150 images are three chunks, so that some ranks of four describe images that are dropped."""
+    (alone,) = on_ranks(1, scores_here, str(faces32), str(tmp_path / "1"))
+    assert {"kd-lite0", "swd-32", "ms-ssim"} <= alone.keys()
+    for ranks in (2, 4):
+        results: list[dict[str, Any]] = on_ranks(ranks, scores_here, str(faces32), str(tmp_path / str(ranks)))
+        assert results == [pytest.approx(alone, rel=1e-6, abs=1e-9)] * ranks
+    (cached,) = on_ranks(1, scores_here, str(faces32), str(tmp_path / "2"))
+    assert cached == pytest.approx(alone, rel=1e-6, abs=1e-9)
+
+
+def test_a_judge_needs_its_features() -> None:
+    assert feature_names(Evaluation()) == ("lite0", "pixels")
+    assert feature_names(Evaluation(features="pixels")) == ("pixels",)
+    with pytest.raises(InputError, match=r"--evaluate\.by kd-lite0 needs"):
+        feature_names(Evaluation(features="pixels", by="kd-lite0"))

@@ -142,6 +142,8 @@ class Tracking:
     """auto: W&B is online if an API key is configured, else offline; it never prompts. disabled: no board."""
     project: str | None = None
     """W&B project of the run. Default: WANDB_PROJECT, or that of wandb's settings, or shardgan."""
+    alerts: bool = False
+    """Send a W&B alert when the training goes wrong, see --on-collapse."""
     artifacts: bool = False
     """Log each checkpoint, and at the end the exported generator, as W&B artifacts. wandb copies them to its staging
     folder and uploads them."""
@@ -170,6 +172,10 @@ class Config:
     """Determines the initial weights, the order of the data and the latents."""
     loss: Loss = "non-saturating"
     """Loss of the generator: -log D(G(z)), or log(1 - D(G(z)))."""
+    on_collapse: Literal["warn", "stop", "rollback"] = "warn"
+    """What to do when the training goes wrong: the discriminator's loss stays 0, the images become alike, or the score
+    stays far above its best. rollback continues from the best checkpoint with other latents, at most three times; it
+    also does so when the training diverges to NaN."""
     d_steps: int = 1
     """Discriminator steps per generator step, each with its own batch."""
     ema_images: int = 20_000
@@ -195,6 +201,8 @@ class Config:
             raise InputError("--steps and --epochs both set the length of the run. Give only one of them.")
         if self.tracking.artifacts and self.tracking.board != "wandb":
             raise InputError("--tracking.artifacts needs --tracking.board wandb: TensorBoard stores no files.")
+        if self.tracking.alerts and self.tracking.board != "wandb":
+            raise InputError("--tracking.alerts needs --tracking.board wandb: TensorBoard sends no alerts.")
         if not re.fullmatch(r"[^\ud800-\udfff]*", str(self.out)):  # safetensors could not read the checkpoints
             raise InputError(f"--out is {printable(str(self.out))}, which is not valid UTF-8. Give another name.")
         values = flatten(self)
@@ -223,7 +231,8 @@ class Config:
 
 FREE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "data.trust_base", "data.audit", "data.strict",
         "data.max_bad", "checkpoint.", "samples.", "evaluate.", "tracking.", "out", "batch_size", "steps", "epochs",
-        "threads", "log_every", "dry_run", "default_steps", "model.sync_bn", "tf32", "cuda_graphs")  # fmt: skip
+        "threads", "log_every", "on_collapse", "dry_run", "default_steps", "model.sync_bn", "tf32",
+        "cuda_graphs")  # fmt: skip
 """Fields, or prefixes of fields, that may change when a run resumes: where it runs and reports, its length, and its
 batches, ranks and workers. The data are compared by digest."""
 OF_A_NODE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "threads")

@@ -1,4 +1,4 @@
-"""The error that all ranks raise together."""
+"""The errors that all ranks raise together."""
 
 from __future__ import annotations
 
@@ -7,3 +7,7 @@ from shards.common.errors import InputError
 
 class SharedInputError(InputError):
     """An :class:`InputError` that every rank raises with the same message, so that only rank 0 prints it."""
+
+
+class WentWrong(SharedInputError):
+    """The training diverged or collapsed after the newest checkpoints; an earlier one may be continued."""

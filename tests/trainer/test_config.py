@@ -18,7 +18,8 @@ FREE = {
     "checkpoint.keep", "samples.every",
     "samples.count", "evaluate.every", "evaluate.samples", "evaluate.features", "evaluate.by",
     "tracking.board", "tracking.mode", "tracking.project",
-    "tracking.artifacts", "out", "batch_size", "steps", "epochs", "threads", "tf32", "cuda_graphs",
+    "tracking.artifacts", "tracking.alerts", "on_collapse",
+    "out", "batch_size", "steps", "epochs", "threads", "tf32", "cuda_graphs",
     "log_every", "dry_run", "default_steps", "model.sync_bn",
 }  # fmt: skip
 """The fields that may change when a run goes on, written out once more: a new field must be put on one side."""

@@ -70,6 +70,14 @@ def roll_back(path: Path, step: int) -> None:
         os.fsync(file.fileno())  # the rank that wrote it may not exist in this run and sync it later
 
 
+def count_rollbacks(path: Path, step: int) -> int:
+    """How often a run at ``step`` had returned to an earlier checkpoint, by its journal ``path``."""
+    try:
+        return sum(json.loads(line)["step"] <= step for line in path.read_text().splitlines())
+    except FileNotFoundError:
+        return 0
+
+
 class BadSampleLog:
     """Counts the bad samples of one rank since the process started and lists each on stderr and in ``path``."""
 

@@ -50,6 +50,7 @@ class RunFolder:
         self.samples = path / "samples"
         self.metrics = path / "metrics.jsonl"
         self.scores = path / "scores.jsonl"
+        self.rollbacks = path / "rollbacks.jsonl"
         self.stop = path / "STOP"
         self.status = path / "status.json"
         self._config = path / "config.yaml"
@@ -62,6 +63,11 @@ class RunFolder:
             raise InputError(
                 f"There is no run at {self.path}: no such folder. `accelerate launch trainer/run.py` makes one."
             )
+
+    def journals(self, audit: Path | None) -> list[Path]:
+        """The journals that a resume cuts back to its checkpoint, those of the folder ``audit`` included."""
+        audits = audit.glob("rank-*.jsonl") if audit else ()
+        return [self.metrics, self.scores, self.rollbacks, *self.path.glob("bad-rank-*.jsonl"), *audits]
 
     def read_config(self) -> Config:
         """Read the config of the run. A field that an earlier version did not have gets its default.

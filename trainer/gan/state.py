@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,6 +28,7 @@ class State:
     discriminator_optim: Adam
     scaler: torch.amp.GradScaler  # scales losses under fp16, else does nothing
     step: int = 0  # generator steps taken
+    rollbacks: int = 0  # times that the run returned to an earlier checkpoint; each changes the latents
     position: int = 0  # real images consumed; it advances after the optimizers have stepped
 
     def tensors(self) -> dict[str, Tensors]:
@@ -46,6 +48,13 @@ class State:
         self.discriminator.load_state_dict(tensors["discriminator"])
         self.generator_optim.load(tensors["generator_optim"])
         self.discriminator_optim.load(tensors["discriminator_optim"])
+
+    def restore(self, tensors: Mapping[str, Tensors], metadata: Mapping[str, Any]) -> None:
+        """:meth:`load`, and the loss scaler, step and position in the ``metadata`` of the checkpoint."""
+        self.load(tensors)
+        if metadata["scaler"]:  # empty unless the run was trained in fp16 before
+            self.scaler.load_state_dict(metadata["scaler"])
+        self.step, self.position = int(metadata["step"]), int(metadata["position"])
 
     @torch.no_grad()
     def update_average(self, images: int, half_life: int) -> None:

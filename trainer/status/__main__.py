@@ -61,6 +61,7 @@ class RunStatus:
     checkpoint: str | None
     checkpoint_age_seconds: float | None
     samples: str | None  # path of the newest sheet
+    warnings: list[str]  # how the training goes wrong
     error: str | None  # why the run failed
 
 
@@ -102,6 +103,7 @@ def read_status(run: Path) -> RunStatus:
         checkpoint=checkpoint.name if checkpoint else None,
         checkpoint_age_seconds=max(0.0, time.time() - checkpoint.stat().st_mtime) if checkpoint else None,
         samples=str(max(folder.samples.glob("step-*.png"), default="")) or None,
+        warnings=status.get("warnings", []),
         error=status.get("error"),
     )
 
@@ -147,6 +149,7 @@ def describe(status: RunStatus) -> str:
         "checkpoint": f"{status.checkpoint}, {timedelta(seconds=round(age))} old" if age is not None else None,
         "samples": status.samples,
         "process": f"gone; the same command resumes from {start}" if status.state == "killed" else None,
+        "warnings": "; ".join(status.warnings),
         "error": status.error,
     }
     return "\n".join([head, *(f"  {name:<11} {text}" for name, text in rows.items() if text)])

@@ -6,14 +6,21 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from itertools import islice
 
+from accelerate.utils import broadcast_object_list
+
 from shards.common.errors import InputError
 from shards.loading.dataset import Batch
 from shards.loading.loader import batches
+from trainer.errors import WentWrong
+from trainer.folder import checkpoint
 from trainer.folder.run_folder import RunState
 from trainer.ranks.peers import Peers
 from trainer.ranks.preemption import ANOTHER_RANK, Preemption
 from trainer.train.session import Session
+from trainer.watch.health import Health
 from trainer.watch.meter import Meter
+
+MOST_ROLLBACKS = 3  # of a run, after which it fails
 
 
 class Interrupted(Exception):
@@ -25,6 +32,15 @@ def train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
 
     Raises ``InputError`` if the data cannot be read, the disk is full, or the training diverged.
     """
+    while True:
+        try:
+            return _train(session, preemption, peers)
+        except WentWrong as error:
+            if session.config.on_collapse != "rollback" or not _roll_back(session, str(error)):
+                raise
+
+
+def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
     config, state = session.config, session.state
     meter, reason = Meter(state.position), None
 
@@ -67,6 +83,26 @@ def train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
         return "preempted"
     progress.write(f"Done: {samples / f'step-{state.step:09d}.png'}. Next: python -m trainer.explore {config.out} grid")
     return "done"
+
+
+def _roll_back(session: Session, cause: str) -> bool:
+    """Return to the best checkpoint, or the newest if none is scored, and draw other latents from there.
+
+    False if there is none, or if the run went back :data:`MOST_ROLLBACKS` times. All ranks call it.
+    """
+    config, state, outputs, main = session.config, session.state, session.outputs, session.accelerator.is_main_process
+    session.checkpoints.wait()
+    broadcast_object_list(chosen := [outputs.checkpoint_to_continue(config.evaluate.by) if main else None])
+    if chosen[0] is None or state.rollbacks >= MOST_ROLLBACKS:
+        return False
+    state.restore(*checkpoint.load(outputs.folder.checkpoints / chosen[0]))
+    state.rollbacks += 1
+    session.unsaved, session.health = None, Health(session.health.judges)
+    if main:
+        outputs.roll_back(state, config.data.audit, cause)
+    session.accelerator.wait_for_everyone()
+    outputs.record_rollback(state, cause)
+    return True
 
 
 def _open_stream(session: Session, preemption: Preemption) -> Generator[Batch]:

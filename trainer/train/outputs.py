@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +15,8 @@ from shards.loading.dataset import Batch
 from trainer.config import Judge
 from trainer.export.folder import write_folder
 from trainer.folder.background import Background
-from trainer.folder.journal import BadSampleLog, Journal
+from trainer.folder.checkpoint import checkpoint_name, checkpoints
+from trainer.folder.journal import BadSampleLog, Journal, roll_back
 from trainer.folder.load_run import load_run
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import Result, append_scores, best, format_scores, read_scores
@@ -33,6 +37,7 @@ class Outputs:
     audit: Journal | None
     bad_samples: BadSampleLog
     advisor: DataAdvisor
+    problems: list[str] = field(default_factory=list)
     sheets: Background = field(default_factory=Background)  # its own thread: a slow board must not delay a checkpoint
 
     def record_step(self, state: State, batches: Sequence[Batch]) -> None:
@@ -52,7 +57,7 @@ class Outputs:
             self.progress.write(advice)
         if self.tracker:
             self.tracker.log(row)
-            self.folder.write_status("running", state.step, state.position)
+            self.write_status(state)
 
     def log_scores(self, results: Sequence[Result], epoch: float) -> None:
         """Show and log the scores of one checkpoint."""
@@ -67,6 +72,45 @@ class Outputs:
         """Name of the checkpoint with the best score so far, which is not removed."""
         found = best(read_scores(self.folder.scores), by)
         return found[1].checkpoint if found else None
+
+    def warn(self, problem: str, state: State, *, alert: bool) -> None:
+        """Show a problem of the training on the terminal, in ``status.json`` and, with ``alert``, by the board."""
+        self.progress.write(f"warning: step {state.step}: {problem}.")
+        self.problems.append(f"step {state.step}: {problem}")
+        if self.tracker:
+            self.write_status(state)
+            if alert:
+                self.tracker.alert(f"{self.folder.path}: step {state.step}: {problem}.")
+
+    def write_status(self, state: State) -> None:
+        """Say that the run is at ``state``."""
+        more = {"warnings": self.problems} if self.problems else {}
+        self.folder.write_status("running", state.step, state.position, **more)
+
+    def checkpoint_to_continue(self, by: Judge | None) -> str | None:
+        """The best checkpoint that exists, or the newest; None if there is none."""
+        names = [path.name for path in checkpoints(self.folder.checkpoints)]
+        found = best((result for result in read_scores(self.folder.scores) if result.checkpoint in names), by)
+        return found[1].checkpoint if found else (names[-1] if names else None)
+
+    def roll_back(self, state: State, audit: Path | None, cause: str) -> None:
+        """On the main rank, remove what came after the checkpoint that ``state`` returned to, and record it."""
+        self.problems.clear()
+        self.progress.write(f"Back to step {state.step}, with other latents: {cause}")
+        self.progress.rewind(state.step)
+        with closing(Journal(self.folder.rollbacks)) as journal:
+            journal.append({"step": state.step, "position": state.position, "cause": cause})
+            journal.sync()
+        for path in reversed(checkpoints(self.folder.checkpoints)):  # the newest first: a kill leaves a run to resume
+            if path.name > checkpoint_name(state.step):
+                shutil.rmtree(path)
+        for path in self.folder.journals(audit):
+            roll_back(path, state.step)
+
+    def record_rollback(self, state: State, cause: str) -> None:
+        """Say in the audit that the samples after ``state`` are trained on again."""
+        if self.audit:
+            self.audit.append({"step": state.step, "position": state.position, "keys": [], "rollback": cause})
 
     def draw_sheet(self, name: str, file: str, images: np.ndarray, caption: str, position: int) -> None:
         """Write ``images``, uint8 (n, height, width, channels), to the PNG ``file``, on a background thread."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +14,23 @@ from accelerate import Accelerator
 from shards.loading.dataset import Batch, ShardDataset
 from shards.loading.loader import normalise
 from trainer.config import Config
-from trainer.errors import SharedInputError
+from trainer.errors import WentWrong
 from trainer.evaluate.evaluation import Evaluation, describe_subject, generated
 from trainer.folder.background import CheckpointWriter
 from trainer.folder.journal import check_bad_samples
 from trainer.gan.factory import describe_networks
 from trainer.gan.kernels.cuda_graph import Replay
 from trainer.gan.networks import Generator, has_batch_norm
-from trainer.gan.noise import latents
+from trainer.gan.noise import LATENT, latents
 from trainer.gan.optimizer import Tensors
 from trainer.gan.state import State, find_non_finite
 from trainer.gan.step import Metrics, Step
 from trainer.ranks.process_group import StopVote, check_equal
 from trainer.samples import caption, fixed_latents, generate, to_pixels
+from trainer.train.divergence import read_metrics
 from trainer.train.outputs import Outputs
 from trainer.watch.board import AXIS
+from trainer.watch.health import Health
 from trainer.watch.meter import Meter, memory
 
 
@@ -45,6 +46,7 @@ class Session:
     stop_vote: StopVote
     checkpoints: CheckpointWriter
     outputs: Outputs
+    health: Health
     evaluation: Evaluation | None  # scores the generator, if the run asks for it
     first_position: int  # position that this process started from
     unsaved: Metrics | None = None  # metrics of the last step, if no checkpoint holds it yet
@@ -71,7 +73,7 @@ class Session:
     def report(self, metrics: Metrics, meter: Meter) -> None:
         """Report the last step, averaged over the ranks. Only here does training synchronise with the device."""
         self.checkpoints.check()
-        state, row = self.state, self._read(metrics)
+        state, row = self.state, read_metrics(self.accelerator, metrics, self.state.step)
         speed = meter.read(state.position)  # after the synchronisation, when the queued work is done
         row |= {**speed, "step": state.step, AXIS: state.position, "epoch": state.position / len(self.dataset)}
         row["data/replaced"] = self._count_bad_samples()
@@ -82,6 +84,7 @@ class Session:
             row["amp/skipped_g"] = state.generator_optim.skipped.item()
         images_left = self.steps_left * self.config.batch_size * self.config.d_steps
         self.outputs.report(row, state, images_left / speed["speed/images_per_second"])
+        self._react(self.health.check_losses(state.step, row))
 
     def check(self, metrics: Metrics) -> None:
         """Look for NaN and infinity, in one reduction over the ranks. Nothing may be drawn or saved without it.
@@ -89,7 +92,7 @@ class Session:
         Raises ``InputError`` on all ranks if a loss, a weight, a buffer, an average or an optimizer's state of any rank
         is not finite.
         """
-        self._read(metrics, find_non_finite(self.state.tensors()))
+        read_metrics(self.accelerator, metrics, self.state.step, find_non_finite(self.state.tensors()))
 
     @contextmanager
     def _sampling(self) -> Iterator[Generator]:
@@ -109,6 +112,18 @@ class Session:
             results = self.evaluation.score(subject, generated(network, config.seed, config.model.z_dim))
         if self.accelerator.is_main_process:
             self.outputs.log_scores(results, state.position / len(self.dataset))
+        scores = {name: value for result in results for name, value in result.scores.items()}
+        self._react(self.health.check_scores(scores))
+
+    def _react(self, problems: Sequence[str]) -> None:
+        """Show ``problems``, which all ranks found, and raise :class:`WentWrong` unless --on-collapse is ``warn``."""
+        for problem in problems:
+            self.outputs.warn(problem, self.state, alert=self.config.tracking.alerts)
+        if problems and self.config.on_collapse != "warn":
+            raise WentWrong(
+                f"Step {self.state.step}: {'; '.join(problems)}. The run stopped, as --on-collapse says. Its "
+                "checkpoints are kept. Start anew with other settings and another --out."
+            )
 
     def draw_samples(self) -> None:
         """Draw a sheet of the fixed latents."""
@@ -195,29 +210,11 @@ class Session:
         self.outputs.close(failed=failed)
 
     def _latents(self, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
-        noise = latents(self.config.seed, batch.position, len(batch.images), self.config.model.z_dim).to(dtype)
+        purpose = LATENT + (self.state.rollbacks << 8)
+        noise = latents(self.config.seed, batch.position, len(batch.images), self.config.model.z_dim, purpose).to(dtype)
         # From pageable memory the copy would wait for all queued work of the device.
         device = self.accelerator.device
         return (noise.pin_memory() if device.type == "cuda" else noise).to(device, non_blocking=True)
-
-    def _read(
-        self, metrics: Metrics, non_finite: Mapping[tuple[str, str], torch.Tensor] | None = None
-    ) -> dict[str, float]:
-        flags = non_finite or {}
-        values = self.accelerator.reduce(torch.stack([*metrics.values(), *flags.values()]), "mean").tolist()
-        row, found = dict(zip(metrics, values, strict=False)), values[len(metrics) :]
-        # Only the losses: a gradient may overflow under fp16, and the scaler then skips that step.
-        bad = {name: "" for name, value in row.items() if name.startswith("loss/") and not math.isfinite(value)}
-        for (group, name), share in zip(flags, found, strict=True):
-            if share:  # on at least one rank
-                bad.setdefault(group, f" ({name})")
-        if bad:
-            raise SharedInputError(
-                f"{', '.join(map(''.join, bad.items()))} stopped being finite by step {self.state.step}: the training "
-                "has diverged. No checkpoint was written of it, and earlier ones are kept. Start anew with a lower "
-                "learning rate and another --out."
-            )
-        return row
 
     def _shared_tensors(self) -> dict[str, Tensors]:
         """Tensors that are equal on all ranks. Without synchronised BatchNorm each rank has its own statistics."""

@@ -15,8 +15,9 @@ from shards.common.processes import available_cores
 from shards.common.urls import is_remote
 from trainer.config import Config
 from trainer.folder.background import CheckpointWriter
-from trainer.folder.journal import BadSampleLog, Journal, roll_back
+from trainer.folder.journal import BadSampleLog, Journal, count_rollbacks, roll_back
 from trainer.folder.run_folder import RunFolder
+from trainer.folder.score_log import JUDGES
 from trainer.gan.kernels.cuda_graph import Replay, cuda_graph
 from trainer.gan.state import State, create_state
 from trainer.gan.step import Step
@@ -31,6 +32,7 @@ from trainer.train.loop import train
 from trainer.train.outputs import Outputs
 from trainer.train.prepare import Prepared, cache_options, dry_run, prepare
 from trainer.train.session import Session
+from trainer.watch.health import Health
 from trainer.watch.meter import DataAdvisor
 from trainer.watch.progress import Progress
 from trainer.watch.tracker import Tracker
@@ -105,6 +107,7 @@ def _open_session(
         stop_vote=StopVote(launch.ranks),
         checkpoints=CheckpointWriter(folder.checkpoints, config.checkpoint.keep),
         outputs=outputs,
+        health=Health((config.evaluate.by,) if config.evaluate.by else JUDGES),
         evaluation=open_evaluation(config, accelerator, cache_options(config.data)),
         first_position=state.position,
     )
@@ -115,10 +118,8 @@ def _restore_state(config: Config, accelerator: Accelerator, prepared: Prepared)
     state = create_state(config, manifest.size, manifest.channels, accelerator.device, fp16=fp16)
     if prepared.resumed:
         _, tensors, metadata = prepared.resumed
-        state.load(tensors)
-        if metadata["scaler"]:  # empty unless the run was trained in fp16 before
-            state.scaler.load_state_dict(metadata["scaler"])
-        state.step, state.position = prepared.step, prepared.position
+        state.restore(tensors, metadata)
+    state.rollbacks = count_rollbacks(RunFolder(config.out).rollbacks, state.step)
     return state
 
 
@@ -126,8 +127,7 @@ def _roll_back_folder(config: Config, folder: RunFolder, step: int) -> None:
     """Remove an old STOP file, and what the journals hold of steps after the checkpoint."""
     if KEEP_STOP not in os.environ:
         folder.remove_old_stop(before=launch_time())
-    audits = config.data.audit.glob("rank-*.jsonl") if config.data.audit else ()
-    for journal in (folder.metrics, folder.scores, *folder.path.glob("bad-rank-*.jsonl"), *audits):
+    for journal in folder.journals(config.data.audit):
         roll_back(journal, step)
 
 

@@ -48,6 +48,9 @@ class Board:
     def log(self, row: Mapping[str, Any]) -> None:
         """Log scalars by name, including :data:`AXIS`."""
 
+    def alert(self, text: str) -> None:
+        """Notify the user, where the board can."""
+
     def log_sheet(self, name: str, path: Path, caption: str, images: int) -> None:
         """Log the PNG at ``path`` as ``samples/name``, at ``images`` on the x axis."""
 

@@ -58,6 +58,11 @@ class Progress:
             left = tqdm.format_interval(int(seconds_left))
             self.write(f"step {int(row['step'])}/{self._total} {' '.join(figures)} ETA {left}")
 
+    def rewind(self, step: int) -> None:
+        """Count again from ``step``."""
+        self._bar.n = self._bar.last_print_n = step
+        self._bar.refresh()
+
     def write(self, message: str) -> None:
         """Print one line without disturbing the bar."""
         if self._shown:

@@ -74,6 +74,10 @@ class Tracker:
         """Log the PNG at ``path`` as ``samples/name``, at ``images`` on the x axis."""
         self._submit(lambda board: board.log_sheet(name, path, caption, images))
 
+    def alert(self, text: str) -> None:
+        """Notify the user by the board."""
+        self._submit(lambda board: board.alert(text))
+
     def log_checkpoint(self, folder: Path, metadata: Mapping[str, Any]) -> None:
         """Log the published checkpoint in ``folder`` as an artifact."""
         self._submit(lambda board: board.log_checkpoint(folder, metadata))

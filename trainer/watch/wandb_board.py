@@ -146,6 +146,9 @@ class WandbBoard(Board):
     def log(self, row: Mapping[str, Any]) -> None:
         self._run.log(dict(row))
 
+    def alert(self, text: str) -> None:
+        self._run.alert(title="Training goes wrong", text=text, level="WARN")
+
     def log_sheet(self, name: str, path: Path, caption: str, images: int) -> None:
         import wandb
 

@@ -17,7 +17,7 @@ from shards.common.urls import redact
 
 Loss = Literal["non-saturating", "minimax"]
 Kind = Literal["dcgan", "mlp"]
-Judge = Literal["fid", "kd-lite0", "swd"]
+Judge = Literal["fid", "kd-lite0", "kd-labels", "swd"]
 """Scores that can choose the best checkpoint, the preferred one first. Less is better in each."""
 LEAST = {"batch_size": 1, "steps": 1, "d_steps": 1, "data.workers": 0, "model.z_dim": 1, "model.features_g": 1,
          "model.features_d": 1, "checkpoint.every": 1, "checkpoint.keep": 1, "samples.every": 0, "samples.count": 1,

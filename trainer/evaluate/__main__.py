@@ -20,7 +20,7 @@ from trainer.config import MIN_SAMPLES
 from trainer.folder.run_folder import RunFolder, is_locked
 from trainer.folder.score_log import Result, append_scores, as_table, read_scores
 
-FEATURES = ("lite0", "inception", "pixels")
+FEATURES = ("lite0", "inception", "labels", "pixels")
 PAUSE = 5.0  # seconds between two looks for new checkpoints
 
 
@@ -40,7 +40,7 @@ class Evaluate:
     checkpoint: str = "newest"
     """newest, best, all, or the name of a checkpoint such as step-000000480."""
     features: str = "lite0,pixels"
-    """Comma-separated: lite0, inception, pixels."""
+    """Comma-separated: lite0, inception, labels (for labelled images), pixels."""
     samples: int = 10_000
     """Number of generated images, and of real ones. Compare only scores of equal numbers."""
     shards: str | None = None
@@ -85,12 +85,12 @@ def evaluate(options: Evaluate) -> None:
     folder = RunFolder(options.run)
     config = folder.read_config()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    measures = [create_measure(name, device, options.weights) for name in options.names]
     dataset = ShardDataset(options.shards or config.data.shards, flip=config.data.flip)
     cache = config.data.cache or default_cache_folder()
     for private in (cache, features := cache / "features"):
         make_private_folder(private)
     with closing(dataset.reader):
+        measures = [create_measure(name, device, dataset, features, options.weights) for name in options.names]
         evaluation = Evaluation(measures, dataset, options.samples, device, features)
 
         def score(checkpoint: Path | None) -> list[Result]:

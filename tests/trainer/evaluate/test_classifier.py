@@ -1,0 +1,59 @@
+"""The classifier of the data set's labels tells digits apart, and sees which classes are missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from shards.building.build import build
+from shards.building.recipe import Options
+from shards.common.errors import InputError
+from shards.loading.dataset import ShardDataset
+from shards.loading.labels import read_labels
+from shards.sources.mnist import Mnist
+from tests.support.make import make_shards
+from trainer.evaluate import classifier
+from trainer.evaluate.classifier import WIDTH, load_classifier
+from trainer.evaluate.measures import create_measure
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def digits(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardDataset:
+    out = tmp_path_factory.mktemp("digits") / "shards"
+    build(Mnist(real_data / "mnist"), out, Options(size=32, limit=4000))
+    return ShardDataset(out)
+
+
+def test_digits_are_told_apart_and_the_classifier_is_kept(
+    digits: ShardDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "TRAINED_ON", 3000)
+    network = load_classifier(digits, tmp_path)
+    images = digits.__getitems__(range(3000, 4000)).images.permute(0, 3, 1, 2).float()
+    found = network(images)[:, WIDTH:].argmax(1).numpy()
+    assert (found == read_labels(digits.reader, 3000, 1000)).mean() > 0.9
+    monkeypatch.setattr(classifier, "EPOCHS", 0)  # a second training would give other weights
+    torch.testing.assert_close(load_classifier(digits, tmp_path)(images), network(images))
+
+
+def test_a_missing_class_is_seen(digits: ShardDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "TRAINED_ON", 3000)
+    measure = create_measure("labels", CPU, digits, tmp_path)
+    images = digits.__getitems__(range(2000)).images.permute(0, 3, 1, 2)
+    labels = read_labels(digits.reader, 0, 2000)
+    real, fake = measure.describe(images[:1000]), measure.describe(images[1000:])
+    healthy = measure.compare(real, fake)
+    assert healthy["class-coverage"] > 0.9 and min(healthy[f"class-{digit}"] for digit in range(10)) > 0.06
+    without = measure.compare(real, fake[labels[1000:] != 1])
+    assert without["class-coverage"] < healthy["class-coverage"] and without["class-1"] < 0.02
+    assert without["kd-labels"] > healthy["kd-labels"]
+
+
+def test_one_class_is_not_enough(tmp_path: Path) -> None:
+    make_shards(tmp_path / "shards", samples=1)
+    with pytest.raises(InputError, match="All images have the same label"):
+        load_classifier(ShardDataset(tmp_path / "shards"), tmp_path)

@@ -1,0 +1,85 @@
+"""A small classifier of the data set's own labels, for scores in its features."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from shards.common.errors import InputError
+from shards.common.files import atomic_write
+from shards.loading.dataset import ShardDataset
+from shards.loading.labels import read_labels
+from trainer.gan.optimizer import Adam
+
+WIDTH = 128  # features
+TRAINED_ON = 20_000  # images at most
+EPOCHS, BATCH, RATE = 3, 100, 1e-3
+
+
+class Classifier(nn.Module):
+    """Three convolutions and two linear layers, for images of 32 pixels or more."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        widths = (channels, 32, 64, 128)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(before, after, 5, stride=2, padding=2) for before, after in pairwise(widths)
+        )
+        self.features = nn.Linear(128 * 16, WIDTH)
+        self.classes = nn.Linear(WIDTH, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features and, behind them, logits of the classes: float32 (n, WIDTH + classes).
+
+        ``images`` are float32 (n, channels, side, side) from 0 to 255.
+        """
+        x = images / 127.5 - 1
+        for convolution in self.convolutions:
+            x = F.relu(convolution(x))
+        features = F.relu(self.features(F.adaptive_avg_pool2d(x, 4).flatten(1)))
+        return torch.cat([features, self.classes(features)], 1)
+
+
+def load_classifier(dataset: ShardDataset, cache: Path) -> Classifier:
+    """The classifier of ``dataset``, from the folder ``cache`` if it was trained before. It is trained with seed 0 on
+    the first images in the order of the data set: a minute for 20,000 of 64 pixels on two cores.
+
+    Raises ``InputError`` if the data set has no labels, or a single class.
+    """
+    manifest = dataset.manifest
+    path = cache / f"classifier-{manifest.digest[:32]}.safetensors"
+    with suppress(OSError, SafetensorError, KeyError, RuntimeError):  # absent, torn, or of another version
+        weights = load_file(path)
+        network = Classifier(manifest.channels, len(weights["classes.bias"]))
+        network.load_state_dict(weights)
+        return network.eval().requires_grad_(False)
+    network = _train(dataset)
+    with suppress(OSError), atomic_write(path) as file:  # without it, the next evaluation trains it again
+        file.write(save(dict(network.state_dict())))
+    return network
+
+
+def _train(dataset: ShardDataset) -> Classifier:
+    count = min(len(dataset), TRAINED_ON)
+    labels = torch.from_numpy(read_labels(dataset.reader, 0, count))
+    if labels.min() == labels.max():
+        raise InputError("All images have the same label, so --features labels says nothing. Leave it out.")
+    images = dataset.__getitems__(range(count)).images.permute(0, 3, 1, 2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Classifier(dataset.manifest.channels, int(labels.max()) + 1)
+        optimizer = Adam(network, RATE, (0.9, 0.999))
+        for _ in range(EPOCHS):
+            for rows in torch.split(torch.randperm(count), BATCH):
+                logits = network(images[rows].float())[:, WIDTH:]
+                optimizer.zero_grad()
+                torch.autograd.backward(F.cross_entropy(logits, labels[rows]))
+                optimizer.step()
+    return network.eval().requires_grad_(False)

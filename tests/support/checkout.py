@@ -11,7 +11,6 @@ import numpy as np
 
 from shards.building.build import build
 from shards.sources.faces import Faces
-from shards.sources.mnist import _read_idx
 from tests.support.launching import ROOT
 
 TRACKED = ("accelerate_config.yaml", "benchmarks", "docs", "launch", "pyproject.toml", "README.md", "shards", "tests",
@@ -30,10 +29,12 @@ def make_checkout(root: Path, real: Path) -> Path:
     for folder in (mnist, celeba / "img_align_celeba", flowers / "roses", flowers / "tulips", lsun):
         folder.mkdir(parents=True)
     for part, count in (("train", 200), ("t10k", 100)):
-        for name, dimensions in ((f"{part}-images-idx3-ubyte", 3), (f"{part}-labels-idx1-ubyte", 1)):
-            cut = _read_idx(real / "mnist", name, dimensions)[:count]
-            head = bytes([0, 0, 8, dimensions]) + np.array(cut.shape, ">u4").tobytes()
-            (mnist / f"{name}.gz").write_bytes(gzip.compress(head + cut.tobytes()))
+        for kind, dimensions, item in (("images", 3, 28 * 28), ("labels", 1, 1)):
+            name = f"{part}-{kind}-idx{dimensions}-ubyte.gz"
+            data = gzip.decompress((real / "mnist" / name).read_bytes())
+            head = 4 + 4 * dimensions
+            cut = data[:4] + np.array([count], ">u4").tobytes() + data[8 : head + count * item]
+            (mnist / name).write_bytes(gzip.compress(cut))
     for name in ("list_attr_celeba.txt", "list_eval_partition.txt"):
         (celeba / name).symlink_to(real / "celeba" / name)
     for image in sorted((real / "celeba" / "img_align_celeba").iterdir())[:80]:

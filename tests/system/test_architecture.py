@@ -37,7 +37,7 @@ TRAINER = {
     "evaluate": "cli config folder gan samples",
     "explore": "cli folder gan samples",
     "represent": "cli folder gan",
-    "status": "cli folder watch",
+    "status": "cli config folder watch",
     "train": "config errors evaluate export folder gan presets ranks samples watch",
     "run": "config errors presets ranks train",
 }

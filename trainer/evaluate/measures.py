@@ -117,8 +117,10 @@ class Pixels:
 def create_measure(
     name: str, device: torch.device, dataset: ShardDataset, cache: Path, weights: Path | None = None
 ) -> Measure:
-    """The measure ``name``, whose network runs on ``device``. The classifier of the labels of ``dataset`` is kept in the
-    folder ``cache``. ``weights`` is the file of the Inception network.
+    """The measure ``name``, whose network runs on ``device``.
+
+    The classifier of the labels of ``dataset`` is kept in the folder ``cache``. ``weights`` is the file of the FID
+    network.
 
     Raises ``InputError`` if a package or the labels are missing, or the file is not the one that FID is defined with.
     """

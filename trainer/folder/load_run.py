@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.common.errors import InputError
-from trainer.config import Config
+from trainer.config import Config, Judge
 from trainer.folder import checkpoint as checkpoints
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import best, read_scores
@@ -42,7 +42,7 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
     folder = RunFolder(run)
     folder.check_exists()
     config = folder.read_config()
-    newest = _load_chosen(run, checkpoint) if checkpoint else checkpoints.load_newest(RunFolder(run).checkpoints)
+    newest = _load_chosen(run, checkpoint, config) if checkpoint else checkpoints.load_newest(folder.checkpoints)
     if newest is None:
         raise InputError(
             f"{run} has no checkpoint yet: it saves one every {config.checkpoint.every} steps, at its end, and when "
@@ -83,10 +83,10 @@ def describe_checkpoint(config: Config, metadata: dict[str, Any], tensors: dict[
     return networks
 
 
-def _load_chosen(run: Path, checkpoint: Path) -> checkpoints.Loaded:
+def _load_chosen(run: Path, checkpoint: Path, config: Config) -> checkpoints.Loaded:
     """Load ``checkpoint``, a path or a name, from those of ``run``; another run's might fit the networks too."""
     if checkpoint == Path("best"):
-        checkpoint = _find_best(RunFolder(run))
+        checkpoint = _find_best(RunFolder(run), config.evaluate.by)
     if checkpoint.is_file():
         raise InputError(
             f"{checkpoint} is a file; a checkpoint is a folder such as checkpoints/step-000000500. "
@@ -107,10 +107,10 @@ def _load_chosen(run: Path, checkpoint: Path) -> checkpoints.Loaded:
         raise InputError(f"{found[0]} is torn or foreign: {error}. Omit --checkpoint for the newest.") from error
 
 
-def _find_best(folder: RunFolder) -> Path:
+def _find_best(folder: RunFolder, by: Judge | None) -> Path:
     """The best of the scored checkpoints that still exist."""
     existing = {path.name for path in checkpoints.checkpoints(folder.checkpoints)}
-    found = best(result for result in read_scores(folder.scores) if result.checkpoint in existing)
+    found = best((result for result in read_scores(folder.scores) if result.checkpoint in existing), by)
     if found is None:
         raise InputError(
             f"{folder.path} has no scored checkpoint. To score all: python -m trainer.evaluate {folder.path} "

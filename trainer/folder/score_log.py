@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from math import isfinite, nan
 from pathlib import Path
 from typing import get_args
 
@@ -77,7 +78,7 @@ def best(results: Iterable[Result], by: Judge | None = None) -> tuple[Judge, Res
     Only results with the most samples of this score are compared, because its value depends on the number of samples.
     """
     names = (by,) if by else JUDGES
-    rows = [(name, result) for result in results for name in names if name in result.scores]
+    rows = [(name, result) for result in results for name in names if isfinite(result.scores.get(name, nan))]
     if not rows:
         return None
     judge = min((name for name, _ in rows), key=JUDGES.index)

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -18,6 +19,7 @@ from tyro.conf import Positional, arg
 
 from shards.common.errors import InputError
 from trainer.cli import INTERRUPTED, conclude, parse_command
+from trainer.config import Config
 from trainer.folder.run_folder import REPAIR, RunFolder, is_locked
 from trainer.folder.score_log import best, format_scores, read_scores
 from trainer.watch.progress import format_figures
@@ -82,10 +84,14 @@ def read_status(run: Path) -> RunStatus:
     if state == "running" and alive is False:
         state = "killed"
     row = _newest_figures(folder.metrics)
+    config = None
+    with suppress(InputError):  # a damaged config hides no state
+        config = folder.read_config()
     results = read_scores(folder.scores)
-    scored, judged = (results[-1].checkpoint if results else None), best(results)
+    judged = best(results, config.evaluate.by if config else None)
+    scored = results[-1].checkpoint if results else None
     speed = row.get("speed/images_per_second")
-    steps_left, images_left = _remaining(run, step, position, row)
+    steps_left, images_left = _remaining(config, step, position, row)
     checkpoint = max(folder.checkpoints.glob("step-*"), default=None)
     return RunStatus(
         run=str(run),
@@ -108,12 +114,13 @@ def read_status(run: Path) -> RunStatus:
     )
 
 
-def _remaining(run: Path, step: int, position: int, row: dict[str, float]) -> tuple[int | None, int | None]:
+def _remaining(config: Config | None, step: int, position: int, row: dict[str, float]) -> tuple[int | None, int | None]:
     """Steps and images left, by the trainer's own rule. ``epoch`` in ``row`` implies the size of the data set."""
+    if config is None:
+        return None, None
     try:
-        config = RunFolder(run).read_config()
         samples = round(row["images"] / row["epoch"]) if config.epochs is not None else 1
-    except (KeyError, ArithmeticError, ValueError, InputError):  # figures may be infinite or no numbers
+    except (KeyError, ArithmeticError, ValueError):  # figures may be infinite or no numbers
         return None, None
     steps = config.remaining_steps(step, position, samples)
     return steps, steps * config.batch_size * config.d_steps

@@ -20,7 +20,7 @@ from shards.common.progress import progress_bar
 from shards.common.urls import bare, is_remote, redact
 from shards.format.codec import DECODERS
 from shards.format.image import read_header
-from shards.format.index import ENTRY, IMAGES, Member, walk_tar, write_index
+from shards.format.index import ENTRY, HIDDEN, IMAGES, Member, walk_tar, write_index
 from shards.format.manifest import MANIFEST, Manifest, Shard, read_manifest, write_manifest
 from shards.storage.client import StorageClient
 from shards.storage.locate import FIRST_PATIENCE, TarList, list_tars
@@ -69,6 +69,8 @@ class Contents:
         """What a person who indexes these tars should know."""
         if self.broken:
             yield f"{self.broken:,} images are broken; training replaces them. The first is {self.first_broken}."
+        if hidden := self.others[HIDDEN]:
+            yield f"{hidden:,} members are hidden, or in folders such as .cache or @eaDir, and are not read."
         lost = Counter({name: count for name, count in self.others.items() if name.rpartition(".")[2] in LOST})
         if lost:
             yield (
@@ -170,7 +172,8 @@ def _read_tars(tars: TarList) -> Contents:
     if not contents.kinds:
         what = f"only broken ones. The first is {contents.first_broken}"
         if not contents.broken:
-            names = ", ".join(f"KEY.{extension}" for extension, _ in contents.others.most_common(5)) or "nothing"
+            kinds = [name for name, _ in contents.others.most_common(5)]
+            names = ", ".join(name if name == HIDDEN else f"KEY.{name}" for name in kinds) or "nothing"
             what = f"but {names}. Images are members named KEY.jpg, .jpeg, .png, .webp or .npy, with no other dot"
         raise InputError(f"{redact(tars.base)} holds no images, {what}.")
     return contents

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -56,12 +57,17 @@ def locks_if_supported(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        warnings.warn(
-            f"the file system of {path.parent} has no file locks ({error.strerror}), so nothing keeps two processes "
-            "from working there at once: start only one. Locks need the mount option flock on Lustre, and a lock "
-            "service (rpc.statd) or the mount option local_lock=all on NFS.",
-            stacklevel=3,
-        )
+        _warn_of_no_locks(path.parent, error.strerror)
+
+
+@cache  # Python forgets what it has warned of when a filter is set, as decoding does; the cache locks for each block
+def _warn_of_no_locks(folder: Path, why: str) -> None:
+    warnings.warn(
+        f"the file system of {folder} has no file locks ({why}), so nothing keeps two processes from working there "
+        "at once: start only one. Locks need the mount option flock on Lustre, and a lock service (rpc.statd) or the "
+        "mount option local_lock=all on NFS.",
+        stacklevel=4,
+    )
 
 
 def sync_folder(folder: Path) -> None:

@@ -25,6 +25,7 @@ header before them (512 bytes, or more with long names)."""
 
 IMAGES = frozenset({"jpg", "jpeg", "png", "npy", "webp"})
 BLOCK = 512
+HIDDEN = "hidden"  # what is hidden, or left beside images by a system
 GZIP = b"\x1f\x8b"
 MAX_BYTES = 1 << 30  # of an encoded image, as it is read into memory
 ZEROS = 1 << 20  # bytes that are read at once behind an end marker
@@ -57,8 +58,7 @@ def write_index(entries: Sequence[np.ndarray], folder: Path) -> str:
 def walk_tar(file: BinaryIO, name: str, others: Counter[str] | None = None) -> Iterator[Member]:
     """Yield every image of the uncompressed tar ``file``, in its order; reads it once.
 
-    Errors call the tar ``name``. ``others`` counts the extensions of the other members, but not of what systems leave
-    beside images.
+    Errors call the tar ``name``. ``others`` counts the other members, by extension or as ``HIDDEN``.
 
     Raises:
         InputError: as :func:`walk_members`; two images have one key; an image is a link, sparse or too large.
@@ -67,8 +67,8 @@ def walk_tar(file: BinaryIO, name: str, others: Counter[str] | None = None) -> I
     for part, member in walk_members(file, name):
         key, extension = split_key(member.name)
         if not is_image(member):
-            if others is not None and not member.isdir() and not is_below_junk(member.name):
-                others[printable(extension.lower())] += 1
+            if others is not None and not member.isdir():
+                others[HIDDEN if is_below_junk(member.name) else printable(extension.lower())] += 1
             continue
         if problem := _find_problem(member):
             raise InputError(f"{name} holds the image {member.name!r} {problem}.")
@@ -111,7 +111,9 @@ def walk_members(file: BinaryIO, name: str, start: int = 0) -> Iterator[tuple[in
                     yield part, member
                     tar.members.clear()  # type: ignore[attr-defined]  # the list of all members would take 1 kB each
             part = _find_next_part(file, tar.offset, name)
-    except tarfile.TarError as error:
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # MemoryError and ValueError, too: sizes and numbers in a broken header may be any
         file.seek(0)
         if file.read(2) == GZIP:
             raise InputError(f"{name} is gzipped, so random access is impossible. Unpack it with gunzip.") from None

@@ -104,9 +104,9 @@ class StorageClient:
         from aiohttp import ClientTimeout  # takes 0.3 s to import, which other protocols save
 
         session = await self._fs.set_session()
-        headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        headers = {**self._fs.kwargs.get("headers", {}), "Range": f"bytes={start}-{end - 1}"}
         whole = len(data) + end - start
-        options = {**self._fs.kwargs, "headers": {**self._fs.kwargs.get("headers", {}), **headers}}
+        options = {**self._fs.kwargs, "headers": headers}
         timeout = ClientTimeout(total=None, sock_connect=self._stall, sock_read=self._stall)
         async with session.get(self._fs.encode_url(url), timeout=timeout, **options) as response:
             if response.status != 206:
@@ -145,7 +145,7 @@ class StorageClient:
         if not self._http:
             return url_to_fs(url, **not_shared)[0]
         fs = filesystem("http", **not_shared)  # url_to_fs would split a URL at "::", as in an IPv6 host or a query
-        safe = {"auto_decompress": False, "middlewares": [_keep_credentials(self._home)]}
+        safe = {"auto_decompress": False, "middlewares": [_restrict(self._home)]}
         fs.client_kwargs = {**fs.client_kwargs, **safe}
         return fs
 
@@ -179,8 +179,8 @@ class StorageClient:
         return f"{redact(url)} cannot be read: {reason}."
 
 
-def _keep_credentials(home: str) -> Callable[..., Awaitable[Any]]:
-    """An aiohttp middleware that sends secrets to the origin of ``home`` only.
+def _restrict(home: str) -> Callable[..., Awaitable[Any]]:
+    """An aiohttp middleware that asks for uncompressed bytes, and sends secrets to the origin of ``home`` only.
 
     It sees each request, also those of redirects, to which aiohttp would send all headers but ``Authorization``.
     """
@@ -192,6 +192,7 @@ def _keep_credentials(home: str) -> Callable[..., Awaitable[Any]]:
         if (request.url.scheme, request.url.host, request.url.port) != (own.scheme, own.host, own.port):
             for name in {name for name in request.headers if name.lower() not in PUBLIC}:
                 del request.headers[name]
+        request.headers["Accept-Encoding"] = "identity"
         return await handler(request)
 
     return send

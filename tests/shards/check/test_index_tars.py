@@ -388,7 +388,7 @@ def test_a_pattern_of_remote_tars_with_wrong_braces_is_one_line() -> None:
         index_tars("https://nowhere.invalid/x-{0..3.tar")
 
 
-def test_what_systems_leave_in_a_tar_is_no_image(tmp_path: Path) -> None:
+def test_what_systems_leave_in_a_tar_is_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "raw" / "@eaDir").mkdir(parents=True)
     plain(tmp_path / "raw" / "@eaDir" / "x.tar", 1)
     with tarfile.open(tmp_path / "raw" / "x.tar", "w") as tar:
@@ -399,7 +399,8 @@ def test_what_systems_leave_in_a_tar_is_no_image(tmp_path: Path) -> None:
             tar.addfile(member, io.BytesIO(jpeg()))
     manifest = index_tars(str(tmp_path / "raw"))
     assert [(shard.name, shard.samples) for shard in manifest.shards] == [("x.tar", 1)]
-    assert manifest.build["other members"] == {"cls": 1}
+    assert manifest.build["other members"] == {"hidden": 6, "cls": 1}
+    assert "Warning: 6 members are hidden" in capsys.readouterr().err
 
 
 def test_names_in_tars_that_are_not_utf8(run: Run, tmp_path: Path) -> None:

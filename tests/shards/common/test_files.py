@@ -144,6 +144,8 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path: Path, refuse: Callab
     why = rf"{tmp_path} has no file locks \({os.strerror(number)}\).* option flock on Lustre"
     with pytest.warns(UserWarning, match=why), file_lock(tmp_path / "lock"):
         pass
+    with file_lock(tmp_path / "lock"):  # no second warning, which would be an error here
+        pass
     refuse(errno.EIO, "locks")
     with pytest.raises(OSError, match="Input/output"), file_lock(tmp_path / "lock"):
         pass

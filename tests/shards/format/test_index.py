@@ -106,6 +106,19 @@ def test_an_image_that_no_machine_holds_is_refused_before_it_is_read(tmp_path: P
         index_tar(path)
 
 
+@pytest.mark.parametrize("headers", [{"GNU.sparse.map": "x", "GNU.sparse.size": "1"}, None])
+def test_extended_headers_that_cannot_be(tmp_path: Path, headers: dict[str, str] | None) -> None:
+    member = tarfile.TarInfo("1.jpg")
+    if headers:
+        member.pax_headers = headers
+    else:  # a header of a terabyte
+        member.type, member.size = tarfile.XHDTYPE, 1 << 40
+    path = tmp_path / "x.tar"
+    path.write_bytes(member.tobuf(tarfile.PAX_FORMAT if headers else tarfile.GNU_FORMAT) + bytes(10240))
+    with pytest.raises(InputError, match=r"x\.tar is not a whole, uncompressed tar"):
+        index_tar(path)
+
+
 def test_two_images_under_one_key(tmp_path: Path) -> None:
     path = write(tmp_path / "x.tar", {"1.jpg": b"a", "1.png": b"b"})
     with pytest.raises(InputError, match="two images under the key '1'"):

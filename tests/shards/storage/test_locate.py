@@ -10,7 +10,7 @@ import pytest
 
 from shards.common.errors import InputError
 from shards.format.manifest import INDEX, MANIFEST, read_manifest
-from shards.storage.locate import default_cache_folder, fetch_chunks, fetch_index
+from shards.storage.locate import default_cache_folder, fetch_chunks, fetch_index, list_tars
 from tests.support.faulty import FaultyServer
 from tests.support.make import make_shards
 
@@ -51,6 +51,13 @@ def test_an_index_of_another_data_set(folder: Path, tmp_path: Path, checksum: st
     with FaultyServer(folder) as server, pytest.raises(InputError, match="does not match the manifest"):
         fetch_index(server.url, manifest, tmp_path / "cache")
     assert {*tmp_path.rglob("*.npy")} == {folder / INDEX}
+
+
+def test_a_list_of_tars_is_read_from_a_server_that_compresses_pages(tmp_path: Path) -> None:
+    (tmp_path / "d").write_text('<a href="b.tar">b</a> <a href="a.tar">a</a> <a href="c.txt">c</a>')
+    with FaultyServer(tmp_path) as server:
+        assert list_tars(f"{server.url}/d/").names == ("a.tar", "b.tar")
+        assert {request.headers["Accept-Encoding"] for request in server.requests} == {"identity"}
 
 
 def test_the_default_cache_belongs_to_this_user() -> None:

@@ -36,6 +36,7 @@ TRAINER = {
     "export": "cli folder gan hub",
     "evaluate": "cli config folder gan samples",
     "explore": "cli folder gan samples",
+    "report": "cli config folder presets status",
     "represent": "cli folder gan",
     "status": "cli config folder watch",
     "train": "config errors evaluate export folder gan presets ranks samples watch",

@@ -28,7 +28,7 @@ Rule = Callable[[Shell, Command], None]
 RULES: dict[str, Rule] = {
     r"python -m shards (build|index|verify|info) ": Shell.shards,
     r"accelerate launch (--config_file accelerate_config.yaml )?trainer/run.py(?!.* online)": Shell.train,
-    r"python -m trainer\.(status|explore|evaluate|export|represent) ": Shell.module,
+    r"python -m trainer\.(status|report|explore|evaluate|export|represent) ": Shell.module,
     r"python launch/dashboard.py": Shell.dashboard,
     r"launch/single_node.sh ": Shell.single_node,
     r"python -c ": Shell.block,

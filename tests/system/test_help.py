@@ -68,7 +68,8 @@ def test_every_command_shows_an_example_of_its_own() -> None:
             seen.add(own)
     assert not without
     known = {"trainer/run.py", "trainer/run.py lsun", "-m shards build folder", "-m shards info", "-m benchmarks.step",
-             "-m trainer.explore RUN walk", "-m trainer.export", "launch/dashboard.py"}  # fmt: skip
+             "-m trainer.explore RUN walk", "-m trainer.export", "-m trainer.report",
+             "launch/dashboard.py"}  # fmt: skip
     assert known <= seen
 
 

@@ -12,6 +12,7 @@ import trainer.status.__main__
 from trainer.cli import conclude, parse_command
 from trainer.explore.__main__ import explore
 from trainer.export.__main__ import Export, export
+from trainer.report.__main__ import Report, report
 from trainer.represent.__main__ import Represent, represent
 
 SHARDS, TRAIN, STATUS = shards.__main__.main, trainer.run.main, trainer.status.__main__.main
@@ -23,6 +24,10 @@ def draw() -> int:
 
 def write() -> int:
     return conclude(lambda: export(parse_command(Export, "export")))
+
+
+def make_page() -> int:
+    return conclude(lambda: report(parse_command(Report, "report")))
 
 
 def score() -> int:
@@ -57,6 +62,8 @@ def score() -> int:
         (score, "run --shards @"),
         (score, "run --shards x --out @"),
         (STATUS, "run @"),
+        (make_page, "run @"),
+        (make_page, "run --out @"),
     ],
 )
 def test_an_empty_path_is_one_line_and_touches_nothing(

@@ -1,0 +1,1 @@
+"""``python -m trainer.report``: one self-contained page about runs."""

@@ -1,0 +1,166 @@
+"""Reads what a run folder says about its run. A damaged part is left out and named; the rest is shown."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from shards.common.errors import InputError
+from trainer.config import flatten
+from trainer.folder.run_folder import RunFolder
+from trainer.folder.score_log import Result, best, read_scores
+from trainer.status.__main__ import RunStatus, read_status
+
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for a file that is no whole PNG."""
+
+Curve = dict[int, float]
+"""Values over real images seen, in order; not finite where the training was not."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A picture of samples, or of real images."""
+
+    path: Path
+    step: int
+    images: int  # seen when it was drawn
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run; a part that its folder lacks is empty."""
+
+    name: str
+    status: RunStatus
+    config: dict[str, Any]  # by dotted name
+    metrics: dict[str, Curve]
+    results: list[Result]  # of trainer.evaluate, oldest first
+    scores: dict[str, Curve]
+    state: dict[str, Any]  # what the newest checkpoint says of its run
+    sheets: list[Sheet]  # oldest first
+    real: Sheet | None
+    problems: list[str] = field(default_factory=list)  # sentences on what was left out
+
+    @property
+    def best(self) -> tuple[str, Result] | None:
+        """The best result and the score that says so."""
+        return best(self.results, self.config.get("evaluate.by"))
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read run folders. A run is called like its folder, or by its path if another one is called the same.
+
+    Raises ``InputError`` if one is no run folder, or its status or its scores are not valid.
+    """
+    folders = [path for place, path in enumerate(paths) if path.resolve() not in map(Path.resolve, paths[:place])]
+    names = [path.resolve().name for path in folders]
+    return [
+        _read_run(path, name if names.count(name) == 1 else str(path))
+        for path, name in zip(folders, names, strict=True)
+    ]
+
+
+def _read_run(path: Path, name: str) -> Run:
+    status, folder, problems = read_status(path), RunFolder(path), list[str]()
+    try:
+        config = flatten(folder.read_config())
+    except InputError as error:
+        config = {}
+        problems.append(str(error))
+    rows = sorted(_read_journal(folder.metrics, problems), key=lambda row: row["images"])
+    metrics: dict[str, Curve] = {}
+    for row in rows:
+        for metric, value in row.items():
+            if metric not in ("step", "images") and (number := _number(value)) is not None:
+                metrics.setdefault(metric, {})[row["images"]] = number
+    results = read_scores(folder.scores)
+    sheets = _read_sheets(folder.samples, rows[-1]["images"] / max(1, rows[-1]["step"]) if rows else 0, problems)
+    return Run(
+        name=name,
+        status=status,
+        config=config,
+        metrics=metrics,
+        results=results,
+        scores=_select(results),
+        state=_read_state(folder),
+        sheets=[sheet for sheet in sheets if sheet.path.stem != "real"],
+        real=next((sheet for sheet in sheets if sheet.path.stem == "real"), None),
+        problems=problems,
+    )
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf
+
+
+def _read_journal(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """The rows of ``path`` that say their step and the images seen. A torn last line is normal."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+            rows.append({**row, "step": int(row["step"]), "images": int(row["images"])})
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
+            continue
+    if bad := len(lines) - len(rows):
+        problems.append(f"{path}: {bad} of {len(lines)} lines cannot be read and are left out.")
+    return rows
+
+
+def _select(results: Sequence[Result]) -> dict[str, Curve]:
+    """Each score over images seen. Of several results of one checkpoint the last one counts; of results from different
+    numbers of samples, on which values depend, only those from the most.
+    """
+    found: dict[str, dict[int, Curve]] = {}
+    for result in results:
+        for name, value in result.scores.items():
+            found.setdefault(name, {}).setdefault(result.samples, {})[result.position] = value
+    return {name: dict(sorted(curves[max(curves)].items())) for name, curves in found.items()}
+
+
+def _read_state(folder: RunFolder) -> dict[str, Any]:
+    """The metadata of the newest checkpoint that has any; a running training may remove one meanwhile."""
+    for path in sorted(folder.checkpoints.glob("step-*/state.json"), reverse=True):
+        try:
+            return dict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError, RecursionError):
+            continue
+    return {}
+
+
+def _read_sheets(folder: Path, per_step: float, problems: list[str]) -> list[Sheet]:
+    """The sheets in ``folder`` in the order of the training. One that does not say how many images the run had seen is
+    taken to have seen ``per_step`` a step.
+    """
+    sheets = []
+    for path in folder.glob("*.png"):
+        if not (number := re.fullmatch(r"real|step-(\d{1,15})", path.stem)):
+            continue  # not the trainer's
+        step = int(number[1] or 0)
+        try:
+            with Image.open(path, formats=["PNG"]) as image:
+                text = {key: str(image.info.get(key, "")) for key in ("images", "caption")}
+        except UNREADABLE:
+            problems.append(f"{path} cannot be read and is left out.")
+            continue
+        images = int(text["images"]) if re.fullmatch(r"\d{1,15}", text["images"]) else round(step * per_step)
+        sheets.append(Sheet(path, step, images, text["caption"] or f"Samples at step {step:,}."))
+    return sorted(sheets, key=lambda sheet: (sheet.images, sheet.step))

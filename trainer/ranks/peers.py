@@ -16,6 +16,8 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
+from ipaddress import ip_address
 
 from torch.distributed import DistError, Store  # type: ignore[attr-defined]
 
@@ -24,7 +26,7 @@ from trainer.ranks.rendezvous import connect_store
 
 STOP, LEAVE = b"s", b"l"
 ADDRESS = "peers"  # key in the store
-CONNECT_TIMEOUT = 30.0
+CONNECT_TIMEOUT = timedelta(seconds=30)
 
 GRACE = 10.0
 """Seconds that the main thread has to notice a lost rank itself, as gloo does, and to leave with its own message."""
@@ -49,7 +51,7 @@ class Peers:
     def __enter__(self) -> Peers:
         if self._launch.ranks > 1:
             try:
-                self._open(connect_store(self._launch))
+                self._open(connect_store(self._launch, CONNECT_TIMEOUT))
             except (DistError, OSError, ValueError) as error:
                 warnings.warn(f"A lost rank may go unnoticed: rank 0 cannot be reached ({error}).", stacklevel=2)
             threading.Thread(target=self._watch, name="peers", daemon=True).start()
@@ -61,7 +63,7 @@ class Peers:
             self._send(LEAVE)
 
     def request_stop(self) -> None:
-        """Ask the other ranks to stop, once. The vote after each step does so too, but not while a rank is waiting."""
+        """Ask the other ranks to stop, once."""
         if not self._requested:
             self._requested = True
             self._send(STOP)
@@ -70,7 +72,8 @@ class Peers:
         """Rank 0 listens at the address from which it reaches the rendezvous; the others connect to it."""
         if self._launch.rank:
             address, port, token = json.loads(store.get(ADDRESS))
-            connection = socket.create_connection((address, port), CONNECT_TIMEOUT)
+            address = address or os.environ["MASTER_ADDR"]
+            connection = socket.create_connection((address, port), CONNECT_TIMEOUT.total_seconds())
             connection.sendall(bytes.fromhex(token) + f"{self._launch.rank:08d}".encode())
             return self._register(connection, "rank 0")
         name, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -78,6 +81,8 @@ class Peers:
         with socket.socket(family, kind) as probe:
             probe.connect(target)  # of datagrams: sends nothing
             address = probe.getsockname()[0]
+        if ip_address(address).is_loopback and self._launch.local_ranks < self._launch.ranks:
+            address = ""  # as on Debian, where a host's own name is 127.0.1.1; the other nodes know it by that name
         listener = socket.create_server((address, 0), family=family, backlog=self._launch.ranks)
         self._token = secrets.token_bytes(16)
         self._selector.register(listener, selectors.EVENT_READ)
@@ -95,10 +100,12 @@ class Peers:
 
     def _accept(self, listener: socket.socket) -> None:
         connection, _ = listener.accept()
-        connection.settimeout(CONNECT_TIMEOUT)
+        connection.settimeout(CONNECT_TIMEOUT.total_seconds())
         hello = connection.recv(len(self._token) + 8, socket.MSG_WAITALL)
         if hello[:-8] == self._token:
             self._register(connection, f"rank {int(hello[-8:])}")
+            if self._requested:  # before this rank was here
+                connection.sendall(STOP)
         else:
             connection.close()
 

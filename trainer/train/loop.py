@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from itertools import islice
 
@@ -44,17 +44,18 @@ def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
     config, state = session.config, session.state
     meter, reason = Meter(state.position), None
 
-    def wait_for_ranks() -> None:
-        if preemption.reason():
-            peers.request_stop()  # a rank that waits for its data would not learn of it by a vote
+    def stop_reason() -> str | None:
+        if reason := preemption.reason():
+            peers.request_stop()  # a rank that waits for its data does not vote
+        return reason
 
-    with closing(_open_stream(session, preemption)) as stream:
+    with closing(_open_stream(session, stop_reason)) as stream:
         while session.steps_left:
             parts = _read(session, stream, meter)
-            reason = preemption.reason()
+            reason = stop_reason()
             stop = reason is not None or len(parts) < config.d_steps
             ready = len(parts) == 1 and parts[0].followed
-            if session.stop_vote.vote(stop, ready, wait_for_ranks):
+            if session.stop_vote.vote(stop, ready, stop_reason):
                 reason = reason or ANOTHER_RANK
                 break
             report = session.steps_left == 1 or (state.step + 1) % config.log_every == 0
@@ -105,9 +106,9 @@ def _roll_back(session: Session, cause: str) -> bool:
     return True
 
 
-def _open_stream(session: Session, preemption: Preemption) -> Generator[Batch]:
+def _open_stream(session: Session, stop_reason: Callable[[], str | None]) -> Generator[Batch]:
     def wait() -> None:
-        if preemption.reason():
+        if stop_reason():
             raise Interrupted
 
     return batches(

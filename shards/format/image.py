@@ -14,31 +14,25 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import TiffImagePlugin as Tiff
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """What Pillow may open anywhere in this project. Its other formats include EPS, which starts Ghostscript."""
 
 MAX_PIXELS = 178_956_970
-"""Larger images are refused from their header. Pillow's own limit: 537 MB in colour, and a few copies of that."""
-
-ORIENTATION = 0x0112  # EXIF's tag
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What turns an image of each orientation upright."""
+"""Larger images are refused from their header. Pillow's own limit: decoding takes up to 20 bytes a pixel, or 3.5 GB."""
 
 unpack_frame = struct.Struct(">HHB").unpack_from
 FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})  # markers of the segment with the size of a JPEG
 ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # keys of Pillow's ``info``
-FLOATS = "has floating-point pixels, whose black and white are not defined; convert it to 8 or 16 bits"
-XMP_TURN = re.compile(rb'tiff:Orientation(="|>)[2-8]')
+TURNED = re.compile(
+    b'tiff:Orientation(="|>)[2-8]'  # in XMP
+    b"|\x12\x01(?!\x03\0\x01\0\0\0\x01\0)[\x01-\r]\0"  # in little-endian EXIF: the tag, a type, and not one short 1
+    b"|\x01\x12(?!\0\x03\0\0\0\x01\0\x01)\0[\x01-\r]"
+)
+"""Found in a segment of a JPEG if its image may have to be turned."""
+UNDEFINED = "whose black and white are not defined; convert it to 8 or 16 bits"
 
 
 def read_image(data: bytes) -> Image.Image:
@@ -54,8 +48,10 @@ def read_image(data: bytes) -> Image.Image:
     with _only_value_errors():
         image = _open(data)
         image.load()
-        turn = _turn(image)
-        return image if turn is None else image.transpose(turn)
+        if ORIENTED & image.info.keys():
+            with suppress(Exception):  # the pixels of an image with broken EXIF are often whole
+                ImageOps.exif_transpose(image, in_place=True)
+        return _scale_tiff(image) if isinstance(image, Tiff.TiffImageFile) else image
 
 
 def read_header(data: bytes) -> tuple[str, tuple[int, int], bool]:
@@ -71,17 +67,19 @@ def read_header(data: bytes) -> tuple[str, tuple[int, int], bool]:
 def flatten(image: Image.Image, mode: str) -> Image.Image:
     """``image`` in the mode ``L`` or ``RGB``: transparent pixels become white, 16-bit grey is scaled to 8 bits.
 
-    Raises ``ValueError`` for floating-point pixels.
+    Raises ``ValueError`` for pixels in floating point or beyond 16 bits.
     """
     if image.mode == mode and "transparency" not in image.info:
         return image
     if image.mode == "F":
-        raise ValueError(FLOATS)
+        raise ValueError(f"has floating-point pixels, {UNDEFINED}")
     if image.mode.startswith("I"):  # Pillow's own conversion clips at 255 instead of scaling
         grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError(f"has pixels from {grey.min()} to {grey.max()}, {UNDEFINED}")
         if "transparency" in image.info:
             grey = np.where(grey == image.info["transparency"], 65535, grey)
-        return Image.fromarray(_to_8_bits(grey.clip(0, 65535))).convert(mode)
+        return Image.fromarray(_to_8_bits(grey)).convert(mode)
     if image.has_transparency_data:  # the colours of transparent pixels are often noise
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
@@ -99,7 +97,7 @@ def scan_jpeg(data: bytes) -> tuple[int, int, int] | None:
             return None
         while (marker := data[place + 1]) != 0xDA and data[place] == 0xFF:  # the pixels follow
             after = place + 2 + (data[place + 2] << 8 | data[place + 3])
-            if marker == 0xE1 and not _is_upright(data[place + 4 : after]):
+            if marker == 0xE1 and TURNED.search(data, place + 4, after):
                 return None
             if marker in FRAMES:
                 shape = unpack_frame(data, place + 5)
@@ -109,32 +107,15 @@ def scan_jpeg(data: bytes) -> tuple[int, int, int] | None:
     return shape if shape[2] in (1, 3) else None
 
 
-def _is_upright(segment: bytes) -> bool:
-    """Whether a segment with EXIF or XMP certainly asks for no turn; 3 us, where Pillow's parser takes 14."""
-    if segment[:6] != b"Exif\0\0":
-        return not XMP_TURN.search(segment)
-    order = ">" if segment[6:8] == b"MM" else "<"
-    (start,) = struct.unpack_from(f"{order}I", segment, 10)
-    (count,) = struct.unpack_from(f"{order}H", segment, 6 + start)
-    entries = segment[8 + start : 8 + start + 12 * count]
-    for tag, kind, _, value in struct.iter_unpack(f"{order}HHIH2x", entries[: len(entries) // 12 * 12]):
-        if tag == ORIENTATION:
-            return bool(kind == 3 and value not in TURNS)
-    return True
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    if ORIENTED & image.info.keys():
-        with suppress(Exception):  # the pixels of an image with broken EXIF are often whole
-            return TURNS.get(image.getexif().get(ORIENTATION, 1))
-    return None
-
-
 def _open(data: bytes) -> Image.Image:
     array = data[:6] == np.lib.format.MAGIC_PREFIX
     image = Image.fromarray(_read_array(data)) if array else Image.open(io.BytesIO(data), formats=FORMATS)
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
+    sizes = [image.size]
+    if isinstance(image, Tiff.TiffImageFile):  # its tiles may be larger than itself
+        sizes.append((image.tag_v2.get(Tiff.TILEWIDTH, 0), image.tag_v2.get(Tiff.TILELENGTH, 0)))
+    for width, height in sizes:
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
     if image.format == "PNG" and "transparency" in image.info:
         _scale_transparency(image, depth=data[24])
     return image
@@ -149,6 +130,16 @@ def _scale_transparency(image: Image.Image, depth: int) -> None:
         image.info["transparency"] = tuple(channel >> 8 for channel in value)
 
 
+def _scale_tiff(image: Tiff.TiffImageFile) -> Image.Image:
+    """Pillow leaves grey of more than 8 bits as it is in the file: of 12 bits perhaps, or with 0 for white."""
+    if not image.mode.startswith("I;16"):
+        return image
+    tags = image.tag_v2
+    values = np.asarray(image, np.uint32) * 65535 // ((1 << tags[Tiff.BITSPERSAMPLE][0]) - 1)
+    white_is_zero = tags.get(Tiff.PHOTOMETRIC_INTERPRETATION, 0) == 0
+    return Image.fromarray((65535 - values if white_is_zero else values).astype(np.uint16))
+
+
 def _read_array(data: bytes) -> np.ndarray:
     """The pixels in a ``.npy``: (height, width) or with 1 to 4 channels, of 8 bits. Nothing is unpickled."""
     file = io.BytesIO(data)
@@ -158,9 +149,9 @@ def _read_array(data: bytes) -> np.ndarray:
     if len(shape) not in (2, 3) or 0 in shape or shape[2:] > (4,):
         raise ValueError(f"an array of the shape {shape} is not (height, width) with 1 to 4 channels")
     if dtype.kind == "f":
-        raise ValueError(FLOATS)
+        raise ValueError(f"has floating-point pixels, {UNDEFINED}")
     if dtype.kind not in "bu" or dtype.itemsize > 2:
-        raise ValueError(f"pixels of the type {dtype} have no defined black and white; convert them to uint8 or uint16")
+        raise ValueError(f"has pixels of the type {dtype}, {UNDEFINED}")
     array = np.ndarray(shape, dtype, data, file.tell(), order="F" if fortran else "C")  # raises if data are missing
     array = array[:, :, 0] if shape[2:] == (1,) else array
     return _to_8_bits(array) if dtype.itemsize == 2 else array

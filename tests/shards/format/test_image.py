@@ -61,6 +61,26 @@ def rows_of_16_bits(pixels: np.ndarray) -> np.ndarray:
     return deep(pixels).astype(">u2").reshape(SIDE, -1)
 
 
+def with_tag(tiff: bytes, tag: int, value: int, name: int = 0) -> bytes:
+    """Replace the value of a tag, and its name."""
+    start = max(tiff.rfind(struct.pack("<HHI", tag, kind, 1)) for kind in (3, 4))
+    return tiff[:start] + struct.pack("<HHII", name or tag, 4, 1, value) + tiff[start + 12 :]
+
+
+def of_12_bits(pixels: np.ndarray) -> bytes:
+    """A TIFF, whose pixels are its end."""
+    pairs = (pixels.astype(np.uint32) * 4095 // 255).reshape(-1, 2) @ np.array([1 << 12, 1], np.uint32)
+    data = pairs.astype(">u4").view(np.uint8).reshape(-1, 4)[:, 1:].tobytes()
+    return with_tag(save(deep(pixels), "tiff"), 258, 12)[: -2 * pixels.size] + data + bytes(pixels.size // 2)
+
+
+def tiled(tiff: bytes, side: int) -> bytes:
+    """A TIFF of one strip as one of one tile."""
+    for tag, value, name in ((273, 122, 324), (279, SIDE * SIDE, 325), (284, side, 322), (278, side, 323)):
+        tiff = with_tag(tiff, tag, value, name)
+    return tiff
+
+
 def decode_all(data: bytes, channels: int) -> list[np.ndarray]:
     """By ``build`` and by a stream of each format."""
     decoded = [fit(read_image(data), SIDE, channels)]
@@ -97,6 +117,9 @@ IMAGES = {
         np.where((COVER == 0) | (GREY == 0), 255, GREY),
     ),
     "16 bits in TIFF": (save(deep(GREY), "tiff"), GREY),
+    "12 bits in TIFF": (of_12_bits(GREY), GREY),
+    "16 bits in TIFF with 0 for white": (with_tag(save(deep(255 - GREY), "tiff"), 262, 0), GREY),
+    "a tile in TIFF": (tiled(save(GREY, "tiff"), SIDE), GREY),
     "16 bits in PGM": (b"P5 32 32 65535\n" + deep(GREY).astype(">u2").tobytes(), GREY),
     "32 bits in TIFF": (save(deep(GREY).astype(np.int32), "tiff"), GREY),
     "16 bits of colour": (png(rows_of_16_bits(RGB), 16, 2), RGB),
@@ -210,6 +233,9 @@ BROKEN = {
     "half a PNG": save(RGB, "png")[:300],
     "half a TIFF": save(RGB, "tiff")[:300],
     "floats in TIFF": save(GREY.astype(np.float32), "tiff"),
+    "32 bits in TIFF": save(deep(GREY).astype(np.int32) + 1, "tiff"),
+    "negative numbers in TIFF": save(deep(GREY).astype(np.int32) - 1, "tiff"),
+    "a large tile": tiled(save(GREY, "tiff"), 20_000),
     "a large PNG": png(LINES, 8, 2, size=(20_000, 20_000)),
     "a large PNG of 1 bit": png(LINES, 1, 0, size=(60_000, 60_000)),
     "a large JPEG": claiming(14_000, 14_000),

@@ -20,6 +20,7 @@ from PIL import TiffImagePlugin as Tiff
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """What Pillow may open anywhere in this project. Its other formats include EPS, which starts Ghostscript."""
 
+MAX_BYTES = 1 << 30  # of an encoded image, as it is read into memory
 MAX_PIXELS = 178_956_970
 """Larger images are refused from their header. Pillow's own limit: decoding takes up to 20 bytes a pixel, or 3.5 GB."""
 

@@ -17,6 +17,7 @@ import xxhash
 from shards.common.errors import InputError
 from shards.common.files import atomic_write
 from shards.common.names import is_below_junk, printable
+from shards.format.image import MAX_BYTES
 from shards.format.manifest import INDEX
 
 ENTRY = np.dtype([("offset", "<u8"), ("digest", "<u8"), ("size", "<u4"), ("header", "<u4")])
@@ -27,7 +28,6 @@ IMAGES = frozenset({"jpg", "jpeg", "png", "npy", "webp"})
 BLOCK = 512
 HIDDEN = "hidden"  # what is hidden, or left beside images by a system
 GZIP = b"\x1f\x8b"
-MAX_BYTES = 1 << 30  # of an encoded image, as it is read into memory
 ZEROS = 1 << 20  # bytes that are read at once behind an end marker
 
 

@@ -7,11 +7,13 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from shards.common.errors import InputError
 from shards.common.names import is_below_junk, printable
+from shards.format.image import MAX_BYTES
 from shards.sources.celeba_lists import BROKEN_ZIP, Lists, find_lists
 from shards.sources.source import BadImage, Item, Source, read_image
 from shards.sources.tree import EXTENSIONS, read_file, suffix
@@ -69,8 +71,11 @@ def _listing(raw: Path, split: str) -> _Listing:
     """Cached per process: a second for all 202,599 images, in a folder or a zip."""
     images = _find(raw.absolute())
     archive = _open_zip(images) if images.is_file() else None
-    members = archive.namelist() if archive else [entry.name for entry in os.scandir(images)]
-    files = _select_images(members)
+    members = archive.namelist() if archive else os.listdir(images)  # noqa: PTH208  a third of the time of iterdir
+    paths = _select_images(members)
+    files = {path.rpartition("/")[2]: path for path in paths}
+    if len(files) < len(paths):
+        raise InputError(f"{images} holds several images of one name. Name the folder of the aligned ones.")
     if not files:
         inside = ", ".join(map(printable, members[:5])) or "nothing"
         raise InputError(f"{images} holds no images, but {inside}. Unpack what is packed, or name another folder.")
@@ -79,6 +84,8 @@ def _listing(raw: Path, split: str) -> _Listing:
         if archive is None:
             return read_file(f"{images}/{name}", f"{IMAGES}/{name}")
         try:
+            if (size := archive.getinfo(files[name]).file_size) > MAX_BYTES:
+                raise zipfile.BadZipFile(f"{size:,} bytes, more than {MAX_BYTES:,}")
             return archive.read(files[name])
         except BROKEN_ZIP as error:
             origin = printable(f"{IMAGES}/{name}")
@@ -102,21 +109,23 @@ def _find(raw: Path) -> Path:
     named = [path for path in named if path.name.lower().startswith(IMAGES)]
     named = [path for path in named if not is_below_junk(path.relative_to(raw).as_posix())]
     zips = [path for path in (*named, *sorted(raw.glob("[!.]*.[Zz][Ii][Pp]"))) if suffix(path.name) == ".zip"]
-    found = [*filter(_has_images, (*named, raw)), *zips]
-    if not found:
-        raise InputError(f"{raw} contains no {IMAGES} and no {IMAGES}.zip. Name the folder that CelebA was saved to.")
-    return found[0]
+    if found := next(chain(filter(_has_images, (*named, raw)), zips), None):
+        return found
+    raise InputError(f"{raw} contains no {IMAGES} and no {IMAGES}.zip. Name the folder that CelebA was saved to.")
 
 
 def _has_images(folder: Path) -> bool:
-    return folder.is_dir() and any(_select_images(entry.name for entry in os.scandir(folder)))
+    return folder.is_dir() and any(map(_is_image, os.listdir(folder)))  # noqa: PTH208  a third of the time of iterdir
 
 
-def _select_images(members: Iterable[str]) -> dict[str, str]:
-    """The images among ``members`` of a folder or zip, by file name; those of ``img_align_celeba`` if there are."""
-    images = [path for path in members if suffix(path) in EXTENSIONS and not is_below_junk(path)]
-    aligned = [path for path in images if f"/{IMAGES}" in f"/{path.lower()}".rpartition("/")[0]]
-    return {path.rpartition("/")[2]: path for path in aligned or images}
+def _is_image(path: str) -> bool:
+    return suffix(path) in EXTENSIONS and not is_below_junk(path)
+
+
+def _select_images(members: Iterable[str]) -> list[str]:
+    """The images among ``members`` of a folder or zip; those of ``img_align_celeba`` if there are."""
+    images = [*filter(_is_image, members)]
+    return [path for path in images if f"/{IMAGES}" in f"/{path.lower()}".rpartition("/")[0]] or images
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:

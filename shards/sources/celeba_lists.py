@@ -98,9 +98,9 @@ def _parse(
     header, rows = list[str](), dict[str, str]()
     for line in text.splitlines():
         name, _, values = line.translate(SPACES).strip().partition(" ")
-        if values and (suffix(name) in EXTENSIONS or name in stems):
-            rows[_stem(name)] = values
-        elif values and not rows and not header:
+        if values and (stem := _stem(name)) in stems:
+            rows[stem] = values
+        elif values and not rows and not header and suffix(name) not in EXTENSIONS:
             header = [name, *values.split()]
     again = "Download it again, or remove it to build without it."
     if missing := next((name for name in names if _stem(name) not in rows), None):

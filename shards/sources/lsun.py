@@ -69,7 +69,8 @@ def _databases(raw: Path, categories: tuple[str, ...], split: Split) -> tuple[tu
     if not raw.is_dir():
         raise InputError(f"{raw} is not a folder. Name an unzipped LMDB, such as bedroom_train_lmdb, or its parent.")
     here = raw.resolve()
-    files = [here / path for path in (DATA,) if (here / path).is_file()] or [here / path for path in walk(str(here))]
+    paths = [DATA] if (here / DATA).is_file() else [path for path in walk(str(here)) if path.endswith((DATA, ".zip"))]
+    files = [here / path for path in paths]
     folders = sorted(path.parent for path in files if path.name == DATA)
     parsed = [(*_parse(folder.name), folder) for folder in folders]
     for one, other in pairwise(sorted(parsed)):

@@ -103,14 +103,14 @@ def _classes(raw: Path) -> tuple[str, ...]:
 
 def _find(raw: Path) -> dict[tuple[str, str], Path]:
     """The files of one set, by part and kind. ``raw`` is their folder, one above it, or one of the files."""
-    folder, chosen = (raw, None) if raw.is_dir() else (raw.parent, NAME.fullmatch(raw.name) if raw.is_file() else None)
+    folder, chosen = (raw, None) if raw.is_dir() else (raw.parent, NAME.fullmatch(raw.name))
+    beside = folder.iterdir() if chosen and raw.is_file() else ()
+    names = walk(str(raw)) if raw.is_dir() else (path.name for path in beside)
     sets = defaultdict[tuple[int, str], dict[tuple[str, str], Path]](dict)
-    for path in (
-        sorted(walk(str(folder)), key=lambda path: (len(path), path)) if raw.exists() else ()
-    ):  # shorter first: without .gz
+    for path in sorted(names, key=lambda path: (len(path), path)):  # shorter first: without .gz
         *above, name = path.split("/")
         match = NAME.fullmatch(name)
-        if match is None or (chosen and (above or match[1] != chosen[1])):
+        if match is None or (chosen and match[1] != chosen[1]):
             continue
         above = above[:-1] if above and above[-1] == name else above  # some unpackers make a folder for each file
         part = "train" if match[2].lower() == "train" else "t10k"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.common.names import is_junk, printable
+from shards.format.image import MAX_BYTES
 from shards.sources.source import BadImage
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif",
@@ -110,11 +111,14 @@ def is_image(root: str, path: str) -> bool:
 def read_file(path: str, origin: str, size: int = -1) -> bytes:
     """The bytes of a file, or the first ``size`` of them; none of a pipe or a device.
 
-    Raises ``BadImage`` if it is a dangling link or may not be read, and ``OSError`` if the disk fails.
+    Raises ``BadImage`` if it is a dangling link, may not be read or is too large, and ``OSError`` if the disk fails.
     """
     try:
         with open(path, "rb", buffering=0, opener=_open) as file:
-            return file.read(size) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+            status = os.fstat(file.fileno())
+            if size < 0 and status.st_size > MAX_BYTES:
+                raise BadImage(printable(origin), f"has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
+            return file.read(size) if stat.S_ISREG(status.st_mode) else b""
     except OSError as error:
         if error.errno in REFUSED or (error.errno == errno.ENOENT and Path(path).is_symlink()):
             raise BadImage(printable(origin), f"cannot be read ({error.strerror})") from error

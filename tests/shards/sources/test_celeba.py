@@ -229,6 +229,20 @@ def test_lists_that_are_not_read_are_said(raw: Path) -> None:
     assert source.passed_over == {"list_attr_celeba.csv.zip": 1}
 
 
+def test_two_images_of_one_name(raw: Path) -> None:
+    with zipfile.ZipFile(raw.parent / "x.zip", "w") as file:
+        for part in ("train", "test"):
+            file.writestr(f"{part}/1.jpg", b"an image")
+    with pytest.raises(InputError, match="several images of one name"):
+        len(Celeba(raw.parent / "x.zip"))
+
+
+def test_a_member_that_unpacks_to_gigabytes(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.sources.celeba.MAX_BYTES", 10)
+    with pytest.raises(BadImage, match=r"broken inside img_align_celeba.zip \([\d,]+ bytes, more than 10\)"):
+        Celeba(zipped(raw))[0]
+
+
 def test_files_that_cannot_be_read(raw: Path) -> None:
     folder = raw / "img_align_celeba"
     (folder / NAMES[0]).unlink()

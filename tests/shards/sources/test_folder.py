@@ -116,9 +116,12 @@ def test_files_that_cannot_be_read_are_bad_images(tmp_path: Path) -> None:
     (tmp_path / "e.txt").symlink_to("nowhere")
     (tmp_path / "f.jpg").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "g.jpg")
+    with (tmp_path / "h.jpg").open("wb") as file:
+        file.truncate(2 << 30)
     source = Folder(tmp_path)
-    assert len(source) == 6
-    reasons = ["No such file", "Too many levels of symbolic links", "No such file", "not an image", "not an image"]
+    assert len(source) == 7
+    reasons = ["No such file", "Too many levels of symbolic links", "No such file", "not an image", "not an image",
+               "has 2,147,483,648 bytes"]  # fmt: skip
     for index, reason in enumerate(reasons, 1):
         with pytest.raises(BadImage, match=reason):
             source[index]

@@ -152,6 +152,9 @@ def test_several_sets_are_told_apart_by_one_file(tmp_path: Path) -> None:
         len(Mnist(tmp_path))
     assert len(Mnist(tmp_path / "emnist-letters-train-images-idx3-ubyte")) == 4
     assert len(Mnist(tmp_path / "emnist-digits-train-labels-idx1-ubyte")) == 5
+    (tmp_path / "other.zip").touch()
+    with pytest.raises(InputError, match=r"other\.zip holds neither"):  # not what lies beside it
+        len(Mnist(tmp_path / "other.zip"))
     for name in ("fashion", "kuzushiji"):
         write(tmp_path / "both" / name, *map(idx, digits(3)))
     with pytest.raises(InputError, match=r"both holds 2 sets.*/fashion/train-.*/kuzushiji/train-"):

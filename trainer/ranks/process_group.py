@@ -104,6 +104,12 @@ class StopVote:
             self._work.wait()
         return int(self._vote.item())
 
+    def restart(self) -> None:
+        """Forget the votes on the next step, because all ranks go on with another one, whose data are not read yet."""
+        self.close()
+        self._work = None
+        self._vote.fill_(LATE)
+
     def close(self) -> None:
         """Wait for the pending vote. All ranks must have voted equally often."""
         if self._work is not None:

@@ -98,6 +98,7 @@ def _roll_back(session: Session, cause: str) -> bool:
         return False
     state.restore(*checkpoint.load(outputs.folder.checkpoints / chosen[0]))
     state.rollbacks += 1
+    session.stop_vote.restart()
     session.unsaved, session.health = None, Health(session.health.judges)
     if main:
         outputs.roll_back(state, config.data.audit, cause)

@@ -117,13 +117,18 @@ def stop_vote(ranks: int) -> list[bool]:
 
 
 def late_vote(ranks: int) -> tuple[list[bool], bool]:
-    """The last rank has no data for its fourth step and votes to stop before it. Whether the others waited for it."""
+    """The last rank has no data for its fourth step and votes to stop before it, and again after a return to another
+    step, for which all had data. Whether the others waited for it.
+    """
     vote, last, calls = StopVote(ranks), dist.get_rank() == ranks - 1, []
     results = []
     for number in range(4):
         if last and number == 3:
             time.sleep(1.5)
         results.append(vote.vote(last and number == 3, not (last and number == 2), lambda: calls.append(0)))
+    vote.vote(False)
+    vote.restart()
+    results.append(vote.vote(last))
     vote.close()
     return results, last or bool(calls)
 
@@ -179,7 +184,7 @@ def test_all_ranks_stop_at_the_same_step(results: list[dict[str, Any]]) -> None:
 
 
 def test_no_rank_begins_a_step_whose_data_another_lacks(results: list[dict[str, Any]]) -> None:
-    assert all(result["late"] == ([False, False, False, True], True) for result in results)
+    assert all(result["late"] == ([False, False, False, True, True], True) for result in results)
 
 
 def test_a_bit_that_drifts_is_noticed_and_named(results: list[dict[str, Any]]) -> None:

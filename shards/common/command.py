@@ -37,15 +37,15 @@ ADVICE = {
 
 
 class _Stream(io.FileIO):
-    """A standard stream; what ``lasts`` drops what cannot be written instead of raising an error."""
+    """A standard stream. If it is ``lossy``, what cannot be written is dropped, and is no error."""
 
-    lasts = False
+    lossy = False
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
-            if self.lasts:
+            if self.lossy:
                 return memoryview(data).nbytes
             error.filename = STDOUT
             raise
@@ -137,17 +137,17 @@ def _prepare() -> None:
     if sys.stdout is sys.__stdout__:  # else it was replaced before, here or by a test
         sys.stdout = _reopen(sys.stdout)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _reopen(sys.stderr, lasts=True)  # a closed terminal must not end a training
+        sys.stderr = _reopen(sys.stderr, lossy=True)  # a closed terminal must not end a training
     least, most = WIDTHS
     if not least <= (columns := shutil.get_terminal_size().columns) <= most:
         os.environ["COLUMNS"] = str(min(max(columns, least), most))
 
 
-def _reopen(stream: TextIO | None, *, lasts: bool = False) -> TextIO:
+def _reopen(stream: TextIO | None, *, lossy: bool = False) -> TextIO:
     """A :class:`_Stream` in place of ``stream``, if that is open. Bytes in names of files, and characters, that its
     encoding lacks are printed as escapes.
     """
     raw = _Stream(os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno(), "wb", closefd=False)
-    raw.lasts = lasts
+    raw.lossy = lossy
     encoding = stream.encoding if stream else "utf-8"
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=lasts or raw.isatty())
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=lossy or raw.isatty())

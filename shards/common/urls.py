@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from shards.common.errors import InputError
 
@@ -20,7 +20,6 @@ _USERINFO = re.compile(
 _QUERY = re.compile(r"(://[^\s?]*)\?(\S*)")
 _FRAGMENT = re.compile(r"(://[^\s?#]*)#(?=\S*=)\S*")
 _HIDDEN = "***"
-PORTS = {"http": 80, "https": 443}
 
 
 def is_remote(where: str) -> bool:
@@ -44,10 +43,8 @@ def join(base: str, name: str) -> str:
     """The URL of the file ``name``, not encoded yet, in the folder ``base``, which may have a query (a SAS token)."""
     folder, mark, query = base.partition("?")
     if folder.lower().startswith(("http://", "https://")):
-        folder, name = (
-            folder.partition("#")[0],
-            quote(name, errors="surrogateescape"),
-        )  # other schemes have keys as they are
+        folder = folder.partition("#")[0]
+        name = quote(name, errors="surrogateescape")  # other schemes have keys as they are
     return f"{folder.rstrip('/')}/{name}{mark}{query}"
 
 
@@ -66,27 +63,15 @@ def bare(url: str) -> str:
 def path_below(own: str, other: str) -> str | None:
     """The path of the URL ``other`` relative to the folder at the URL ``own``, not encoded.
 
-    Returns None if ``other`` is elsewhere, or if any server or library could read it so.
+    Returns None if ``other`` does not begin with the letters of ``own``, or if the rest is more than names: a server or
+    a library might leave the folder.
     """
-    if other != bare(other) or re.search(r"[\x00-\x1f\x7f\\]", other):
-        return None
-    try:
-        here, there = urlsplit(bare(own)), urlsplit(other)
-        http = here.scheme in PORTS
-        origins = [(url.hostname, url.port or PORTS[url.scheme]) if http else url.netloc for url in (here, there)]
-    except (ValueError, KeyError):  # a port that is no number, another scheme
-        return None
-    paths = [[unquote(part) if http else part for part in url.path.split("/") if part] for url in (here, there)]
-    rest = paths[1][len(paths[0]) :]
-    if here.scheme != there.scheme or origins[0] != origins[1] or paths[1][: len(paths[0])] != paths[0]:
-        return None
-    return None if any(_leaves_folder(part) for part in rest) else "/".join(rest)
-
-
-def _leaves_folder(part: str) -> bool:
-    while (decoded := unquote(part)) != part:  # some servers decode twice
-        part = decoded
-    return part in {".", ".."} or "/" in part or "\\" in part
+    folder = f"{bare(own).rstrip('/')}/"
+    address = f"{other.rstrip('/')}/"
+    path = address[len(folder) :].rstrip("/")
+    path = unquote(path) if folder.lower().startswith(("http://", "https://")) else path
+    strange = re.search(r"[\x00-\x1f\x7f\\%?#]|(^|/)/", path) or {".", ".."} & {*path.split("/")}
+    return path if address.startswith(folder) and not strange else None
 
 
 def _hide(field: str) -> str:

@@ -77,7 +77,7 @@ def test_tars_below_it_are_read_with_the_addresss_credentials(
     folder: Path, fetched: tuple[FaultyServer, str, CacheOptions], below: str
 ) -> None:
     server, url, cache = fetched
-    rebase(folder, f"HTTP://127.0.0.1:{server.port}/a/data%20set{below}")
+    rebase(folder, f"http://127.0.0.1:{server.port}/a/data%20set{below}")
     path = below.rstrip("/")
     assert locate(url, cache).tars == f"http://user:pass@127.0.0.1:{server.port}/a/data%20set{path}?sig=x"
 

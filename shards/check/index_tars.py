@@ -22,8 +22,8 @@ from shards.format.codec import DECODERS
 from shards.format.image import read_header
 from shards.format.index import ENTRY, HIDDEN, IMAGES, Member, walk_tar, write_index
 from shards.format.manifest import MANIFEST, Manifest, Shard, read_manifest, write_manifest
-from shards.storage.client import StorageClient
-from shards.storage.locate import FIRST_PATIENCE, TarList, list_tars
+from shards.storage.client import FIRST_PATIENCE, StorageClient
+from shards.storage.tars import TarList, list_tars
 
 SOURCE = "tars"
 SIZES = (32, 64, 128)  # in pixels, of the images that need no resizing
@@ -71,7 +71,8 @@ class Contents:
             yield f"{self.broken:,} images are broken; training replaces them. The first is {self.first_broken}."
         if hidden := self.others[HIDDEN]:
             yield f"{hidden:,} members are hidden, or in folders such as .cache or @eaDir, and are not read."
-        lost = Counter({name: count for name, count in self.others.items() if name.rpartition(".")[2] in LOST})
+        ends = {name: name.partition("?")[0].rpartition(".")[2] for name in self.others}  # names are made of URLs, too
+        lost = Counter({name: self.others[name] for name, end in ends.items() if end in LOST})
         if lost:
             yield (
                 f"{lost.total():,} members look like images but are not read, such as KEY.{lost.most_common(1)[0][0]}. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import zlib
 from collections import defaultdict
@@ -16,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from shards.common.errors import InputError
+from shards.format.image import MAX_BYTES
 from shards.sources.source import Item, Source
 from shards.sources.tree import walk
 
@@ -129,7 +131,8 @@ def _read_idx(raw: Path, part: Part, kind: Literal["images", "labels"]) -> np.nd
         raise InputError(f"{raw} holds neither {name} nor {name}.gz. Put MNIST's files there and build again.")
     data = path.read_bytes()
     try:
-        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data  # whatever its name
+        if data[:2] == b"\x1f\x8b":  # whatever its name
+            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}). Download it again.") from error
     code, dimensions = data[2:4] if len(data) >= 4 else (0, 0)

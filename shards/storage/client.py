@@ -19,6 +19,7 @@ from fsspec.core import filesystem, url_to_fs  # type: ignore[import-untyped]
 from shards.common.errors import InputError
 from shards.common.urls import redact
 
+FIRST_PATIENCE = 15.0  # seconds of retries of the first request, so that a wrong address is reported soon
 PATIENCE = 120.0  # seconds for which a failed read is retried: enough for the restart of a server
 STALL = 10.0  # seconds of silence after which a response is given up
 

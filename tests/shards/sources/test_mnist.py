@@ -162,6 +162,13 @@ def test_several_sets_are_told_apart_by_one_file(tmp_path: Path) -> None:
     assert len(Mnist(tmp_path / "both" / "fashion")) == 3
 
 
+def test_a_file_that_unpacks_to_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path, *map(idx, digits(4)), ending=".gz")
+    monkeypatch.setattr("shards.sources.mnist.MAX_BYTES", 1000)
+    with pytest.raises(InputError, match="has 1001 bytes where its header promises 3152"):
+        len(source)
+
+
 def test_images_without_labels(tmp_path: Path) -> None:
     write(tmp_path, *map(idx, digits(4)))
     (tmp_path / "train-labels-idx1-ubyte").unlink()

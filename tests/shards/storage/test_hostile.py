@@ -19,7 +19,8 @@ from shards.common.errors import InputError
 from shards.format.manifest import MANIFEST, read_manifest, write_manifest
 from shards.loading.reader import Reader
 from shards.storage.client import StorageClient
-from shards.storage.locate import CacheOptions, fetch_chunks, list_tars, locate
+from shards.storage.locate import CacheOptions, fetch_chunks, locate
+from shards.storage.tars import list_tars
 from tests.support.faulty import FaultyServer, bomb
 from tests.support.make import make_shards
 

@@ -10,7 +10,8 @@ import pytest
 
 from shards.common.errors import InputError
 from shards.format.manifest import INDEX, MANIFEST, read_manifest
-from shards.storage.locate import default_cache_folder, fetch_chunks, fetch_index, list_tars
+from shards.storage.locate import default_cache_folder, fetch_chunks, fetch_index
+from shards.storage.tars import list_tars
 from tests.support.faulty import FaultyServer
 from tests.support.make import make_shards
 

@@ -73,7 +73,7 @@ def test_a_replayed_run_goes_on_as_the_plain_one(faces32: Path, undisturbed: Pat
         wanted = [*flags(faces32, tmp_path, workers=1), "--cuda-graphs", "--steps", str(steps)]
         done = python()("-c", replayed, *wanted, cwd=ROOT)
         assert done.returncode == 0, done.stderr
-        assert status(tmp_path)["step"] == steps and done.stdout.count("recorded") == 1
+        assert status(tmp_path)["step"] == steps and done.stderr.count("recorded") == 1
     assert weights(tmp_path) == weights(undisturbed)
     assert figures(tmp_path) == figures(undisturbed)
 

@@ -252,7 +252,7 @@ def test_a_disk_that_fills_up(raw: Path, tmp_path: Path) -> None:
     if subprocess.run(mount, capture_output=True, check=False).returncode == 0:
         try:
             _, errors = run_cli(raw, out, npy)
-            assert f"error: {out}/shard-000001.tar: No space left on device. Finished shards stay" in errors
+            assert f"error: {out}" in errors and ": No space left on device. Finished shards stay" in errors
             assert (out / "shard-000000.tar").exists()
             subprocess.run(["mount", "-o", "remount,size=4m", str(out)], check=True)
             assert build(Folder(raw), out, npy, workers=1).samples == COUNT

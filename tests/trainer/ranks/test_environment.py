@@ -96,6 +96,13 @@ def test_on_a_gpu_each_rank_needs_its_number(bare: pytest.MonkeyPatch) -> None:
         check_launch(Launch(0, 2, 2, False, "no"), 8)
 
 
+def test_a_batch_that_does_not_divide(bare: pytest.MonkeyPatch) -> None:
+    for name, value in split(f"RANK=0 WORLD_SIZE=3 {MASTER}").items():
+        bare.setenv(name, value)
+    with pytest.raises(InputError, match="--batch-size 8 does not divide among 3 ranks; --batch-size 9 does"):
+        check_launch(Launch(0, 3, 3, True, "no"), 8)
+
+
 CHILD = """
 import sys
 from trainer.ranks import environment
@@ -104,6 +111,8 @@ try:
     environment.check_environment()
 except environment.InputError as error:
     sys.exit(str(error))
+print("started", flush=True)
+sys.stdin.read()  # a real rank trains on while the others look for it
 """
 
 
@@ -112,9 +121,13 @@ def ranks(*started: str, start: float) -> list[str]:
     inherited = {name: value for name, value in os.environ.items() if name not in (*RANK, *RENDEZVOUS, *MPI)}
     processes = [
         subprocess.Popen([sys.executable, "-c", CHILD + f"# {MASTER}", str(start)], cwd=ROOT,
-                         env={**inherited, **split(words)}, stderr=subprocess.PIPE, text=True)
+                         env={**inherited, **split(words)}, text=True,
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for words in started
     ]  # fmt: skip
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
     return [process.communicate(timeout=120)[1] for process in processes]
 
 

@@ -198,14 +198,6 @@ def test_a_data_set_smaller_than_a_batch(faces32: Path, tmp_path: Path, fails: F
     assert "200 samples, fewer than one batch of 256" in said
 
 
-def test_a_batch_that_does_not_divide(
-    faces32: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    said = fails(*flags(faces32, tmp_path / "run"))
-    assert "--batch-size 8 does not divide among 3 ranks; --batch-size 9 does" in said
-
-
 def test_a_batch_of_nothing(faces32: Path, tmp_path: Path, fails: Fails) -> None:
     assert "--batch-size is 0" in fails(*flags(faces32, tmp_path / "run"), "--batch-size", "0")
 

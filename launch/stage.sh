@@ -15,9 +15,13 @@ if [ -L "$private" ] || ! [ -d "$private" ] || ! [ -O "$private" ] || (($(stat -
 fi
 exec 9>"$copy.lock"
 flock 9 # another job on this node may be copying the same shards
-if ! cmp -s "$shards/manifest.json" "$copy/manifest.json"; then # there is none, or a job that cleans disks removed files
+list() { # the sizes and names of what a training reads
+  cd "$1" 2>/dev/null && find -L . -type f \( -name '*.tar' -o -name index.npy \) -printf '%s %p\n' | LC_ALL=C sort
+}
+# There is no copy, or a job that cleans disks removed files of it.
+if ! cmp -s "$shards/manifest.json" "$copy/manifest.json" || [ "$(list "$shards")" != "$(list "$copy")" ]; then
   rm -rf "$copy.part"
-  cp -r "$shards" "$copy.part" || { rm -rf "$copy.part"; exit 1; }
+  cp -rL "$shards" "$copy.part" || { rm -rf "$copy.part"; exit 1; }
   rm -rf "$copy"
   mv -T "$copy.part" "$copy" # makes the copy complete
 fi

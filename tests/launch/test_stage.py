@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -47,12 +48,13 @@ def test_a_copy_is_made_once_and_again_when_files_of_it_are_gone(shards: Path, t
     assert ShardDataset(copy)[0].images.shape == (1, 32, 32, 1) and copy.parent.stat().st_mode & 0o777 == 0o700
     before = (copy / "manifest.json").stat().st_ino
     assert stage(shards, copy) == (0, "") and (copy / "manifest.json").stat().st_ino == before
-    for damage in ("gone", "cut"):
-        (copy / "manifest.json").unlink() if damage == "gone" else os.truncate(copy / "manifest.json", 10)
+    for name, damage in product(("manifest.json", "shard-00001.tar"), ("gone", "cut")):
+        (copy / name).unlink() if damage == "gone" else os.truncate(copy / name, 10)
         (copy.parent / "shards-123.part").mkdir()  # of a job that was killed
         (copy.parent / "shards-123.part" / "more").touch()
         assert stage(shards, copy) == (0, "")
         assert read_manifest(copy) == read_manifest(shards) and names(copy) == names(shards)
+        assert (copy / name).read_bytes() == (shards / name).read_bytes()
         assert names(copy.parent) == {"shards-123", "shards-123.lock"}
 
 

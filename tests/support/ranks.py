@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-PRELOADED = ["accelerate", "torch", "torch._dynamo", "trainer.gan.step", "trainer.ranks.process_group"]
+PRELOADED = ["accelerate", "torch", "torch._dynamo", "torchmetrics.functional.image", "trainer.gan.step",
+             "trainer.ranks.process_group", "trainer.train.evaluation"]  # fmt: skip
 """Imported once, in the process that forks the ranks: each would need 5 s for it, 2 of them for DDP's torch._dynamo."""
 
 

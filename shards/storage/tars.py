@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from glob import glob
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from braceexpand import braceexpand
 
@@ -18,8 +19,8 @@ from shards.common.errors import InputError
 from shards.common.names import is_below_junk
 from shards.common.urls import is_remote, join, local_path, redact
 from shards.storage.client import FIRST_PATIENCE, StorageClient
-from shards.storage.remote_file import open_remote
 
+READ_AHEAD = 4 << 20
 MAX_TARS = 1_000_000  # that a pattern may name: with a digit too many, the names would fill the memory
 
 
@@ -37,8 +38,36 @@ class TarList:
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
         path = self.path(name)
-        with open_remote(path, self.home) if is_remote(path) else Path(path).open("rb") as file:
-            yield file
+        if not is_remote(path):
+            with Path(path).open("rb") as file:
+                yield file
+        else:
+            with closing(StorageClient(path, home=self.home)) as client:
+                yield io.BufferedReader(_RemoteFile(client, path), READ_AHEAD)
+
+
+class _RemoteFile(io.RawIOBase):
+    def __init__(self, client: StorageClient, url: str) -> None:
+        self._client, self._url, self._size, self._position = client, url, client.size(url), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = (0, self._position, self._size)[whence] + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._size, self._position + len(buffer))
+        if end <= self._position:
+            return 0
+        data = self._client.read(self._url, self._position, end, file_size=self._size)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 def list_tars(where: str) -> TarList:

@@ -282,7 +282,8 @@ def test_keys_of_our_own_tars_are_found_again(tmp_path: Path) -> None:
     assert np.array_equal(batch.images[batch.keys.index(key(2))].numpy(), picture(2))
 
 
-def test_tars_behind_a_url_are_indexed_and_read(tmp_path: Path) -> None:
+def test_tars_behind_a_url_are_indexed_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.check.index_tars.FIRST_PATIENCE", 1.0)
     make_shards(tmp_path / "tars", samples=30, shard_samples=10, format="png")
     (tmp_path / "tars" / "manifest.json").unlink()
     with FaultyServer(tmp_path / "tars", login="me:secret") as server:

@@ -43,6 +43,7 @@ def train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
 def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
     config, state = session.config, session.state
     meter, reason = Meter(state.position), None
+    parts: list[Batch] = []
 
     def stop_reason() -> str | None:
         if reason := preemption.reason():
@@ -51,15 +52,16 @@ def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
 
     with closing(_open_stream(session, stop_reason)) as stream:
         while session.steps_left:
-            parts = _read(session, stream, meter)
+            _read(session, stream, meter, parts)
             reason = stop_reason()
             stop = reason is not None or len(parts) < config.d_steps
-            ready = len(parts) == 1 and parts[0].followed
+            ready = len(parts) == 2 * config.d_steps - 1 and parts[-1].followed
             if session.stop_vote.vote(stop, ready, stop_reason):
                 reason = reason or ANOTHER_RANK
                 break
             report = session.steps_left == 1 or (state.step + 1) % config.log_every == 0
-            metrics = session.advance(parts, report=report)
+            metrics = session.advance(parts[: config.d_steps], report=report)
+            del parts[: config.d_steps]
             done = not session.steps_left
             if report:
                 session.report(metrics, meter)
@@ -124,13 +126,17 @@ def _open_stream(session: Session, stop_reason: Callable[[], str | None]) -> Gen
     )
 
 
-def _read(session: Session, stream: Iterator[Batch], meter: Meter) -> list[Batch]:
-    """This rank's part of the next ``d_steps`` batches; fewer if the run is asked to stop while it waits for them."""
-    parts: list[Batch] = []
+def _read(session: Session, stream: Iterator[Batch], meter: Meter, parts: list[Batch]) -> None:
+    """Extend ``parts`` to this rank's part of the next step's batches; to fewer if the run is asked to stop meanwhile.
+
+    Those of the step after it are added too, all but the last one, unless they take waiting.
+    """
+    steps = session.config.d_steps
     try:
         with meter.measure("data/wait"), suppress(Interrupted):
-            parts += islice(stream, session.config.d_steps)
+            parts += islice(stream, steps - len(parts))
+            while len(parts) < 2 * steps - 1 and parts[-1].followed:
+                parts.append(next(stream))
     except InputError:
         session.save_before_error()
         raise
-    return parts

@@ -140,3 +140,20 @@ def test_redacting_twice_changes_nothing(before: str, after: str) -> None:
 )
 def test_paths_below(own: str, other: str, path: str | None) -> None:
     assert path_below(own, other) == path
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "tars", "FILE:///etc", "C:\\tars", "http://h:2/a/data%20set", "https://h:1/a/data%20set", "http://h:1",
+        "http://h:1/a/data%20set2", "http://h:1/a/data%20set/../..", "http://h:1/a/data%20set/.%2E/x",
+        "http://h:1/a/data%20set/%252e%252e/x", "http://h:1/a/data%20set/x%2f..%2f..", "http://h:1/a/data%20set/..\\x",
+        "http://h:1/a/data%20set/x%5c..", "http://h:1/a/./data%20set", "http://h:1\n/a/data%20set",
+        "http://h:1/a/data%20set/x\n", "http://evil@h:1/a/data%20set", "http://h:1@evil/a/data%20set",
+        "http://h:1/a/data%20set?to=evil", "http://h:1/a/data%20set#evil", "http://h:x/a/data%20set",
+        "//h:1/a/data%20set", "gs://bucket/a", "hf://datasets/u/r", "memory://a/data set", "simplecache::file:///etc",
+        "ftp://h:1/a",
+    ],
+)  # fmt: skip
+def test_what_is_not_below(base: str) -> None:
+    assert path_below("http://h:1/a/data%20set", base) is None

@@ -47,20 +47,9 @@ def rebase(folder: Path, base: str) -> None:
 
 @pytest.mark.parametrize(
     "base",
-    [
-        "/etc", "tars", "../tars", "file:///etc", "FILE:///etc", "C:\\tars",
-        "http://169.254.169.254/latest", "http://127.0.0.1:1/a/data%20set", "http://localhost:{port}/a/data%20set",
-        "https://127.0.0.1:{port}/a/data%20set", "http://127.0.0.1:{port}", "http://127.0.0.1:{port}/a",
-        "http://127.0.0.1:{port}/a/data%20set2", "http://127.0.0.1:{port}/a/data%20set/../..",
-        "http://127.0.0.1:{port}/a/data%20set/%2e%2e", "http://127.0.0.1:{port}/a/data%20set/.%2E/x",
-        "http://127.0.0.1:{port}/a/data%20set/%252e%252e/x", "http://127.0.0.1:{port}/a/data%20set/x%2f..%2f..",
-        "http://127.0.0.1:{port}/a/data%20set/..\\x", "http://127.0.0.1:{port}/a/data%20set/x%5c..",
-        "http://127.0.0.1:{port}/a/./data%20set", "http://127.0.0.1:{port}\n/a/data%20set",
-        "http://evil@127.0.0.1:{port}/a/data%20set", "http://127.0.0.1:{port}@evil/a/data%20set",
-        "http://127.0.0.1:{port}/a/data%20set?to=evil", "http://127.0.0.1:{port}/a/data%20set#evil",
-        "http://127.0.0.1:x/a/data%20set", "//127.0.0.1:{port}/a/data%20set", "s3://127.0.0.1:{port}/a/data%20set",
-        "gs://bucket/a", "hf://datasets/u/r", "memory://a/data set", "simplecache::file:///etc", "ftp://127.0.0.1/a",
-    ],
+    ["/etc", "../tars", "file:///etc", "http://169.254.169.254/latest", "http://localhost:{port}/a/data%20set",
+     "http://127.0.0.1:{port}/a", "http://127.0.0.1:{port}/a/data%20set/%2e%2e", "s3://127.0.0.1:{port}/a/data%20set",
+     "http://evil:pass@127.0.0.1:{port}/a/data%20set"],
 )  # fmt: skip
 def test_a_fetched_manifest_points_below_its_own_address(
     folder: Path, fetched: tuple[FaultyServer, str, CacheOptions], base: str

@@ -92,7 +92,9 @@ class Info:
             manifest = reader.manifest
             print(describe_manifest(manifest))
             images = np.empty((min(SHOWN, manifest.samples), *manifest.shape), np.uint8)
-            reader.read(0, images)
+            bad = reader.read(0, images).bad
+        if bad:
+            print(f"Warning: {len(bad)} of the images on the sheet are replaced. {bad[0]}.", file=sys.stderr)
         folder = Path() if is_remote(self.where) else local_path(self.where)
         path = self.sheet or folder / "contact-sheet.png"
         try:

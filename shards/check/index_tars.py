@@ -15,12 +15,12 @@ import numpy as np
 
 from shards.common.errors import InputError
 from shards.common.files import compute_sha256
-from shards.common.names import printable
+from shards.common.names import EXTENSIONS, printable, suffix
 from shards.common.progress import progress_bar
 from shards.common.urls import bare, is_remote, redact
 from shards.format.codec import DECODERS
 from shards.format.image import read_header
-from shards.format.index import ENTRY, HIDDEN, IMAGES, Member, walk_tar, write_index
+from shards.format.index import ENTRY, HIDDEN, Member, walk_tar, write_index
 from shards.format.manifest import MANIFEST, Manifest, Shard, read_manifest, write_manifest
 from shards.storage.client import FIRST_PATIENCE, StorageClient
 from shards.storage.tars import TarList, list_tars
@@ -29,8 +29,8 @@ SOURCE = "tars"
 SIZES = (32, 64, 128)  # in pixels, of the images that need no resizing
 
 
-LOST = (*IMAGES, "jfif", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif", "heic")
-"""Ends of extensions that look like those of images."""
+LOST = (*EXTENSIONS, ".npy", ".heic", ".heif", ".hif", ".jxl")
+"""Suffixes of members that look like images."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,7 @@ class Contents:
             yield f"{self.broken:,} images are broken; training replaces them. The first is {self.first_broken}."
         if hidden := self.others[HIDDEN]:
             yield f"{hidden:,} members are hidden, or in folders such as .cache or @eaDir, and are not read."
-        ends = {name: name.partition("?")[0].rpartition(".")[2] for name in self.others}  # names are made of URLs, too
-        lost = Counter({name: self.others[name] for name, end in ends.items() if end in LOST})
+        lost = Counter({name: count for name, count in self.others.items() if suffix(f"KEY.{name}") in LOST})
         if lost:
             yield (
                 f"{lost.total():,} members look like images but are not read, such as KEY.{lost.most_common(1)[0][0]}. "

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from shards.common.errors import InputError
-from shards.common.names import is_below_junk, printable
+from shards.common.names import EXTENSIONS, is_below_junk, printable, suffix
 from shards.format.image import MAX_BYTES
 from shards.sources.celeba_lists import BROKEN_ZIP, Lists, find_lists
 from shards.sources.source import BadImage, Item, Source, read_image
-from shards.sources.tree import EXTENSIONS, read_file, suffix
+from shards.sources.tree import read_file
 
 IMAGES = "img_align_celeba"
 
@@ -131,6 +131,10 @@ def _select_images(members: Iterable[str]) -> list[str]:
 def _open_zip(path: Path) -> zipfile.ZipFile:
     """Stays open; each process has its own, because reads move its position."""
     try:
-        return zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(path)
     except BROKEN_ZIP as error:
         raise InputError(f"{path} is not a complete zip file ({error}). Download it again.") from error
+    for member in archive.infolist():  # some systems write backslashes
+        member.filename = member.filename.replace("\\", "/")
+        archive.NameToInfo[member.filename] = member
+    return archive

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.common.errors import InputError
-from shards.common.names import is_below_junk, printable
+from shards.common.names import EXTENSIONS, is_below_junk, printable, suffix
 from shards.sources.source import BadImage
-from shards.sources.tree import EXTENSIONS, read_file, suffix
+from shards.sources.tree import read_file
 
 ATTRIBUTES, PARTITION = "list_attr_celeba", "list_eval_partition"
 TABLES = (".txt", ".csv", ".tsv")
@@ -56,9 +56,9 @@ def find_lists(folders: Sequence[Path], archive: zipfile.ZipFile | None, names: 
     members = [name for name in (archive.namelist() if archive else ()) if not is_below_junk(name)]
     for kind, allowed in ((ATTRIBUTES, VALUES), (PARTITION, SPLITS)):
         places = [(folder, place) for folder in folders for place in ("", "Anno/", "Eval/")] + [(folders[0], "*/")]
-        paths = [path for folder, place in places for path in sorted(folder.glob(f"{place}{kind}*"))]
-        found = [str(path) for path in paths if not path.is_dir()]
-        found += [name for name in members if _base(name).startswith(kind)]
+        paths = [path for folder, place in places for path in sorted(folder.glob(f"{place}[Ll][Ii][Ss][Tt]_*"))]
+        files = (str(path) for path in paths if not path.is_dir())
+        found = [name for name in (*files, *members) if _base(name).lower().startswith(kind)]
         readable = [name for name in found if suffix(name) in TABLES]
         if readable:
             path = min(readable, key=lambda name: (len(_base(name)), TABLES.index(suffix(name))))
@@ -83,7 +83,8 @@ def _read(path: str, archive: zipfile.ZipFile | None) -> str:
     try:
         data = archive.read(path) if archive else read_file(path, path)
     except (BadImage, *BROKEN_ZIP) as error:
-        raise InputError(f"{path} cannot be read ({error}). Remove it to build without it.") from error
+        what = error if isinstance(error, BadImage) else f"{path} cannot be read ({error})"
+        raise InputError(f"{what}. Remove it to build without it.") from error
     return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", errors="replace")
 
 
@@ -98,6 +99,9 @@ def _parse(
     header, rows = list[str](), dict[str, str]()
     for line in text.splitlines():
         name, _, values = line.translate(SPACES).strip().partition(" ")
+        second, _, rest = values.lstrip().partition(" ")
+        if suffix(second) in EXTENSIONS:  # the first column is a number of pandas
+            name, values = second, rest
         if values and (stem := _stem(name)) in stems:
             rows[stem] = values
         elif values and not rows and not header and suffix(name) not in EXTENSIONS:

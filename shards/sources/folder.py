@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from shards.common.errors import InputError
-from shards.common.names import printable
+from shards.common.names import EXTENSIONS, printable
 from shards.sources.source import Item, Source, read_image
-from shards.sources.tree import EXTENSIONS, Images, find_images, read_file
+from shards.sources.tree import Images, find_images, read_file
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import pairwise
@@ -13,9 +14,8 @@ from typing import ClassVar, Literal
 import lmdb
 
 from shards.common.errors import InputError
-from shards.common.names import printable
+from shards.common.names import printable, walk
 from shards.sources.source import Item, Source, read_image
-from shards.sources.tree import walk
 
 DATA = "data.mdb"
 Split = Literal["train", "val", "all"]
@@ -43,16 +43,23 @@ class Lsun(Source):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        databases = _databases(self.raw, self.categories, self.split)
-        names = tuple(dict.fromkeys(printable(category) for category, _ in databases))
+        names = tuple(dict.fromkeys(printable(category) for category, _ in self._databases))
         return names if len(names) > 1 else ()
 
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        return _listing(self.raw, self.categories, self.split)[1]
+
+    @property
+    def _databases(self) -> tuple[tuple[str, Path], ...]:
+        return _listing(self.raw, self.categories, self.split)[0]
+
     def __len__(self) -> int:
-        return sum(_count(folder) for _, folder in _databases(self.raw, self.categories, self.split))
+        return sum(_count(folder) for _, folder in self._databases)
 
     def __getitem__(self, index: int) -> Item:
         row = index
-        for category, folder in _databases(self.raw, self.categories, self.split):
+        for category, folder in self._databases:
             if 0 <= row < _count(folder):
                 key, value = _read(folder, row)
                 file, classes = printable(key.decode(errors="backslashreplace")), self.classes
@@ -64,13 +71,16 @@ class Lsun(Source):
 
 
 @lru_cache(maxsize=2)
-def _databases(raw: Path, categories: tuple[str, ...], split: Split) -> tuple[tuple[str, Path], ...]:
-    """Category and folder of each LMDB, in the order of the labels."""
+def _listing(
+    raw: Path, categories: tuple[str, ...], split: Split
+) -> tuple[tuple[tuple[str, Path], ...], Mapping[str, str]]:
+    """Category and folder of each LMDB, in the order of the labels; sub-folders that cannot be read, and why."""
     if not raw.is_dir():
         raise InputError(f"{raw} is not a folder. Name an unzipped LMDB, such as bedroom_train_lmdb, or its parent.")
     here = raw.resolve()
-    paths = [DATA] if (here / DATA).is_file() else [path for path in walk(str(here)) if path.endswith((DATA, ".zip"))]
-    files = [here / path for path in paths]
+    unreadable = dict[str, str]()
+    paths = [DATA] if (here / DATA).is_file() else walk(str(here), unreadable)
+    files = [here / path for path in paths if path.endswith((DATA, ".zip"))]
     folders = sorted(path.parent for path in files if path.name == DATA)
     parsed = [(*_parse(folder.name), folder) for folder in folders]
     for one, other in pairwise(sorted(parsed)):
@@ -86,7 +96,7 @@ def _databases(raw: Path, categories: tuple[str, ...], split: Split) -> tuple[tu
     if unknown := [category for category in categories if category not in names]:
         raise InputError(f"{raw} holds no category {unknown[0]!r}; it has {', '.join(names)}.")
     chosen = dict.fromkeys(categories or names)  # a category may be named twice
-    return tuple(database for category in chosen for database in databases if database[0] == category)
+    return tuple(item for category in chosen for item in databases if item[0] == category), unreadable
 
 
 def _parse(folder: str) -> tuple[str, str]:

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from shards.common.errors import InputError
+from shards.common.names import walk
 from shards.format.image import MAX_BYTES
 from shards.sources.source import Item, Source
-from shards.sources.tree import walk
 
 Split = Literal["train", "test", "all"]
 Part = Literal["train", "t10k"]

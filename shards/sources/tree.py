@@ -7,16 +7,13 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shards.common.names import is_junk, printable
+from shards.common.names import EXTENSIONS, printable, suffix, walk
 from shards.format.image import MAX_BYTES
 from shards.sources.source import BadImage
-
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif",
-              ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif")  # fmt: skip
 
 NEVER = (".txt", ".caption", ".json", ".jsonl", ".xml", ".xmp", ".csv", ".tsv", ".yaml", ".yml", ".md", ".html",
          ".npy", ".npz", ".pt", ".mat", ".mp4", ".mov", ".zip", ".tar", ".gz", ".thm", ".part", ".crdownload",
@@ -26,7 +23,10 @@ NEVER = (".txt", ".caption", ".json", ".jsonl", ".xml", ".xmp", ".csv", ".tsv", 
 SIGNATURE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|....ftypavi[fs]|\0\0\0\x0cjP  ", re.DOTALL
 )
-"""Start of a file that is an image whatever its name. Not TIFF's: most camera raw files begin with it."""
+"""Start of a file that is an image whatever its suffix."""
+
+TIFF = re.compile(rb"II\*\0|MM\0\*")
+"""Start of a file that is an image if it has no suffix: most camera raw files begin like a TIFF, too."""
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENAMETOOLONG)
 """Errors of one file; all others are errors of the disk."""
@@ -52,60 +52,16 @@ def find_images(root: str) -> Images:
     return Images(tuple(sorted(paths)), dict(passed_over.most_common(20)), unreadable)
 
 
-def walk(root: str, unreadable: dict[str, str] | None = None) -> Iterator[str]:
-    """The path of every file below ``root``, relative to it; no ``stat`` per file.
-
-    Junk is left out. Links to folders are followed, but no folder is visited twice, as a link can point to its parent.
-    A sub-folder that cannot be read becomes an entry of ``unreadable``; without this argument it raises ``OSError``.
-    """
-    seen, folders = set(), [("", os.path.realpath(root))]
-    while folders:
-        folder, real = folders.pop()
-        if real in seen:
-            continue
-        seen.add(real)
-        inner = []
-        try:
-            with os.scandir(f"{root}/{folder}") as entries:
-                for entry in entries:
-                    path = folder + entry.name
-                    if is_junk(entry.name):
-                        continue
-                    if not _is_folder(entry):
-                        yield path
-                    elif entry.is_symlink():
-                        inner.append((f"{path}/", os.path.realpath(entry.path)))
-                    else:
-                        inner.append((f"{path}/", f"{real}/{entry.name}"))
-        except OSError as error:
-            if unreadable is None or not folder:
-                raise
-            unreadable[printable(folder)] = error.strerror or str(error)
-        folders += sorted(inner, reverse=True)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, or into a folder that cannot be read
-        return False
-
-
-def suffix(path: str) -> str:
-    """``.jpg`` of ``a/x.JPG?w=640``, a name made of a URL."""
-    stem, dot, ending = path.rpartition("/")[2].partition("?")[0].rpartition(".")  # Path.suffix takes ten times as long
-    return (dot + ending).lower() if stem and ending else ""
-
-
 def is_image(root: str, path: str) -> bool:
     """Whether the file ``path`` below ``root`` is to be read as an image."""
     ending = suffix(path)
     if ending in EXTENSIONS or ending in NEVER:
         return ending in EXTENSIONS
     try:
-        return SIGNATURE.match(read_file(f"{root}/{path}", path, 16)) is not None
+        start = read_file(f"{root}/{path}", path, 16)
     except BadImage:
-        return not ending  # a dangling link, perhaps to a folder of images: reading it will name it
+        return not ending  # reading it will name it
+    return any(form.match(start) for form in ((SIGNATURE,) if ending else (SIGNATURE, TIFF)))
 
 
 def read_file(path: str, origin: str, size: int = -1) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from typing import Any, BinaryIO
 from braceexpand import braceexpand
 
 from shards.common.errors import InputError
-from shards.common.names import is_below_junk
+from shards.common.names import walk
 from shards.common.urls import is_remote, join, local_path, redact
 from shards.storage.client import FIRST_PATIENCE, StorageClient
 
 READ_AHEAD = 4 << 20
+PACKED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|z)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 MAX_TARS = 1_000_000  # that a pattern may name: with a digit too many, the names would fill the memory
 
 
@@ -76,13 +78,7 @@ def list_tars(where: str) -> TarList:
         return _list_remote(where)
     path = local_path(where)
     if path.is_dir():
-        found = (tar for tar in path.rglob("*.tar") if tar.is_file() or tar.is_symlink())  # without folders and pipes
-        tars = sorted(tar.relative_to(path).as_posix() for tar in found)
-        names = tuple(name for name in tars if not is_below_junk(name))
-        if not names:
-            packed = next((tar.name for kind in ("*.tar.*", "*.tgz") for tar in path.rglob(kind)), None)
-            raise InputError(f"{where} holds no .tar files{f', only compressed ones ({packed})' if packed else ''}.")
-        return TarList(str(path), names)
+        return TarList(str(path), _find_below(path))
     patterns = [str(path)] if path.is_file() else _expand(str(path))  # the name of a tar may contain braces
     paths = [Path(name) for pattern in patterns for name in sorted(glob(pattern)) or [pattern]]  # noqa: PTH207
     if missing := [path for path in paths if not path.is_file()]:
@@ -91,6 +87,19 @@ def list_tars(where: str) -> TarList:
         raise InputError(f"{where} names a tar twice.")
     base = os.path.commonpath([path.parent for path in paths])
     return TarList(base or ".", tuple(path.relative_to(base).as_posix() for path in paths))
+
+
+def _find_below(folder: Path) -> tuple[str, ...]:
+    """The tars at any depth below ``folder``, relative to it; warns of compressed ones. Raises ``InputError``."""
+    files = sorted(walk(str(folder)))
+    packed = [name for name in files if PACKED.search(name)]
+    tars = [(name, folder / name) for name in files if name.lower().endswith(".tar")]
+    names = tuple(name for name, path in tars if path.is_file() or path.is_symlink())  # no pipe
+    if not names:
+        raise InputError(f"{folder} holds no .tar files{f', only compressed ones ({packed[0]})' if packed else ''}.")
+    if packed:
+        warnings.warn(f"{len(packed):,} compressed tars are not read, such as {packed[0]}. Unpack them.", stacklevel=4)
+    return names
 
 
 def _expand(pattern: str) -> list[str]:

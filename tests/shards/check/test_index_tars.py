@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -225,11 +226,11 @@ def save(image: Image.Image, format: str, **options: object) -> bytes:
 def test_images_whose_keys_have_dots_are_missed_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     members = {f"v1.2/IMG_{number}.JPG": jpeg() for number in range(3)}  # dots of folders do not count
     dotted = {f"IMG_2020.01.0{day}.jpg": jpeg() for day in range(5)} | {"x.gif": b"GIF89a", "notes.v2.txt": b""}
-    dotted |= {"y.jpg?w=640": jpeg()}
+    dotted |= dict.fromkeys(("y.jpg?w=640", "z.jfif", "a.b.TIFF?x=1", "c.HEIF"), jpeg())
     write_tar(tmp_path / "x.tar", members | dotted)
     assert index_tars(str(tmp_path)).samples == 3
     warning = capsys.readouterr().err
-    assert "Warning: 7 members look like images but are not read, such as KEY.01.00.jpg." in warning
+    assert "Warning: 10 members look like images but are not read, such as KEY.01.00.jpg." in warning
     assert "begins at the first dot of the file name" in warning
     write_tar(tmp_path / "only" / "y.tar", dotted)
     with pytest.raises(InputError, match=r"holds no images, but .*KEY\.01\.00\.jpg.* with no other dot"):
@@ -321,6 +322,25 @@ def test_what_is_no_image_is_counted(tmp_path: Path) -> None:
     manifest = index_tars(str(tmp_path))
     assert manifest.samples == 1
     assert manifest.build["other members"] == {"gif": 2, "cls": 1}
+
+
+def test_all_tars_below_a_folder_are_found(tmp_path: Path) -> None:
+    """Also behind a link and with another spelling; what is lost is an error or a warning."""
+    folder = tmp_path / "tars"
+    for number, name in enumerate(("tars/a.tar", "tars/B.TAR", "tars/c.tar/d.tar", "disk/e.tar", "tars/@eaDir/f.tar")):
+        write_tar(tmp_path / name, {f"{number}.jpg": jpeg()})
+    (folder / "more").symlink_to(tmp_path / "disk")
+    (folder / "up").symlink_to(folder)
+    os.mkfifo(folder / "pipe.tar")
+    (folder / "g.tar.gz").write_bytes(b"")
+    (folder / "h.tgz").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"^2 compressed tars are not read, such as g\.tar\.gz\. Unpack them\.$"):
+        manifest = index_tars(str(folder), tmp_path / "out")
+    assert [shard.name for shard in manifest.shards] == ["B.TAR", "a.tar", "c.tar/d.tar", "more/e.tar"]
+    assert [*verify(tmp_path / "out")] == []
+    (tmp_path / "disk").rename(tmp_path / "lost")
+    with pytest.raises(FileNotFoundError, match="tars/more/'"):
+        index_tars(str(folder), tmp_path / "other")
 
 
 def link(folder: Path) -> None:

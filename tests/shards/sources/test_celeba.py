@@ -33,6 +33,9 @@ def raw(tmp_path: Path) -> Path:
     return raw
 
 
+PIXELS = b"P5 178 218 255\n" + bytes(178 * 218)
+
+
 def zipped(raw: Path) -> Path:
     with zipfile.ZipFile(raw / "img_align_celeba.zip", "w") as archive:
         for name in NAMES:
@@ -111,12 +114,27 @@ def tables(raw: Path, change: Callable[[str], str] = str, ending: str = ".csv") 
         (lambda text: text.replace("-1", "0"), ".csv"),
         (lambda text: text.partition("\n")[2] if "partition" in text else f"5\n{text[9:]}".replace(",", " "), ".txt"),
         (lambda text: text + text.partition("\n")[2] + "\n\n", " (1).csv"),
+        (
+            lambda text: "".join(f"{n - 1 if n else ''},{line}\n" for n, line in enumerate(text.split())),
+            ".csv",
+        ),  # pandas
     ],
 )
 def test_lists_of_other_packages(raw: Path, change: Callable[[str], str], ending: str) -> None:
     tables(raw, change, ending)
     assert attributes(raw) == EXPECTED
     assert Celeba(raw).passed_over == {}
+
+
+def test_lists_and_a_zip_of_windows(raw: Path) -> None:
+    with zipfile.ZipFile(zipped(raw), "w") as archive:
+        for name in NAMES:
+            member = zipfile.ZipInfo(name)
+            member.filename = f"img_align_celeba\\{name}"
+            archive.writestr(member, PIXELS)
+    for path in raw.glob("*.txt"):
+        path.rename(raw / path.name.upper())
+    assert attributes(raw) == EXPECTED
 
 
 def test_blank_lines_in_the_original_lists(raw: Path) -> None:

@@ -127,6 +127,13 @@ def test_a_category_and_a_key_that_are_not_utf8(tmp_path: Path) -> None:
     assert (item.origin, item.label, item.attributes) == ("caf\\xe9/k\\xe9\\n", 0, {"file": "k\\xe9\\n"})
 
 
+def test_a_category_that_cannot_be_read_is_told(raw: Path, tmp_path: Path) -> None:
+    (raw / "cat").symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"^cat cannot be read \(No such file or directory\)\. --skip-bad"):
+        build(Lsun(raw), tmp_path / "out", Options(size=32), workers=1)
+    assert build(Lsun(raw), tmp_path / "out", Options(size=32, skip_bad=True), workers=1).skipped == ("cat",)
+
+
 def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
     (tmp_path / "cat.zip").write_bytes(b"PK")
     with pytest.raises(InputError, match=r"holds no LMDB of the split 'train'; it has cat\.zip to unpack\."):

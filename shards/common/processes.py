@@ -17,6 +17,8 @@ from contextlib import suppress
 from multiprocessing import connection
 from typing import Any
 
+KILL_WAIT = 3.0  # seconds; a process that reads from a disk that hangs cannot be killed, and must not hold up others
+
 
 def available_cores() -> int:
     """Cores that this process may run on: a batch system or a container often grants fewer than the machine has."""
@@ -84,9 +86,11 @@ class WorkerProcess:
         self._process.wait()
 
     def kill(self) -> None:
-        """Kill the process and :meth:`finish`."""
+        """Kill the process, and wait for its end up to :data:`KILL_WAIT`."""
         self._process.kill()
-        self.finish()
+        self.connection.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(KILL_WAIT)
 
 
 def wait_for_messages(workers: Collection[WorkerProcess]) -> list[WorkerProcess]:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from pathlib import Path
 
 import psutil
 import pytest
 
+from shards.common import processes
 from shards.common.processes import WorkerDiedError, WorkerProcess
 
 
@@ -45,5 +47,10 @@ def test_kill_ends_a_worker_that_does_not_leave(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "stubborn.py").write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     worker, process = start("stubborn")
+    with monkeypatch.context() as patch:  # as in a read from a disk that hangs, which the system does not interrupt
+        patch.setattr(subprocess.Popen, "kill", lambda _: None)
+        patch.setattr(processes, "KILL_WAIT", 0.1)
+        worker.kill()
+    assert process.is_running()
     worker.kill()
     assert not process.is_running()

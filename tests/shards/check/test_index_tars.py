@@ -121,7 +121,7 @@ def test_a_pattern_names_its_tars(tmp_path: Path) -> None:
         index_tars(str(tmp_path / "tars" / "shard-{00000..00003}.tar"))
 
 
-def test_a_broken_image_is_indexed_counted_and_replaced(tmp_path: Path) -> None:
+def test_a_broken_image_is_indexed_counted_and_replaced(run: Run, tmp_path: Path) -> None:
     members = {f"{number}.jpg": encoded(photo(number, 64, 64), "jpeg") for number in range(8)}
     write_tar(tmp_path / "x.tar", {**members, "3.jpg": b"\xff\xd8\xff not a picture"})
     manifest = index_tars(str(tmp_path))
@@ -129,6 +129,9 @@ def test_a_broken_image_is_indexed_counted_and_replaced(tmp_path: Path) -> None:
     (problem,) = verify(tmp_path)
     assert problem.startswith("x.tar, '3' at byte") and "does not decode" in problem
     assert {sample.key for sample in ShardDataset(tmp_path).__getitems__(range(8)).bad} == {"3"}
+    info = run("info", tmp_path)
+    assert info.returncode == 0
+    assert "Warning: 1 of the images on the sheet are replaced. The sample " in info.stderr
 
 
 @pytest.mark.parametrize(

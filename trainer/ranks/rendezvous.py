@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ TIMEOUT = timedelta(minutes=10)  # the slowest rank may read a manifest and a ch
 PATIENCE = timedelta(seconds=15)  # after which a rank that waits for the others says so
 MARGIN = timedelta(minutes=1)  # other ranks wait so much longer for rank 0's verdict than it waits for their reports
 STORE_TIMEOUT = timedelta(seconds=5)  # after a failure, when the store may be gone too
-CAUSE_TIMEOUT = timedelta(seconds=1)  # for another rank to report its error
+CAUSE_TIMEOUT = 1.0  # seconds for another rank to report its error
 FAILURE = "failure"
 LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 """Messages of gloo and NCCL when a peer is gone; they raise no exception type of their own for it."""
@@ -183,8 +184,11 @@ def _first_report(launch: Launch, report: str | None) -> str | None:
             store = connect_store(launch, STORE_TIMEOUT)
             if report is not None:
                 store.compare_set(FAILURE, "", report)
-            store.wait([FAILURE], CAUSE_TIMEOUT)
-            reports.append(store.get(FAILURE).decode())
+            deadline = time.monotonic() + CAUSE_TIMEOUT
+            while not (found := store.check([FAILURE])) and time.monotonic() < deadline:
+                time.sleep(0.05)  # wait() would print warnings of its own
+            if found:
+                reports.append(store.get(FAILURE).decode())
 
     thread = threading.Thread(target=exchange, name="failure-report", daemon=True)
     thread.start()

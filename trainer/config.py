@@ -229,12 +229,6 @@ class Config:
         return max(0, math.ceil((self.epochs * samples - position) / (self.batch_size * self.d_steps)))
 
 
-FREE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "data.trust_base", "data.audit", "data.strict",
-        "data.max_bad", "checkpoint.", "samples.", "evaluate.", "tracking.", "out", "batch_size", "steps", "epochs",
-        "threads", "log_every", "on_collapse", "dry_run", "default_steps", "model.sync_bn", "tf32",
-        "cuda_graphs")  # fmt: skip
-"""Fields, or prefixes of fields, that may change when a run resumes: where it runs and reports, its length, and its
-batches, ranks and workers. The data are compared by digest."""
 OF_A_NODE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "threads")
 """Fields that may differ between the ranks of a run, because shards may be staged to a node's local disk."""
 
@@ -250,16 +244,3 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
             # Flat configs are written to files, terminals and W&B, which refuses what is not Unicode.
             flat[prefix + entry.name] = printable(redact(str(value))) if isinstance(value, str | Path) else value
     return flat
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Fields in which two flat configs describe different runs, as ``name: old -> new``.
-
-    A field that ``old`` lacks counts as its default, because an earlier version did not have it.
-    """
-    old = {**flatten(Config()), **old}
-    return [
-        f"{name}: {old.get(name)} -> {new.get(name)}"
-        for name in sorted(old.keys() | new.keys())
-        if not name.startswith(FREE) and old.get(name) != new.get(name)
-    ]

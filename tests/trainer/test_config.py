@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.common.errors import InputError
-from trainer.config import Config, Data, differences, flatten
+from trainer.config import Config, Data, flatten
+from trainer.folder.run_folder import differences
 
 FREE = {
     "data.shards", "data.workers", "data.audit", "data.strict", "data.max_bad", "data.cache",

@@ -15,13 +15,19 @@ import yaml
 
 from shards.common.errors import InputError
 from shards.common.files import atomic_write, locks_if_supported
-from trainer.config import Config, differences, flatten
+from trainer.config import Config, flatten
 
 RunState = Literal["running", "preempted", "done", "failed"]
 
 LOCK = ".lock"
 REPAIR = "Delete it, and repeat the command that started the run, which writes it anew."
 QUERY = 1  # byte of the lock file that a query locks, so that it never makes a starting run fail at byte 0
+FREE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "data.trust_base", "data.audit", "data.strict",
+        "data.max_bad", "checkpoint.", "samples.", "evaluate.", "tracking.", "out", "batch_size", "steps", "epochs",
+        "threads", "log_every", "on_collapse", "dry_run", "default_steps", "model.sync_bn", "tf32",
+        "cuda_graphs")  # fmt: skip
+"""Fields, or prefixes of fields, that may change when a run resumes: where it runs and reports, its length, and its
+batches, ranks and workers. The data are compared by digest."""
 
 
 def is_locked(run: Path) -> bool | None:
@@ -160,6 +166,19 @@ class RunFolder:
     def _not_writable(self, error: OSError) -> InputError:
         why = "it is a file" if self.path.is_file() else error.strerror
         return InputError(f"The run folder {self.path} cannot be written: {why}. Choose another --out.")
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Fields in which two flat configs describe different runs, as ``name: old -> new``.
+
+    A field that ``old`` lacks counts as its default, because an earlier version did not have it.
+    """
+    old = {**flatten(Config()), **old}
+    return [
+        f"{name}: {old.get(name)} -> {new.get(name)}"
+        for name in sorted(old.keys() | new.keys())
+        if not name.startswith(FREE) and old.get(name) != new.get(name)
+    ]
 
 
 def _unflatten(kind: type, flat: dict[str, Any], prefix: str = "") -> Any:

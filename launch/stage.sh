@@ -14,7 +14,8 @@ if [ -L "$private" ] || ! [ -d "$private" ] || ! [ -O "$private" ] || (($(stat -
   exit 2
 fi
 exec 9>"$copy.lock"
-flock 9 # another job on this node may be copying the same shards
+# Another job on this node may be copying the same shards.
+flock 9 || echo "warning: $private has no file locks: start only one job at a time on this node" >&2
 list() { # the sizes and names of what a training reads
   cd "$1" 2>/dev/null && find -L . -type f \( -name '*.tar' -o -name index.npy \) -printf '%s %p\n' | LC_ALL=C sort
 }

@@ -19,8 +19,9 @@ UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES
 """Responses of file systems that cannot sync a folder; from EACCES on, to opening one that can be written, not read."""
 
 
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
-"""Responses of file systems without locks: Lustre without its option, NFS without its service, some FUSE ones."""
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, 524)
+"""Responses of file systems without locks: Lustre without its option, NFS without its service, some FUSE ones. 524 is
+Linux's internal ENOTSUPP, which some NFS servers make it return."""
 
 
 def compute_sha256(file: BinaryIO) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
@@ -13,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from shards.common.errors import InputError
 from shards.common.processes import WorkerDiedError, WorkerProcess
 from shards.loading.dataset import Batch, ShardDataset
 from shards.loading.reader import Reader, Report
@@ -175,8 +177,10 @@ class _WorkerPool:
                     waiting()
                 reports.append(worker.receive())
         except WorkerDiedError as error:
-            memory = ": out of memory?" if error.killed_by else "."
-            raise RuntimeError(f"A loader's worker {error}{memory}") from None
+            if error.killed_by is None:
+                raise RuntimeError(f"A loader's worker {error}.") from None
+            memory = ": out of memory? Fewer --data.workers need less" if error.killed_by is signal.SIGKILL else ""
+            raise InputError(f"A loader's worker {error}{memory}. The same command resumes the run.") from None
         return Report(
             tuple(key for report in reports for key in report.keys),
             tuple(bad for report in reports for bad in report.bad),

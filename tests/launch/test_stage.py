@@ -89,3 +89,12 @@ def test_a_copy_that_fails_is_not_taken_for_one(shards: Path, tmp_path: Path) ->
     code, said = stage(tmp_path / "nothing", copy)
     assert code == 1 and "No such file" in said
     assert names(copy.parent) == {"copy", "copy.lock"} and names(copy) == old
+
+
+def test_a_disk_without_locks_is_a_warning(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flock").write_text("#!/bin/sh\nexit 65\n")  # as util-linux's does where the system has no locks
+    (tmp_path / "flock").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    copy = tmp_path / "disk" / "shardgan-0" / "shards-123"
+    code, said = stage(shards, copy)
+    assert code == 0 and said.startswith(f"warning: {copy.parent} has no file locks") and names(copy) == names(shards)

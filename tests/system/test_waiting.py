@@ -33,10 +33,9 @@ def trainers(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return sorted(found, key=lambda one: one.environ().get("RANK", "0"))
 
 
-def stop_loader(trainer: psutil.Process) -> None:
-    for child in trainer.children():
-        if "shards.loading.worker" in child.cmdline():
-            child.suspend()
+def workers(trainer: psutil.Process) -> list[psutil.Process]:
+    """Of its loader."""
+    return [child for child in trainer.children() if "shards.loading.worker" in child.cmdline()]
 
 
 def wait_until_it_stands(out: Path) -> None:
@@ -52,7 +51,8 @@ def test_a_run_that_waits_for_its_loader_saves(ranks: int, hung: int, how: str, 
     process = start(*flags(faces32, tmp_path), launcher=RANKS if ranks > 1 else (), env=ON_CPU)
     try:
         wait_for_step(tmp_path, 10, process)
-        stop_loader(trainers(process)[hung])
+        for worker in workers(trainers(process)[hung]):
+            worker.suspend()
         wait_until_it_stands(tmp_path)
         if how == "STOP":
             (tmp_path / "STOP").touch()
@@ -72,6 +72,22 @@ def test_a_run_that_waits_for_its_loader_saves(ranks: int, hung: int, how: str, 
     assert again.returncode == 0 and status(tmp_path)["state"] == "done", again.stderr
     read = keys(tmp_path)
     assert len(read) == 8 * more and all(len(set(read[n : n + 200])) == 200 for n in range(0, len(read) - 200, 200))
+
+
+def test_a_run_whose_loader_is_killed_saves_and_says_so(faces32: Path, tmp_path: Path) -> None:
+    """As by the system's out-of-memory killer."""
+    process = start(*flags(faces32, tmp_path), env=ON_CPU)
+    try:
+        wait_for_step(tmp_path, 10, process)
+        workers(trainers(process)[0])[0].kill()
+        said, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    error = "A loader's worker was killed by SIGKILL: out of memory?"
+    assert process.returncode == 2 and said.count(f"error: {error}") == 1 and "Traceback" not in said
+    stopped, loaded = status(tmp_path), checkpoint.load_newest(tmp_path / "checkpoints")
+    assert stopped["state"] == "failed" and stopped["error"].startswith(error) and stopped["step"] >= 10
+    assert loaded is not None and loaded[2]["step"] == stopped["step"]
 
 
 STUCK = r"""

@@ -138,7 +138,7 @@ def test_a_failing_disk_is_an_error_that_names_the_path(tmp_path: Path, refuse: 
     assert (tmp_path / "f" / "x").read_text() == "old" and not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, 524])
 def test_a_file_system_without_locks_is_a_warning(tmp_path: Path, refuse: Callable[..., None], number: int) -> None:
     refuse(number, "locks")
     why = rf"{tmp_path} has no file locks \({os.strerror(number)}\).* option flock on Lustre"

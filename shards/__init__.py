@@ -2,7 +2,8 @@
 
 import sys
 
-from shards.common.command import end_quietly_on_interrupt
+from shards.common.interrupt import end_quietly_on_interrupt
 
-if sys.argv[0] == "-m":  # until `python -m shards` has imported this package
+# Until `python -m shards` has imported this package, or `python trainer/run.py` its modules.
+if sys.argv[0] == "-m" or sys.argv[0].endswith("trainer/run.py"):
     end_quietly_on_interrupt()

@@ -2,7 +2,7 @@
 
 import sys
 
-from shards.common.command import end_quietly_on_interrupt
+from shards.common.interrupt import end_quietly_on_interrupt
 
 if sys.argv[0] == "-m":  # until `python -m trainer.NAME` has imported this package
     end_quietly_on_interrupt()

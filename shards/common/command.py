@@ -110,12 +110,6 @@ def explain(error: OSError) -> str:
     )
 
 
-def end_quietly_on_interrupt() -> None:
-    """Until :func:`conclude`, Ctrl-C ends the process without a traceback, even in the middle of an import."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def _check_current_folder() -> None:
     try:
         Path.cwd()

@@ -121,6 +121,20 @@ def test_a_current_folder_that_was_deleted(tmp_path: Path) -> None:
     assert done.stderr == "error: The current folder is gone (No such file or directory): cd to one that exists.\n"
 
 
+def test_packages_import_next_to_nothing_before_an_interrupt_is_quiet() -> None:
+    script = (
+        "import signal, sys\nstandard, before = signal.signal, {*sys.modules}\n"
+        "def report(*words):\n    print(*({*sys.modules} - before))\n    return standard(*words)\n"
+        "signal.signal, sys.argv = report, [sys.argv[1]]\nimport trainer\n"
+    )
+    for word in ("-m", "trainer/run.py", "/x/trainer/run.py"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, word], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        imported = {*done.stdout.splitlines()[0].split()}
+        assert imported <= {"__future__", "trainer", "shards", "shards.common", "shards.common.interrupt"}
+
+
 def test_an_interrupt_during_imports_is_no_traceback(tmp_path: Path) -> None:
     """What a command imports first comes to hang here; the trainer imports torch later than its other modules."""
     hanging = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
@@ -128,6 +142,7 @@ def test_an_interrupt_during_imports_is_no_traceback(tmp_path: Path) -> None:
         ("tyro", ("-m", "trainer.status"), -signal.SIGINT),
         ("tyro", ("-m", "shards"), -signal.SIGINT),
         ("tyro", ("trainer/run.py",), 130),
+        ("psutil", ("trainer/run.py",), -signal.SIGINT),
         ("torch", ("trainer/run.py",), 130),
     ]:
         (tmp_path / module).mkdir()

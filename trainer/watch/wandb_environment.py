@@ -58,23 +58,26 @@ def load_run_id(run: Path) -> tuple[str, bool]:
 def use_writable_folders(run: Path) -> str | None:
     """Point wandb's folders into the run folder where the home folder is unset or not writable.
 
-    wandb's process would print its log on the terminal instead. Folders that the user has set are kept, but a WANDB_DIR
-    that is not writable is unset, and the warning about it is returned. wandb would write into /tmp.
+    wandb's process would print its log on the terminal instead. Folders that the user has set are kept if they are
+    writable. Otherwise the returned warning names them, and WANDB_DIR is unset: wandb would write into /tmp.
     """
+    refused = []
     home = os.environ.get("HOME") or os.devnull  # where no folder can be
     for name, parent in (
         ("cache", os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache"),
         ("data", os.environ.get("XDG_DATA_HOME") or f"{home}/.local/share"),
         ("config", f"{home}/.config"),
     ):
-        variable, folder = f"WANDB_{name.upper()}_DIR", Path(parent, "wandb")
-        if variable not in os.environ and not os.access(folder / "settings", os.R_OK) and not _is_writable(folder):
+        variable = f"WANDB_{name.upper()}_DIR"
+        folder = Path(os.environ.get(variable) or Path(parent, "wandb"))
+        if not os.access(folder / "settings", os.R_OK) and not _is_writable(folder):
+            refused += [f"{variable}={folder}"] if variable in os.environ else []
             os.environ[variable] = str(run.absolute() / "wandb" / name)
     if not Path(os.path.expanduser("~")).is_absolute():  # noqa: PTH111  # a user without an entry in passwd
         os.environ.setdefault("XDG_DATA_HOME", str(run.absolute() / "wandb"))  # artifacts look for wandb's default
     if "WANDB_DIR" in os.environ and not _is_writable(Path(os.environ["WANDB_DIR"])):
-        return f"writes into {run}: WANDB_DIR={os.environ.pop('WANDB_DIR')} is not writable."
-    return None
+        refused.append(f"WANDB_DIR={os.environ.pop('WANDB_DIR')}")
+    return f"writes into {run}: {', '.join(refused)} cannot be written." if refused else None
 
 
 def _is_writable(folder: Path) -> bool:

@@ -179,11 +179,17 @@ NAMED = {
 
 def log(accelerator: Accelerator, run: RunFolder, position: int = 0, **tracking: Any) -> None:
     """A session of one row, offline, that gives no warning."""
+    assert log_with_warnings(accelerator, run, position, **tracking) == ""
+
+
+def log_with_warnings(accelerator: Accelerator, run: RunFolder, position: int = 0, **tracking: Any) -> str:
+    """A session of one row, offline; returns all warnings."""
     config = Config(out=run.path, tracking=Tracking(mode="offline", **tracking))
     tracker = Tracker(accelerator, run, config, {}, position)
     tracker.log(row(position // 128 + 1))
-    assert close(tracker) == ""
+    said = close(tracker)
     wandb.teardown()
+    return said
 
 
 @pytest.mark.parametrize("sweep", [{}, {"WANDB_SWEEP_ID": "s"}])
@@ -251,14 +257,24 @@ def test_artifacts_need_no_home(folder: RunFolder) -> None:
 
 
 def test_folders_that_the_user_names_are_kept(folder: RunFolder, tmp_path: Path) -> None:
-    mine = {"HOME": "/proc/none", "WANDB_CACHE_DIR": "/proc/mine", "XDG_DATA_HOME": str(tmp_path)}
+    mine = {"HOME": "/proc/none", "WANDB_CACHE_DIR": str(tmp_path / "mine"), "XDG_DATA_HOME": str(tmp_path)}
     with patch.dict(os.environ, mine):
-        use_writable_folders(folder.path)
-        assert os.environ["WANDB_CACHE_DIR"] == "/proc/mine" and "WANDB_DATA_DIR" not in os.environ
+        assert use_writable_folders(folder.path) is None
+        assert os.environ["WANDB_CACHE_DIR"] == str(tmp_path / "mine") and "WANDB_DATA_DIR" not in os.environ
     (tmp_path / ".config" / "wandb").mkdir(parents=True)
     (tmp_path / ".config" / "wandb" / "settings").touch(0o400)
     use_writable_folders(folder.path)
     assert not [name for name in os.environ if name.startswith("WANDB_")]
-    with patch.dict(os.environ, {"WANDB_DIR": "/proc/mine"}):
-        assert "WANDB_DIR=/proc/mine is not writable" in str(use_writable_folders(folder.path))
-        assert "WANDB_DIR" not in os.environ
+
+
+def test_folders_that_the_user_names_in_vain_are_named(
+    accelerator: Accelerator, folder: RunFolder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """wandb's process would print its log on the terminal."""
+    names = [f"WANDB_{name}DIR" for name in ("CACHE_", "DATA_", "CONFIG_", "")]
+    refused = ", ".join(f"{name}=/proc/mine" for name in names)
+    with patch.dict(os.environ, dict.fromkeys(names, "/proc/mine")):
+        said = log_with_warnings(accelerator, folder)
+    assert said == f"Weights & Biases writes into {folder.path}: {refused} cannot be written."
+    assert capfd.readouterr() == ("", "")
+    assert len([*(folder.path / "wandb").glob("offline-run-*/*.wandb")]) == 1

@@ -32,10 +32,15 @@ class Launch:
 
 
 def read_launch() -> Launch:
-    """Read the launch of this process; without a launcher it is rank 0 of 1."""
+    """Read the launch of this process; without a launcher it is rank 0 of 1. Raises ``InputError``."""
     import torch
+    from accelerate.utils import parse_flag_from_env
 
-    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    try:
+        use_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    except ValueError:
+        value = os.environ["ACCELERATE_USE_CPU"]
+        raise InputError(f"ACCELERATE_USE_CPU is {value!r}; it must be true or false.") from None
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     return Launch(
         rank=int(os.environ.get("RANK", 0)),

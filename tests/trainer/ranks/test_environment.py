@@ -10,7 +10,7 @@ import pytest
 from shards.common.errors import InputError
 from tests.support.launching import ROOT, SMALL, run, status
 from trainer.ranks.environment import MPI, PLUGINS, RANK, RENDEZVOUS, check_environment
-from trainer.ranks.launch import Launch, check_launch
+from trainer.ranks.launch import Launch, check_launch, read_launch
 
 ONE = Launch(0, 1, 1, True, "no")
 MASTER = "MASTER_ADDR=127.0.0.1 MASTER_PORT=29500"
@@ -171,6 +171,22 @@ def test_no_dynamo_backend_is_none(bare: pytest.MonkeyPatch, value: str) -> None
     bare.setenv("ACCELERATE_DYNAMO_BACKEND", value)
     bare.setenv("ACCELERATE_USE_FSDP", "false")
     check_launch(ONE, 8)
+
+
+@pytest.mark.parametrize(("value", "cpu"), [("on", True), ("Y", True), ("TRUE", True), ("maybe", None), ("2", None)])
+def test_the_cpu_is_chosen_by_what_accelerate_takes_for_true(
+    bare: pytest.MonkeyPatch, value: str, cpu: bool | None
+) -> None:
+    bare.setattr("torch.cuda.is_available", lambda: True)
+    bare.setenv("ACCELERATE_USE_CPU", value)
+    if cpu is None:
+        with pytest.raises(InputError, match=f"ACCELERATE_USE_CPU is '{value}'; it must be true or false"):
+            read_launch()
+    else:
+        assert read_launch().cpu == cpu
+    bare.setenv("ACCELERATE_USE_CPU", "")
+    check_environment()
+    assert not read_launch().cpu
 
 
 def test_the_trainer_refuses_in_one_line(faces32: Path, tmp_path: Path) -> None:

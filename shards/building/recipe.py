@@ -20,7 +20,7 @@ SHUFFLE = 0x5AFD  # second word of the Philox key: separates the shuffle from ev
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of a build that every source has. Raises ``InputError`` if a number is out of range."""
+    """Options of a build that every source has."""
 
     size: Literal[32, 64, 128] = 64
     """Height and width of the images, in pixels."""
@@ -41,6 +41,7 @@ class Options:
     duplicates.jsonl. Needs the extra: uv sync --extra dedup."""
 
     def __post_init__(self) -> None:
+        """Raises ``InputError`` if a number is out of range."""
         for name, value in (("size", self.size), ("shard-samples", self.shard_samples), ("limit", self.limit)):
             if value is not None and value < 1:
                 raise InputError(f"--{name} is {value}; it must be at least 1.")

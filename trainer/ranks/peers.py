@@ -71,6 +71,7 @@ class Peers:
     def _open(self, store: Store) -> None:
         """Rank 0 listens at the address from which it reaches the rendezvous; the others connect to it."""
         if self._launch.rank:
+            store.wait([ADDRESS], CONNECT_TIMEOUT)
             address, port, token = json.loads(store.get(ADDRESS))
             address = address or os.environ["MASTER_ADDR"]
             connection = socket.create_connection((address, port), CONNECT_TIMEOUT.total_seconds())

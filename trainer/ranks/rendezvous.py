@@ -38,6 +38,10 @@ LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Bro
 
 T = TypeVar("T")
 
+_stores: dict[tuple[str, ...], Store] = {}
+"""This process's connections, kept until it ends. Without a launcher, rank 0 is the server: if it closed one and opened
+another, a rank that is ahead would lose its connection. A new connection may also wait seconds for a name server."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -52,11 +56,17 @@ class Report:
 def connect_store(launch: Launch, timeout: timedelta = TIMEOUT) -> Store:
     """The key-value store that all ranks of this start share; raises ``DistError`` if it cannot be reached.
 
+    ``timeout`` is for the first call in a process, which connects.
+
     With ``--max_restarts`` the launcher keeps one store for all starts, but torch (2.15) treats it as new each time:
     ranks would look for each other at the ports of dead ones. A prefix for each start prevents that.
     """
-    store, _, _ = next(rendezvous("env://", launch.rank, launch.ranks, timeout=timeout))
-    return PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    prefix = f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    key = (os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", ""), prefix, str(launch.rank))
+    if key not in _stores:
+        store, _, _ = next(rendezvous("env://", launch.rank, launch.ranks, timeout=timeout))
+        _stores[key] = PrefixStore(prefix, store)
+    return _stores[key]
 
 
 def compare_ranks(launch: Launch, examine: Callable[[], tuple[T, Mapping[str, str]]]) -> T:

@@ -53,12 +53,17 @@ def test_a_difference_is_named_with_both_values() -> None:
     assert "data set" not in message
 
 
-def on_threads(monkeypatch: pytest.MonkeyPatch, *errors: str | None) -> list[str]:
-    """Each rank's result, in a thread of its own, over a real store."""
+def without_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 opens the store."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MASTER_PORT", str(probe.getsockname()[1]))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+
+
+def on_threads(monkeypatch: pytest.MonkeyPatch, *errors: str | None) -> list[str]:
+    """Each rank's result, in a thread of its own, over a real store."""
+    without_launcher(monkeypatch)
 
     def one(rank: int) -> str:
         def examine() -> tuple[str, dict[str, str]]:
@@ -81,6 +86,18 @@ def test_ranks_that_agree_get_what_they_found(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_error_of_one_rank_is_raised_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert on_threads(monkeypatch, None, "no shards", None) == 3 * [f"Rank 1 on {platform.node()}: no shards"]
+
+
+def test_rank_0_keeps_its_store_for_ranks_that_are_ahead_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them connects several times, and may do so before rank 0 does."""
+    without_launcher(monkeypatch)
+    with ThreadPoolExecutor(2) as threads:
+        stores = [*threads.map(lambda rank: connect_store(Launch(rank, 2, 2, True, "no")), (0, 1))]
+    ahead = stores.pop()
+    stores.clear()
+    ahead.set("key", "value")
+    again = connect_store(Launch(0, 2, 2, True, "no"))
+    assert again.get("key") == b"value"
 
 
 @pytest.fixture

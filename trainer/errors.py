@@ -10,4 +10,8 @@ class SharedInputError(InputError):
 
 
 class WentWrong(SharedInputError):
-    """The training diverged or collapsed after the newest checkpoints; an earlier one may be continued."""
+    """The training diverged or collapsed, which ``problem`` says; ``advice`` is for a run that ends because of it."""
+
+    def __init__(self, problem: str, advice: str) -> None:
+        super().__init__(f"{problem} {advice}")
+        self.problem = problem

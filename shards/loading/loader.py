@@ -131,9 +131,8 @@ class Ring:
 
 def _open_memory() -> IO[bytes]:
     """A file in memory, but not in /dev/shm, which containers limit to 64 MB or mount read-only."""
-    if hasattr(os, "memfd_create"):  # not on macOS, where the temporary folder is as fast, in the page cache
-        with suppress(OSError):  # a sandbox without it
-            return os.fdopen(os.memfd_create("batches"), "r+b")
+    with suppress(AttributeError, OSError):  # macOS, where the temporary folder is as fast; a sandbox without it
+        return os.fdopen(os.memfd_create("batches"), "r+b")
     return tempfile.TemporaryFile()
 
 

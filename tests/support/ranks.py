@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import multiprocessing
 import os
 import socket
+import sys
+import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -64,3 +67,17 @@ def _run_rank(
     sender.send_bytes(file.getvalue())
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def train_here(words: list[str]) -> tuple[int, str]:
+    """``trainer/run.py`` with ``words`` in this process, which is a rank: its exit code, and what it printed."""
+    import trainer.run
+
+    trainer.run.GRACE = 0.0
+    sys.argv = ["trainer/run.py", *words]
+    with contextlib.redirect_stderr(io.StringIO()) as said, warnings.catch_warnings():
+        try:
+            trainer.run.main()
+        except SystemExit as ended:
+            return int(ended.code or 0), said.getvalue()
+    return 0, said.getvalue()

@@ -24,6 +24,7 @@ SHARDS = {
 TRAINER = {
     "errors": "",
     "config": "",
+    "data": "config",
     "flags": "config",
     "presets": "config flags",
     "gan": "config",
@@ -34,12 +35,12 @@ TRAINER = {
     "cli": "",
     "hub": "config gan",
     "export": "cli folder gan hub",
-    "evaluate": "cli config folder gan samples",
+    "evaluate": "cli config data folder gan samples status",
     "explore": "cli folder gan samples",
     "report": "cli config folder presets status",
     "represent": "cli folder gan",
     "status": "cli config folder watch",
-    "train": "config errors evaluate export folder gan presets ranks samples watch",
+    "train": "config data errors evaluate export folder gan presets ranks samples watch",
     "run": "config errors presets ranks train",
 }
 """Each package, or module beside the packages, and what it imports."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -17,8 +18,9 @@ from shards.common.errors import InputError
 from shards.common.progress import progress_bar
 from trainer.cli import conclude, parse_command
 from trainer.config import MIN_SAMPLES
-from trainer.folder.run_folder import RunFolder, is_locked
+from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import Result, append_scores, as_table, read_scores
+from trainer.status.__main__ import read_status
 
 FEATURES = ("lite0", "inception", "labels", "pixels")
 PAUSE = 5.0  # seconds between two looks for new checkpoints
@@ -74,33 +76,32 @@ def evaluate(options: Evaluate) -> None:
     # Not at the top: torch takes seconds to import, which --help and a typo should not wait for.
     import torch
 
-    from shards.loading.dataset import ShardDataset
-    from shards.storage.cache import make_private_folder
-    from shards.storage.locate import default_cache_folder
-    from trainer.evaluate.evaluation import Evaluation, check_shape, describe_subject, generated
+    from trainer.data import open_feature_cache, open_images
+    from trainer.evaluate.evaluation import Evaluator, check_reals, describe_subject, generated
     from trainer.evaluate.measures import create_measure
     from trainer.folder.checkpoint import checkpoints
     from trainer.folder.load_run import load_run
 
     folder = RunFolder(options.run)
     config = folder.read_config()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = ShardDataset(options.shards or config.data.shards, flip=config.data.flip)
-    cache = config.data.cache or default_cache_folder()
-    for private in (cache, features := cache / "features"):
-        make_private_folder(private)
+    device, cache = torch.device("cuda" if torch.cuda.is_available() else "cpu"), open_feature_cache(config.data)
+    dataset = open_images(config.data, options.shards)
     with closing(dataset.reader):
-        measures = [create_measure(name, device, dataset, features, options.weights) for name in options.names]
-        evaluation = Evaluation(measures, dataset, options.samples, device, features)
+
+        @functools.cache
+        def create_evaluator() -> Evaluator:  # after the first checks, because a classifier may have to be trained
+            measures = [create_measure(name, device, dataset, cache, options.weights) for name in options.names]
+            return Evaluator(measures, dataset, options.samples, device, cache)
 
         def score(checkpoint: Path | None) -> list[Result]:
             run, known = load_run(options.run, checkpoint), read_scores(folder.scores)
-            check_shape(dataset, run.shape)
+            check_reals(dataset, run.shape)
             averaged = bool(run.config.ema_images)
             subject = describe_subject(run.step, run.position, run.generator, averaged=averaged)
             fakes = generated(run.generator.to(device), run.config.seed, run.config.model.z_dim)
-            with progress_bar(evaluation.total(), 0) as bar:
-                results = evaluation.score(subject, fakes, known, bar.update)
+            evaluator = create_evaluator()
+            with progress_bar(evaluator.total(), 0) as bar:
+                results = evaluator.score(subject, fakes, known, bar.update)
             append_scores(folder.scores, [result for result in results if result not in known])
             return results
 
@@ -109,7 +110,7 @@ def evaluate(options: Evaluate) -> None:
             return
         paths: Sequence[Path | None] = [options.path]
         if options.checkpoint == "all":
-            paths = checkpoints(folder.checkpoints)
+            paths = checkpoints(folder.checkpoints) or [None]  # of which load_run says that there is none
         show([result for path in paths for result in score(path)], as_json=options.json)
 
 
@@ -119,7 +120,7 @@ def watch(folder: RunFolder, score: Callable[[Path], object]) -> None:
 
     done: set[Path] = set()
     while True:
-        running = is_locked(folder.path)  # asked first, so that the run's last checkpoint is not missed
+        running = read_status(folder.path).state in ("starting", "running")  # first, or the last one might be missed
         for path in checkpoints(folder.checkpoints):
             if path not in done:
                 done.add(path)

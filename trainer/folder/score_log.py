@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ class Result(Subject):
 
 
 def read_scores(path: Path) -> list[Result]:
-    """All results in ``path``, oldest first. A torn last line, which a kill may leave, is skipped.
+    """All results in ``path``, oldest first. A torn last line, which a full disk may leave, is skipped.
 
     Raises ``InputError`` if another line is not a result.
     """
@@ -65,7 +66,9 @@ def read_scores(path: Path) -> list[Result]:
 
 
 def append_scores(path: Path, results: Iterable[Result]) -> None:
-    """Append ``results`` to ``path``; raises ``InputError`` if it cannot be written."""
+    """Append ``results`` to ``path``, in place of a torn last line; raises ``InputError`` if it cannot be written."""
+    if path.exists() and not (data := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, data.rfind(b"\n") + 1)
     with closing(Journal(path)) as journal:
         for result in results:
             journal.append(dataclasses.asdict(result))

@@ -28,7 +28,7 @@ class State:
     discriminator_optim: Adam
     scaler: torch.amp.GradScaler  # scales losses under fp16, else does nothing
     step: int = 0  # generator steps taken
-    rollbacks: int = 0  # times that the run returned to an earlier checkpoint; each changes the latents
+    rollbacks: int = 0  # times that the run had returned to an earlier checkpoint; each changes the latents
     position: int = 0  # real images consumed; it advances after the optimizers have stepped
 
     def tensors(self) -> dict[str, Tensors]:
@@ -50,11 +50,12 @@ class State:
         self.discriminator_optim.load(tensors["discriminator_optim"])
 
     def restore(self, tensors: Mapping[str, Tensors], metadata: Mapping[str, Any]) -> None:
-        """:meth:`load`, and the loss scaler, step and position in the ``metadata`` of the checkpoint."""
+        """:meth:`load`, and take the loss scaler and the counts from the ``metadata`` of the checkpoint."""
         self.load(tensors)
         if metadata["scaler"]:  # empty unless the run was trained in fp16 before
             self.scaler.load_state_dict(metadata["scaler"])
         self.step, self.position = int(metadata["step"]), int(metadata["position"])
+        self.rollbacks = int(metadata.get("rollbacks", 0))
 
     @torch.no_grad()
     def update_average(self, images: int, half_life: int) -> None:

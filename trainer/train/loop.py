@@ -36,7 +36,7 @@ def train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
         try:
             return _train(session, preemption, peers)
         except WentWrong as error:
-            if session.config.on_collapse != "rollback" or not _roll_back(session, str(error)):
+            if session.config.on_collapse != "rollback" or not _roll_back(session, error.problem):
                 raise
 
 
@@ -91,15 +91,20 @@ def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
 def _roll_back(session: Session, cause: str) -> bool:
     """Return to the best checkpoint, or the newest if none is scored, and draw other latents from there.
 
-    False if there is none, or if the run went back :data:`MOST_ROLLBACKS` times. All ranks call it.
+    False if there is none that is whole, or if the run went back :data:`MOST_ROLLBACKS` times. All ranks call it.
     """
     config, state, outputs, main = session.config, session.state, session.outputs, session.accelerator.is_main_process
     session.checkpoints.wait()
-    broadcast_object_list(chosen := [outputs.checkpoint_to_continue(config.evaluate.by) if main else None])
-    if chosen[0] is None or state.rollbacks >= MOST_ROLLBACKS:
+    chosen = [outputs.checkpoint_to_continue(config.evaluate.by) if main else None]
+    broadcast_object_list(chosen)
+    rollbacks = state.rollbacks + 1
+    if chosen[0] is None or rollbacks > MOST_ROLLBACKS:
         return False
-    state.restore(*checkpoint.load(outputs.folder.checkpoints / chosen[0]))
-    state.rollbacks += 1
+    try:
+        state.restore(*checkpoint.load(outputs.folder.checkpoints / chosen[0]))
+    except checkpoint.TornCheckpoint:  # on all ranks, because they read one file
+        return False
+    state.rollbacks = rollbacks
     session.stop_vote.restart()
     session.unsaved, session.health = None, Health(session.health.judges)
     if main:

@@ -98,14 +98,15 @@ class Outputs:
         self.problems.clear()
         self.progress.write(f"Back to step {state.step}, with other latents: {cause}")
         self.progress.rewind(state.step)
-        with closing(Journal(self.folder.rollbacks)) as journal:
-            journal.append({"step": state.step, "position": state.position, "cause": cause})
-            journal.sync()
         for path in reversed(checkpoints(self.folder.checkpoints)):  # the newest first: a kill leaves a run to resume
             if path.name > checkpoint_name(state.step):
                 shutil.rmtree(path)
         for path in self.folder.journals(audit):
             roll_back(path, state.step)
+        with closing(Journal(self.folder.rollbacks)) as journal:  # last, because steps must not fall within a journal
+            row = {"step": state.step, "position": state.position, "rollbacks": state.rollbacks, "cause": cause}
+            journal.append(row)
+            journal.sync()
 
     def record_rollback(self, state: State, cause: str) -> None:
         """Say in the audit that the samples after ``state`` are trained on again."""

@@ -14,17 +14,18 @@ from shards.common.urls import redact
 from shards.format.manifest import MANIFEST, Manifest, Shard
 from shards.loading.dataset import ShardDataset
 from shards.sources.faces import Faces
-from shards.storage.locate import CacheOptions, default_cache_folder
-from trainer.config import OF_A_NODE, Config, Data, flatten
+from trainer.config import OF_A_NODE, Config, flatten
+from trainer.data import open_images
 from trainer.folder import checkpoint
 from trainer.folder.load_run import describe_checkpoint
 from trainer.folder.run_folder import RunFolder
+from trainer.folder.score_log import read_scores
 from trainer.gan.networks import SIZES
 from trainer.presets import PRESETS
 from trainer.ranks.device import resolve_precision
 from trainer.ranks.launch import Launch, check_launch
 from trainer.train import plan
-from trainer.train.evaluation import feature_names
+from trainer.train.evaluation import feature_names, open_reals
 from trainer.watch import tracker
 
 
@@ -39,11 +40,7 @@ class Prepared:
     step: int  # that the run starts from
     position: int  # that the run starts from
     steps_left: int
-
-
-def cache_options(data: Data) -> CacheOptions:
-    """Where data from a URL are cached."""
-    return CacheOptions(data.cache or default_cache_folder(), int(data.cache_gb * 2**30), data.trust_base)
+    reals: ShardDataset | None  # what the generator is compared with; None if the run has no evaluation
 
 
 def prepare(
@@ -57,6 +54,7 @@ def prepare(
     locks.enter_context(folder.lock(launch.rank == 0))
     folder.check(config)
     feature_names(config.evaluate)
+    read_scores(folder.scores)
     if _uses_missing_default(preset, config):
         if launch.rank == 0:
             print(f"Drawing the embedded data set into {config.data.shards}, once.", file=sys.stderr, flush=True)
@@ -69,7 +67,8 @@ def prepare(
     header = plan.describe(config, dataset.manifest, launch, precision, metadata, note)
     step, position = metadata.get("step", 0), metadata.get("position", 0)
     left = config.remaining_steps(step, position, len(dataset))
-    return Prepared(precision, header, dataset, resumed, step, position, left), equal
+    reals = open_reals(config, len(dataset))
+    return Prepared(precision, header, dataset, resumed, step, position, left, reals), equal
 
 
 def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> None:
@@ -127,15 +126,13 @@ def _open_data(config: Config, metadata: dict[str, Any]) -> ShardDataset:
 
     Raises ``InputError`` if it is missing, incomplete, too small, of an unsupported size, or not that of the run.
     """
-    dataset = ShardDataset(
-        config.data.shards,
+    dataset = open_images(
+        config.data,
         seed=config.seed,
         lanes=metadata.get("lanes", config.batch_size),
         block=metadata.get("block"),
-        flip=config.data.flip,
         keys=config.data.audit is not None,
         strict=config.data.strict,
-        cache=cache_options(config.data),
     )
     manifest, shown = dataset.manifest, redact(config.data.shards)
     if manifest.size not in SIZES:

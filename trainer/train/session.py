@@ -15,7 +15,7 @@ from shards.loading.dataset import Batch, ShardDataset
 from shards.loading.loader import normalise
 from trainer.config import Config
 from trainer.errors import WentWrong
-from trainer.evaluate.evaluation import Evaluation, describe_subject, generated
+from trainer.evaluate.evaluation import Evaluator, describe_subject, generated
 from trainer.folder.background import CheckpointWriter
 from trainer.folder.journal import check_bad_samples
 from trainer.gan.factory import describe_networks
@@ -47,7 +47,7 @@ class Session:
     checkpoints: CheckpointWriter
     outputs: Outputs
     health: Health
-    evaluation: Evaluation | None  # scores the generator, if the run asks for it
+    evaluator: Evaluator | None  # scores the generator, if the run asks for it
     first_position: int  # position that this process started from
     unsaved: Metrics | None = None  # metrics of the last step, if no checkpoint holds it yet
 
@@ -104,12 +104,12 @@ class Session:
 
     def evaluate(self) -> None:
         """Score the generator, on all ranks together."""
-        if self.evaluation is None:
+        if self.evaluator is None:
             return
         config, state = self.config, self.state
         with self._sampling() as network:
             subject = describe_subject(state.step, state.position, network, averaged=bool(config.ema_images))
-            results = self.evaluation.score(subject, generated(network, config.seed, config.model.z_dim))
+            results = self.evaluator.score(subject, generated(network, config.seed, config.model.z_dim))
         if self.accelerator.is_main_process:
             self.outputs.log_scores(results, state.position / len(self.dataset))
         scores = {name: value for result in results for name, value in result.scores.items()}
@@ -121,8 +121,8 @@ class Session:
             self.outputs.warn(problem, self.state, alert=self.config.tracking.alerts)
         if problems and self.config.on_collapse != "warn":
             raise WentWrong(
-                f"Step {self.state.step}: {'; '.join(problems)}. The run stopped, as --on-collapse says. Its "
-                "checkpoints are kept. Start anew with other settings and another --out."
+                f"Step {self.state.step}: {'; '.join(problems)}.",
+                "Its checkpoints are kept. Start anew with other settings and another --out.",
             )
 
     def draw_samples(self) -> None:
@@ -178,6 +178,7 @@ class Session:
             "manifest": manifest.digest,
             "data": manifest.summary,
             "precision": self.accelerator.mixed_precision,
+            "rollbacks": state.rollbacks,
             "scaler": state.scaler.state_dict(),
             "networks": describe_networks(self.config.model, manifest.size, manifest.channels),
         }
@@ -205,8 +206,8 @@ class Session:
         if not failed:
             self.stop_vote.close()
         self.dataset.reader.close()
-        if self.evaluation:
-            self.evaluation.dataset.reader.close()
+        if self.evaluator:
+            self.evaluator.dataset.reader.close()
         self.outputs.close(failed=failed)
 
     def _latents(self, batch: Batch, dtype: torch.dtype) -> torch.Tensor:

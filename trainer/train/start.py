@@ -15,7 +15,7 @@ from shards.common.processes import available_cores
 from shards.common.urls import is_remote
 from trainer.config import Config
 from trainer.folder.background import CheckpointWriter
-from trainer.folder.journal import BadSampleLog, Journal, count_rollbacks, roll_back
+from trainer.folder.journal import BadSampleLog, Journal, roll_back, rollbacks_to
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import JUDGES
 from trainer.gan.kernels.cuda_graph import Replay, cuda_graph
@@ -27,10 +27,10 @@ from trainer.ranks.peers import Peers
 from trainer.ranks.preemption import Preemption
 from trainer.ranks.process_group import StopVote, create_accelerator, describe_environment, wrap
 from trainer.ranks.rendezvous import LOST_CONNECTION, compare_ranks, explain_failure
-from trainer.train.evaluation import open_evaluation
+from trainer.train.evaluation import create_evaluation
 from trainer.train.loop import train
 from trainer.train.outputs import Outputs
-from trainer.train.prepare import Prepared, cache_options, dry_run, prepare
+from trainer.train.prepare import Prepared, dry_run, prepare
 from trainer.train.session import Session
 from trainer.watch.health import Health
 from trainer.watch.meter import DataAdvisor
@@ -108,7 +108,7 @@ def _open_session(
         checkpoints=CheckpointWriter(folder.checkpoints, config.checkpoint.keep),
         outputs=outputs,
         health=Health((config.evaluate.by,) if config.evaluate.by else JUDGES),
-        evaluation=open_evaluation(config, accelerator, cache_options(config.data)),
+        evaluator=create_evaluation(config, accelerator, prepared.reals),
         first_position=state.position,
     )
 
@@ -119,7 +119,8 @@ def _restore_state(config: Config, accelerator: Accelerator, prepared: Prepared)
     if prepared.resumed:
         _, tensors, metadata = prepared.resumed
         state.restore(tensors, metadata)
-    state.rollbacks = count_rollbacks(RunFolder(config.out).rollbacks, state.step)
+    # The checkpoint that a rollback led to was written before it.
+    state.rollbacks = max(state.rollbacks, rollbacks_to(RunFolder(config.out).rollbacks, state.step))
     return state
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from trainer.cli import conclude
 from trainer.evaluate import evaluation
 from trainer.evaluate.__main__ import Evaluate, evaluate
 from trainer.folder.load_run import load_run
-from trainer.folder.score_log import read_scores
+from trainer.folder.score_log import append_scores, read_scores
 
 PIXELS = ("swd-32", "swd-16", "swd", "ms-ssim", "ms-ssim-real")
 
@@ -90,6 +91,8 @@ def test_a_torn_last_line_is_skipped_and_garbage_is_named(scored: Path) -> None:
     whole = read_scores(path)
     path.write_bytes(path.read_bytes()[:-10])
     assert read_scores(path) == whole[:-1]
+    append_scores(path, whole[-1:])
+    assert read_scores(path) == whole
     path.write_text("{}\n")
     with pytest.raises(InputError, match="does not hold results"):
         read_scores(path)
@@ -130,6 +133,22 @@ def test_images_of_another_shape_are_refused(trained: Path, tmp_path: Path) -> N
 def test_labels_need_labels(trained: Path) -> None:
     with pytest.raises(InputError, match="labels"):
         evaluate(Evaluate(trained, features="labels"))
+
+
+def test_a_run_without_checkpoints_says_so(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    for checkpoint in ("newest", "all"):
+        with pytest.raises(InputError, match="has no checkpoint yet"):
+            evaluate(Evaluate(tmp_path / "run", checkpoint=checkpoint, features="pixels"))
+
+
+def test_a_few_images_are_no_sample(trained: Path, tmp_path: Path) -> None:
+    make_shards(tmp_path / "few", channels=3, samples=9)
+    with pytest.raises(InputError, match="There are 9 real images; scores need at least 10"):
+        evaluate(Evaluate(trained, features="pixels", shards=str(tmp_path / "few")))
+    make_shards(tmp_path / "enough", channels=3, samples=10)
+    evaluate(Evaluate(trained, samples=100, shards=str(tmp_path / "enough")))  # of both kinds
+    (trained / "scores.jsonl").unlink()
 
 
 def test_fewer_reals_than_asked_for_are_counted(trained: Path, tmp_path: Path) -> None:

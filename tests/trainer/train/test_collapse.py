@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import sys
-import warnings
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-import trainer.run
 from tests.support.launching import SMALL, keys, status
-from tests.support.ranks import on_ranks
+from tests.support.ranks import on_ranks, train_here
 from trainer.folder import checkpoint
+from trainer.folder.score_log import Result, append_scores
 from trainer.gan.step import Metrics
 from trainer.train.loop import MOST_ROLLBACKS
 from trainer.train.session import Session
@@ -26,8 +23,11 @@ from trainer.watch import health
 BAD = 5  # the step that goes wrong
 
 
-def attempt(words: list[str], times: int = 0, kind: str = "nan") -> tuple[int, str]:
-    """Train on this rank. The first ``times`` that it reaches ``BAD``, the generator becomes NaN, or the loss 0."""
+def attempt(words: list[str], times: int = 0, kind: str = "nan", best: int = 0) -> tuple[int, str]:
+    """Train on this rank. The first ``times`` that it reaches ``BAD``, the generator becomes NaN, or the loss 0.
+
+    Before the second time, step ``best`` gets a score, if it is given.
+    """
     advance, spoilt = Session.advance, 0
 
     def spoil(self: Session, batches: Sequence[Any], *, report: bool) -> Metrics:
@@ -38,20 +38,22 @@ def attempt(words: list[str], times: int = 0, kind: str = "nan") -> tuple[int, s
             if kind == "nan":
                 with torch.no_grad():
                     next(self.state.generator.parameters()).fill_(torch.nan)
+            if best and spoilt == 2:
+                append_scores(self.outputs.folder.scores, [score_of(best)])
         if kind == "zero" and spoilt and spoilt <= times and self.state.rollbacks < times:
             metrics["loss/d"].zero_()
         return metrics
 
     Session.advance = spoil  # type: ignore[method-assign]  # this process ends after it
     health.ZERO_STEPS = 1
-    trainer.run.GRACE = 0.0
-    sys.argv = ["trainer/run.py", *words]
-    with contextlib.redirect_stderr(io.StringIO()) as said, warnings.catch_warnings():
-        try:
-            trainer.run.main()
-        except SystemExit as ended:
-            return int(ended.code or 0), said.getvalue()
-    return 0, said.getvalue()
+    return train_here(words)
+
+
+def score_of(step: int) -> Result:
+    return Result(
+        checkpoint=checkpoint.checkpoint_name(step), step=step, position=8 * step, weights="averaged",
+        batch_norm="none", features="pixels", resize="none", samples=100, reals=100, data="", scores={"swd": 1.0},
+    )  # fmt: skip
 
 
 def words(shards: Path, out: Path, *more: str) -> list[str]:
@@ -85,10 +87,11 @@ def test_a_run_goes_back_and_on(faces32: Path, tmp_path: Path, healthy: Path, ra
     assert [code for code, _ in results] == [0] * ranks, results
     said = results[0][1]
     assert said.count("with other latents") == 1
-    assert "Back to step 4, with other latents: " in said
+    (line,) = [line for line in said.splitlines() if line.startswith("Back to step 4, with other latents: ")]
+    assert "another --out" not in line  # the advice is for a run that ends
     assert status(out)["state"] == "done" and status(out)["step"] == 8
-    (line,) = [json.loads(line) for line in (out / "rollbacks.jsonl").read_text().splitlines()]
-    assert (line["step"], line["position"]) == (4, 32) and line["cause"]
+    (row,) = [json.loads(line) for line in (out / "rollbacks.jsonl").read_text().splitlines()]
+    assert (row["step"], row["position"], row["rollbacks"]) == (4, 32, 1) and row["cause"] in line
     assert keys(out) == keys(healthy)  # each sample counts once
     for rank in range(ranks):
         audit = [json.loads(line) for line in (out / "audit" / f"rank-{rank}.jsonl").read_text().splitlines()]
@@ -97,13 +100,30 @@ def test_a_run_goes_back_and_on(faces32: Path, tmp_path: Path, healthy: Path, ra
         assert not equal(out, healthy)  # other latents make other weights
 
 
-def test_what_went_back_resumes_exactly(faces32: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("times", "best", "back"), [(1, 0, [4]), (2, 2, [2])])
+def test_what_went_back_resumes_exactly(faces32: Path, tmp_path: Path, times: int, best: int, back: list[int]) -> None:
+    """Also after a second return, to a step before that of the first one."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     more = ("--on-collapse", "rollback")
-    assert on_ranks(1, attempt, words(faces32, whole, *more), 1)[0][0] == 0
-    assert on_ranks(1, attempt, words(faces32, parts, *more, "--steps", "6"), 1)[0][0] == 0
+    assert on_ranks(1, attempt, words(faces32, whole, *more), times, "nan", best)[0][0] == 0
+    assert on_ranks(1, attempt, words(faces32, parts, *more, "--steps", "6"), times, "nan", best)[0][0] == 0
     assert on_ranks(1, attempt, words(faces32, parts, *more))[0][0] == 0
+    for out in (whole, parts):
+        rows = [json.loads(line) for line in (out / "rollbacks.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows] == back and rows[-1]["rollbacks"] == times
     assert equal(whole, parts)
+
+
+def test_a_run_that_is_killed_after_its_return_draws_the_same_latents(faces32: Path, tmp_path: Path) -> None:
+    """It resumes from the checkpoint that it returned to, which was written before."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    more = ("--on-collapse", "rollback")
+    assert on_ranks(1, attempt, words(faces32, whole, *more), 2, "nan", 2)[0][0] == 0
+    assert on_ranks(1, attempt, words(faces32, killed, *more), 2, "nan", 2)[0][0] == 0
+    for path in checkpoint.checkpoints(killed / "checkpoints")[1:]:
+        shutil.rmtree(path)
+    assert on_ranks(1, attempt, words(faces32, killed, *more))[0][0] == 0
+    assert equal(whole, killed)
 
 
 def test_a_run_goes_back_three_times_at_most(faces32: Path, tmp_path: Path) -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import shutil
 import signal
-import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-import trainer.run
 from tests.support.launching import SMALL, status
-from tests.support.ranks import on_ranks
+from tests.support.ranks import on_ranks, train_here
 from trainer.folder.load_run import load_run
 from trainer.gan.state import find_non_finite
 from trainer.gan.step import Metrics
@@ -50,14 +45,7 @@ def attempt(words: list[str], group: str = "", name: str = "", value: float = 0.
         return metrics
 
     Session.advance = spoil  # type: ignore[method-assign]  # this process ends after it
-    trainer.run.GRACE = 0.0
-    sys.argv = ["trainer/run.py", *words]
-    with contextlib.redirect_stderr(io.StringIO()) as said, warnings.catch_warnings():
-        try:
-            trainer.run.main()
-        except SystemExit as ended:
-            return int(ended.code or 0), said.getvalue()
-    return 0, said.getvalue()
+    return train_here(words)
 
 
 def words(shards: Path, out: Path, *more: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 import torch
 
 from shards.common.errors import InputError
-from shards.storage.locate import CacheOptions
 from tests.support.launching import SMALL, run
+from tests.support.make import make_shards
 from tests.support.ranks import on_ranks
 from trainer.config import Config, Data, Evaluation, Model
 from trainer.evaluate.__main__ import Evaluate, evaluate
@@ -20,7 +21,7 @@ from trainer.folder.score_log import best, read_scores
 from trainer.gan.state import create_state
 from trainer.ranks.launch import read_launch
 from trainer.ranks.process_group import create_accelerator
-from trainer.train.evaluation import feature_names, open_evaluation
+from trainer.train.evaluation import create_evaluation, feature_names, open_reals
 
 STEPS = (2, 4, 6, 8)
 
@@ -69,15 +70,16 @@ def test_the_command_gives_the_same_scores(trained: Path) -> None:
 def scores_here(shards: str, cache: str, threads: int = 1) -> dict[str, float]:
     """The scores of an untrained generator on this rank."""
     torch.set_num_threads(threads)
-    config = Config(data=Data(shards=shards), model=Model(features_g=4, features_d=4, z_dim=8),
+    config = Config(data=Data(shards=shards, cache=Path(cache)), model=Model(features_g=4, features_d=4, z_dim=8),
                     evaluate=Evaluation(samples=150))  # fmt: skip
     accelerator = create_accelerator(config, read_launch(), "no")
-    evaluation = open_evaluation(config, accelerator, CacheOptions(Path(cache)))
-    assert evaluation is not None
+    reals = open_reals(config, 200)
+    evaluator = create_evaluation(config, accelerator, reals)
+    assert evaluator is not None
     generator = create_state(config, 32, 3, accelerator.device).average
     subject = describe_subject(0, 0, generator, averaged=True)
-    results = evaluation.score(subject, generated(generator, config.seed, 8))
-    evaluation.dataset.reader.close()
+    results = evaluator.score(subject, generated(generator, config.seed, 8))
+    evaluator.dataset.reader.close()
     return {name: value for result in results for name, value in result.scores.items()}
 
 
@@ -97,3 +99,37 @@ def test_a_judge_needs_its_features() -> None:
     assert feature_names(Evaluation(features="pixels")) == ("pixels",)
     with pytest.raises(InputError, match=r"--evaluate\.by kd-lite0 needs"):
         feature_names(Evaluation(features="pixels", by="kd-lite0"))
+
+
+def test_few_images_and_a_node_without_a_cache_are_no_error(tmp_path: Path) -> None:
+    make_shards(tmp_path / "few", samples=8, channels=3)
+    make_shards(tmp_path / "enough", samples=10, channels=3)
+    (tmp_path / "file").touch()
+    flags = [
+        *SMALL,
+        "--steps",
+        "1",
+        "--data.workers",
+        "0",
+        "--evaluate.samples",
+        "100",
+        "--evaluate.features",
+        "pixels",
+    ]
+    for name in ("few", "enough"):
+        out = tmp_path / "run" / name
+        done = run("faces", *flags, "--data.shards", str(tmp_path / name), "--out", str(out),
+                   "--data.cache", str(tmp_path / "file" / "cache"))  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert (out / "scores.jsonl").exists() == (name == "enough")
+
+
+def test_damaged_scores_are_named_before_the_training(faces32: Path, trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    (copy / "scores.jsonl").write_text("{}\n")
+    done = run(
+        "faces", *SMALL, "--data.shards", str(faces32), "--out", str(copy), "--steps", "9", "--data.workers", "0"
+    )
+    assert done.returncode == 2 and done.stderr.count("error: ") == 1
+    assert f"{copy / 'scores.jsonl'} does not hold results" in done.stderr

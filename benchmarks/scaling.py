@@ -78,7 +78,7 @@ def turn(arguments: Arguments) -> dict[str, Any]:
     accelerator = create_accelerator(config, read_launch(), "no")
     manifest = Manifest("benchmark", "npy", 64, 3, (Shard("none", 1, 1, ""),), "")
     state = create_state(config, manifest.size, manifest.channels, accelerator.device)
-    step = Step(state, *wrap(accelerator, state, sync_bn=True), config.loss)
+    step = Step(state, *wrap(accelerator, state, sync_bn=True), config)
     rows = arguments.batch_size // ranks
     real = torch.zeros(rows, 3, 64, 64).to(memory_format=torch.channels_last)
 

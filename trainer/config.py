@@ -15,7 +15,7 @@ from shards.common.errors import InputError
 from shards.common.names import printable
 from shards.common.urls import redact
 
-Loss = Literal["non-saturating", "minimax"]
+Loss = Literal["non-saturating", "minimax", "relativistic", "hinge", "least-squares"]
 Kind = Literal["dcgan", "mlp"]
 Judge = Literal["fid", "kd-lite0", "kd-labels", "swd"]
 """Scores that can choose the best checkpoint, the preferred one first. Less is better in each."""
@@ -171,7 +171,10 @@ class Config:
     seed: int = 0
     """Determines the initial weights, the order of the data and the latents."""
     loss: Loss = "non-saturating"
-    """Loss of the generator: -log D(G(z)), or log(1 - D(G(z)))."""
+    """non-saturating and minimax: cross-entropy, with -log D(G(z)) or log(1 - D(G(z))) for the generator. relativistic:
+    the discriminator compares each real image with a generated one, which keeps the generator from losing parts of the
+    data (arXiv 2501.05441); best with both penalties. hinge: best with spectral normalisation. least-squares: logits
+    aim at 1 and 0 (LSGAN)."""
     on_collapse: Literal["warn", "stop", "rollback"] = "warn"
     """What to do when the training goes wrong: the discriminator's loss stays 0, the images become alike, or the score
     stays far above its best. rollback continues from the best checkpoint with other latents, at most three times; it

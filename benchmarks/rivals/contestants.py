@@ -55,7 +55,7 @@ def create(features: int, batch_size: int, accelerator: Accelerator, *, compiled
         state.generator.compile()
         state.discriminator.compile()
     networks = accelerator.prepare(state.generator, state.discriminator)
-    return Shardgan(config, state, Step(state, *networks, config.loss), accelerator.device)
+    return Shardgan(config, state, Step(state, *networks, config), accelerator.device)
 
 
 def create_contestants(

@@ -207,7 +207,7 @@ def in_float64() -> Any:
     config = small(dtype="float64")
     accelerator = create_accelerator(config, read_launch(), "no")
     state = create_state(config, manifest().size, manifest().channels, accelerator.device)
-    step = OnDevice(Step(state, *wrap(accelerator, state, sync_bn=True), config.loss), accelerator.device)
+    step = OnDevice(Step(state, *wrap(accelerator, state, sync_bn=True), config), accelerator.device)
     figures, tensors = train(state, step, STEPS, torch.float64)  # type: ignore[arg-type]
     return figures, {group: {name: value.cpu() for name, value in part.items()} for group, part in tensors.items()}
 
@@ -242,7 +242,7 @@ def mixed(precision: str) -> list[float]:
     # Not the usual 65536, at which the first steps overflow and are skipped.
     scaler = torch.amp.GradScaler("cuda", init_scale=1024, enabled=precision == "fp16")
     state = replace(create_state(config, manifest().size, manifest().channels, accelerator.device), scaler=scaler)
-    step = OnDevice(Step(state, *wrap(accelerator, state, sync_bn=True), config.loss), accelerator.device)
+    step = OnDevice(Step(state, *wrap(accelerator, state, sync_bn=True), config), accelerator.device)
     parts = [([rows_of_rank(reals(n))], [rows_of_rank(noise(n))]) for n in range(3)]
     return [mean(step(*part, report=False)["loss/d"]) for part in parts]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from trainer.config import Loss
-from trainer.gan.losses import discriminator_loss, exact, generator_loss
+from trainer.config import Config
+from trainer.gan.losses import discriminator_loss, generator_loss, relative, score
 from trainer.gan.optimizer import Adam
 from trainer.gan.state import State
 
@@ -23,7 +23,7 @@ class Step:
     state: State
     generator: nn.Module  # the generator of ``state``, wrapped for autocast, and for DDP on several ranks
     discriminator: nn.Module
-    loss: Loss
+    config: Config
 
     def __call__(self, reals: Sequence[torch.Tensor], latents: Sequence[torch.Tensor], *, report: bool) -> Metrics:
         """Train on k batches of real images (n, channels, size, size) and as many of latents (n, z_dim).
@@ -39,27 +39,31 @@ class Step:
             metrics = self._discriminator_step(real, fake.detach(), report=report and last)
             if not last:
                 self.state.scaler.update()  # it allows one optimizer step between two updates
-        metrics |= self._generator_step(fake, report=report)
+        metrics |= self._generator_step(real, fake, report=report)
         self.state.scaler.update()
         return metrics
 
     def _discriminator_step(self, real: torch.Tensor, fake: torch.Tensor, *, report: bool) -> Metrics:
         # Two forwards, because BatchNorm's statistics of a joint batch differ. One backward, for one all-reduce.
-        real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
-        loss = discriminator_loss(real_logits, fake_logits)
+        kind, real_logits, fake_logits = self.config.loss, self.discriminator(real), self.discriminator(fake)
+        if kind == "relativistic":
+            real_logits, fake_logits = relative(real_logits, fake_logits), relative(fake_logits, real_logits)
+        loss = discriminator_loss(real_logits, fake_logits, kind)
         norm = self._update(loss, self.state.discriminator, self.state.discriminator_optim, report=report)
-        scores = {"score/real": real_logits, "score/fake_before": fake_logits}
-        return {"loss/d": loss.detach(), **_means(scores), **({"gradient/d": norm} if norm is not None else {})}
+        scores = {"score/real": score(real_logits, kind), "score/fake_before": score(fake_logits, kind)}
+        return {"loss/d": loss.detach(), **scores, **({"gradient/d": norm} if norm is not None else {})}
 
-    def _generator_step(self, fake: torch.Tensor, *, report: bool) -> Metrics:
+    def _generator_step(self, real: torch.Tensor, fake: torch.Tensor, *, report: bool) -> Metrics:
         # Frozen and without DDP, or its gradients would be computed and all-reduced for nothing.
-        self.state.discriminator.requires_grad_(False)
-        logits = self.state.discriminator(fake)
-        loss = generator_loss(logits, self.loss)
+        kind, discriminator = self.config.loss, self.state.discriminator.requires_grad_(False)
+        logits = discriminator(fake)
+        if kind == "relativistic":
+            logits = relative(logits, discriminator(real))
+        loss = generator_loss(logits, kind)
         norm = self._update(loss, self.state.generator, self.state.generator_optim, report=report)
-        self.state.discriminator.requires_grad_(True)
-        scores = {"score/fake_after": logits}
-        return {"loss/g": loss.detach(), **_means(scores), **({"gradient/g": norm} if norm is not None else {})}
+        discriminator.requires_grad_(True)
+        metrics = {"loss/g": loss.detach(), "score/fake_after": score(logits, kind)}
+        return {**metrics, **({"gradient/g": norm} if norm is not None else {})}
 
     def _update(self, loss: torch.Tensor, network: nn.Module, optimizer: Adam, *, report: bool) -> torch.Tensor | None:
         scaler = self.state.scaler
@@ -71,7 +75,3 @@ class Step:
             norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
         scaler.step(optimizer)  # type: ignore[arg-type]
         return norm
-
-
-def _means(logits: dict[str, torch.Tensor]) -> Metrics:
-    return {name: exact(values.detach()).sigmoid().mean() for name, values in logits.items()}

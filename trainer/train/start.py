@@ -86,7 +86,7 @@ def _open_session(
         _roll_back_folder(config, folder, state.step)
     accelerator.wait_for_everyone()
     generator, discriminator = wrap(accelerator, state, sync_bn=config.model.sync_bn)
-    step = Step(state, generator, discriminator, config.loss)
+    step = Step(state, generator, discriminator, config)
     replayed = config.cuda_graphs and supports_cuda_graphs(launch) and generator is state.generator  # not with DDP
     metadata = {"data.digest": manifest.digest, **describe_environment(accelerator)}  # a collective
     cores = max(1, available_cores() // launch.local_ranks)

@@ -32,7 +32,7 @@ def small(loss: Loss = "non-saturating", d_steps: int = 1, dtype: str = "float32
 
 def create(config: Config, device: torch.device = CPU) -> tuple[State, Step]:
     state = create_state(config, manifest().size, manifest().channels, device)
-    return state, Step(state, state.generator, state.discriminator, config.loss)
+    return state, Step(state, state.generator, state.discriminator, config)
 
 
 def reals(number: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -96,7 +96,7 @@ def test_a_generator_step_leaves_no_gradient_in_the_discriminator() -> None:
     step([reals(0)], [noise(0)], report=False)
     before = [parameter.grad.clone() for parameter in state.discriminator.parameters() if parameter.grad is not None]
     fake = state.generator(noise(1))
-    step._generator_step(fake, report=False)
+    step._generator_step(reals(1), fake, report=False)
     after = [parameter.grad for parameter in state.discriminator.parameters() if parameter.grad is not None]
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
     assert all(parameter.requires_grad for parameter in state.discriminator.parameters())
@@ -132,7 +132,7 @@ def test_gradient_norms_are_those_of_the_gradients() -> None:
 def scaled() -> tuple[State, Step]:
     """As under fp16, whose scaler knows no device: everything that happens to scaled losses and overflows."""
     state = replace(create(small())[0], scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
-    return state, Step(state, state.generator, state.discriminator, "non-saturating")
+    return state, Step(state, state.generator, state.discriminator, small())
 
 
 @pytest.mark.parametrize("report", [False, True])

@@ -34,7 +34,7 @@ def join(**options: Any) -> tuple[Any, State, Step]:
     config = small(**options)
     accelerator = create_accelerator(config, read_launch(), "no")
     state = create_state(config, manifest().size, manifest().channels, accelerator.device)
-    return accelerator, state, Step(state, *wrap(accelerator, state, sync_bn=True), config.loss)
+    return accelerator, state, Step(state, *wrap(accelerator, state, sync_bn=True), config)
 
 
 def mean(value: torch.Tensor) -> float:
@@ -83,7 +83,7 @@ def loose() -> list[float]:
     config = small()
     accelerator = create_accelerator(config, read_launch(), "no")
     state = create_state(config, manifest().size, manifest().channels, accelerator.device)
-    step = Step(state, *wrap(accelerator, state, sync_bn=False), config.loss)
+    step = Step(state, *wrap(accelerator, state, sync_bn=False), config)
     for number in range(2):
         step([rows(reals(number))], [rows(noise(number))], report=False)
     shared = {"d": dict(state.discriminator.named_parameters()), "g": dict(state.generator.named_parameters())}
@@ -98,7 +98,7 @@ def half() -> list[float]:
     config = small()
     accelerator = create_accelerator(config, read_launch(), "bf16")
     state = create_state(config, manifest().size, manifest().channels, accelerator.device)
-    step = Step(state, *wrap(accelerator, state, sync_bn=True), config.loss)
+    step = Step(state, *wrap(accelerator, state, sync_bn=True), config)
     return [mean(step([rows(reals(n))], [rows(noise(n))], report=False)["loss/d"]) for n in range(2)]
 
 

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from shards.common.errors import InputError
 from shards.common.processes import available_cores
 from trainer.ranks.environment import CONFIG_HINT
 from trainer.ranks.launch import Launch
+
+
+def check_device(launch: Launch) -> None:
+    """Raise ``InputError`` if ``ACCELERATE_TORCH_DEVICE``, which accelerate obeys, names no device of this launch."""
+    name = os.environ.get("ACCELERATE_TORCH_DEVICE", "cpu" if launch.cpu else "cuda")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    gpus = 0 if launch.cpu else torch.cuda.device_count()
+    if device.type != ("cpu" if launch.cpu else "cuda") or (gpus and (device.index or 0) >= gpus):
+        raise InputError(
+            f"ACCELERATE_TORCH_DEVICE is {name!r}, but this process has {f'{gpus} GPUs' if gpus else 'only the CPU'}. "
+            "Unset it. CUDA_VISIBLE_DEVICES chooses a GPU, and ACCELERATE_USE_CPU=true the CPU."
+        )
 
 
 def resolve_precision(launch: Launch, dtype: str) -> tuple[str, str | None]:

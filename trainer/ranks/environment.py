@@ -41,7 +41,7 @@ def check_environment() -> None:
     Empty and negative numbers, which some tools use for "not set", are removed from the environment. With one rank,
     ``LOCAL_RANK`` is removed too: accelerate would start a process group because of it.
     """
-    for name in (*RANK, *RENDEZVOUS, *MPI, "ACCELERATE_USE_CPU"):
+    for name in (*RANK, *RENDEZVOUS, *MPI, "ACCELERATE_USE_CPU", "ACCELERATE_TORCH_DEVICE"):
         if name in os.environ and os.environ[name].strip() in ("", "-1"):
             del os.environ[name]
     if problem := _find_problem():

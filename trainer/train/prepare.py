@@ -22,7 +22,7 @@ from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import read_scores
 from trainer.gan.networks import SIZES
 from trainer.presets import PRESETS
-from trainer.ranks.device import resolve_precision
+from trainer.ranks.device import check_device, resolve_precision
 from trainer.ranks.launch import Launch, check_launch
 from trainer.train import plan
 from trainer.train.evaluation import feature_names, open_reals
@@ -90,6 +90,7 @@ def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> N
 
 def _check_launch(config: Config, launch: Launch) -> tuple[str, str | None]:
     check_launch(launch, config.batch_size)
+    check_device(launch)
     if launch.rank == 0:  # the only rank with a board: wandb takes half a second to import
         tracker.check(config.tracking)
     return resolve_precision(launch, config.dtype)

@@ -8,7 +8,7 @@ import torch
 
 from shards.common.errors import InputError
 from trainer.ranks import device
-from trainer.ranks.device import has_bf16, resolve_precision, set_kernels, set_threads
+from trainer.ranks.device import check_device, has_bf16, resolve_precision, set_kernels, set_threads
 from trainer.ranks.launch import Launch
 
 
@@ -42,6 +42,25 @@ def test_precision_is_what_was_asked_for_or_there_is_a_reason(
         assert reason is not None
         assert note in reason
         assert "\n" not in reason
+
+
+@pytest.mark.parametrize(
+    ("name", "cpu", "fits"),
+    [("cpu", True, True), ("cpu", False, False), ("cuda", False, True), ("cuda:1", False, True),
+     ("cuda:2", False, False), ("cuda:7", True, False), ("mps", True, False), ("gpu", True, False), ("0", True, False)],
+)  # fmt: skip
+def test_a_device_of_accelerates_variable_exists(
+    monkeypatch: pytest.MonkeyPatch, name: str, cpu: bool, fits: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", name)
+    if fits:
+        check_device(launch(cpu=cpu))
+    else:
+        with pytest.raises(InputError, match=f"^ACCELERATE_TORCH_DEVICE is '{name}', but this process has"):
+            check_device(launch(cpu=cpu))
+    monkeypatch.delenv("ACCELERATE_TORCH_DEVICE")
+    check_device(launch(cpu=cpu))
 
 
 def test_half_precision_needs_a_gpu() -> None:

@@ -14,17 +14,21 @@ import tyro
 from shards.common.errors import InputError
 from shards.common.names import printable
 from shards.common.urls import redact
+from trainer.recipe import Optim, Penalty, Schedule
 
 Loss = Literal["non-saturating", "minimax", "relativistic", "hinge", "least-squares"]
 Kind = Literal["dcgan", "mlp"]
 Judge = Literal["fid", "kd-lite0", "kd-labels", "swd"]
 """Scores that can choose the best checkpoint, the preferred one first. Less is better in each."""
 LEAST = {"batch_size": 1, "steps": 1, "d_steps": 1, "data.workers": 0, "model.z_dim": 1, "model.features_g": 1,
-         "model.features_d": 1, "checkpoint.every": 1, "checkpoint.keep": 1, "samples.every": 0, "samples.count": 1,
+         "model.features_d": 1, "penalty.every": 1, "schedule.images": 0, "schedule.ema_images": 1,
+         "checkpoint.every": 1, "checkpoint.keep": 1, "samples.every": 0, "samples.count": 1,
          "evaluate.every": 0, "evaluate.samples": 0, "ema_images": 0, "threads": 0, "log_every": 1,
          "seed": 0}  # fmt: skip
 """Smallest values of fields by their dotted names."""
-BELOW = {"optim.lr_g": math.inf, "optim.lr_d": math.inf, "optim.beta1": 1.0, "optim.beta2": 1.0}
+BELOW = {"optim.lr_g": math.inf, "optim.lr_d": math.inf, "optim.beta1": 1.0, "optim.beta2": 1.0,
+         "penalty.r1": math.inf, "penalty.r2": math.inf, "schedule.lr_g": math.inf, "schedule.lr_d": math.inf,
+         "schedule.beta1": 1.0, "schedule.beta2": 1.0, "schedule.r1": math.inf, "schedule.r2": math.inf}  # fmt: skip
 """Upper bounds, exclusive, of fields that must be at least 0."""
 MIN_SAMPLES = 100  # images of an evaluation; fewer say nothing
 Switch = Annotated[
@@ -85,20 +89,6 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Optim:
-    """Adam for both networks."""
-
-    lr_g: float = 2e-4
-    """Learning rate of the generator."""
-    lr_d: float = 2e-4
-    """Learning rate of the discriminator."""
-    beta1: float = 0.5
-    """Decay rate of the average gradient."""
-    beta2: float = 0.999
-    """Decay rate of the average squared gradient."""
-
-
-@dataclass(frozen=True)
 class Checkpoints:
     """A run resumes from its newest checkpoint."""
 
@@ -156,6 +146,8 @@ class Config:
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     optim: Optim = field(default_factory=Optim)
+    penalty: Penalty = field(default_factory=Penalty)
+    schedule: Schedule = field(default_factory=Schedule)
     checkpoint: Checkpoints = field(default_factory=Checkpoints)
     samples: Samples = field(default_factory=Samples)
     evaluate: Evaluation = field(default_factory=Evaluation)
@@ -208,6 +200,7 @@ class Config:
             raise InputError("--tracking.alerts needs --tracking.board wandb: TensorBoard sends no alerts.")
         if not re.fullmatch(r"[^\ud800-\udfff]*", str(self.out)):  # safetensors could not read the checkpoints
             raise InputError(f"--out is {printable(str(self.out))}, which is not valid UTF-8. Give another name.")
+        self.schedule.check(ema_images=self.ema_images, cuda_graphs=self.cuda_graphs)
         values = flatten(self)
 
         def require(valid: bool, name: str, rule: str) -> None:
@@ -217,13 +210,18 @@ class Config:
         for name, least in LEAST.items():
             require(values[name] is None or values[name] >= least, name, f"at least {least}")
         for name, below in BELOW.items():
-            require(0 <= values[name] < below, name, f"at least 0 and less than {below}")
+            require(values[name] is None or 0 <= values[name] < below, name, f"at least 0 and less than {below}")
         require(0 < self.data.cache_gb < math.inf, "data.cache_gb", "more than 0")
         require(0 <= self.data.max_bad <= 1, "data.max_bad", "a share from 0 to 1")
         require(self.epochs is None or 0 < self.epochs < math.inf, "epochs", "more than 0")
         require(self.seed < 2**63, "seed", "less than 2**63")
         samples = self.evaluate.samples
         require(samples == 0 or samples >= MIN_SAMPLES, "evaluate.samples", f"0, or at least {MIN_SAMPLES}")
+
+    @property
+    def penalties(self) -> tuple[str, ...]:
+        """Names of the penalties that the run has at some time, out of ``r1`` and ``r2``."""
+        return tuple(name for name in ("r1", "r2") if getattr(self.penalty, name) or getattr(self.schedule, name))
 
     def remaining_steps(self, step: int, position: int, samples: int) -> int:
         """Steps left on a data set of ``samples`` images. --epochs counts images, so the batch size may change."""

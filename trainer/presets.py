@@ -11,8 +11,9 @@ import tyro
 
 from shards.common.command import read_words
 from shards.common.errors import InputError
-from trainer.config import Checkpoints, Config, Data, Model, Optim, Samples
+from trainer.config import Checkpoints, Config, Data, Model, Samples
 from trainer.flags import normalise
+from trainer.recipe import Optim
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "faces": (

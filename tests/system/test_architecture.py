@@ -23,10 +23,11 @@ SHARDS = {
 }
 TRAINER = {
     "errors": "",
-    "config": "",
+    "recipe": "",
+    "config": "recipe",
     "data": "config",
     "flags": "config",
-    "presets": "config flags",
+    "presets": "config flags recipe",
     "gan": "config",
     "samples": "gan",
     "folder": "config errors gan",

@@ -21,14 +21,22 @@ class Adam:
     def __init__(self, network: nn.Module, rate: float, betas: tuple[float, float]) -> None:
         self._named = dict(network.named_parameters())
         self._parameters = list(self._named.values())
-        self._rate, self._betas = rate, betas
+        device = self._parameters[0].device
+        # On the device, where a recorded CUDA graph reads it; CUDA's kernel takes float32.
+        self._rate = torch.tensor(rate, dtype=torch.float32 if device.type == "cuda" else torch.float64, device=device)
+        self._betas = betas
         self.param_groups = [{"params": self._parameters}]
         # In the memory layout of the weights, because the kernel iterates over memory, not indices.
         self._means = [torch.zeros_like(p, requires_grad=False) for p in self._parameters]
         self._squares = [torch.zeros_like(p, requires_grad=False) for p in self._parameters]
         self._steps = [torch.zeros((), device=p.device) for p in self._parameters]
-        self.skipped = torch.zeros((), device=self._parameters[0].device)
+        self.skipped = torch.zeros((), device=device)
         """Number of steps skipped because of a float16 overflow since the process started, on the device."""
+
+    def tune(self, rate: float, betas: tuple[float, float]) -> None:
+        """Change the learning rate and the decay rates."""
+        self._rate.fill_(rate)
+        self._betas = betas
 
     def zero_grad(self) -> None:
         """Set the gradients to None."""

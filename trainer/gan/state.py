@@ -58,7 +58,7 @@ class State:
         self.rollbacks = int(metadata.get("rollbacks", 0))
 
     @torch.no_grad()
-    def update_average(self, images: int, half_life: int) -> None:
+    def update_average(self, images: int, half_life: float) -> None:
         """Update the moving average after a step on ``images`` images.
 
         The half-life is 5 % of the position, up to ``half_life`` images, so that an early average does not contain the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -11,12 +11,14 @@ from torch import nn
 from trainer.config import Config
 from trainer.gan.losses import discriminator_loss, generator_loss, relative, score
 from trainer.gan.optimizer import Adam
+from trainer.gan.penalties import gradient_penalty
+from trainer.gan.schedule import Settings, settings
 from trainer.gan.state import State
 
 Metrics = dict[str, torch.Tensor]  # scalars on the device; reading one synchronises
 
 
-@dataclass(frozen=True)
+@dataclass
 class Step:
     """Updates ``state`` in place from real images and latents."""
 
@@ -24,6 +26,11 @@ class Step:
     generator: nn.Module  # the generator of ``state``, wrapped for autocast, and for DDP on several ranks
     discriminator: nn.Module
     config: Config
+    _settings: Settings | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        like = next(self.state.discriminator.parameters())
+        self._gammas = {name: like.new_zeros(()) for name in self.config.penalties}  # where a CUDA graph reads them
 
     def __call__(self, reals: Sequence[torch.Tensor], latents: Sequence[torch.Tensor], *, report: bool) -> Metrics:
         """Train on k batches of real images (n, channels, size, size) and as many of latents (n, z_dim).
@@ -31,6 +38,27 @@ class Step:
         The generator step reuses the fake images of the last discriminator step, as in the tutorial. This saves a fifth
         of the arithmetic at k = 1. With ``report``, the metrics include gradient norms.
         """
+        self.tune()
+        return self.update(reals, latents, report=report)
+
+    def tune(self) -> None:
+        """Change the settings to those of the state's position."""
+        new, state = settings(self.config, self.state.position), self.state
+        if new == self._settings:
+            return
+        self._settings = new
+        state.generator_optim.tune(new.lr_g, (new.beta1, new.beta2))
+        state.discriminator_optim.tune(new.lr_d, (new.beta1, new.beta2))
+        for name, gamma in self._gammas.items():
+            gamma.fill_(getattr(new, name))
+
+    @property
+    def due(self) -> tuple[str, ...]:
+        """Names of the penalties in the next step, a function of the number of steps taken."""
+        return self.config.penalties if self.state.step % self.config.penalty.every == 0 else ()
+
+    def update(self, reals: Sequence[torch.Tensor], latents: Sequence[torch.Tensor], *, report: bool) -> Metrics:
+        """The part of a call that a CUDA graph records."""
         metrics: Metrics = {}
         for number, (real, latent) in enumerate(zip(reals, latents, strict=True)):
             last = number == len(reals) - 1
@@ -44,14 +72,20 @@ class Step:
         return metrics
 
     def _discriminator_step(self, real: torch.Tensor, fake: torch.Tensor, *, report: bool) -> Metrics:
+        due, kind = self.due, self.config.loss
+        real, fake = real.detach().requires_grad_("r1" in due), fake.requires_grad_("r2" in due)
         # Two forwards, because BatchNorm's statistics of a joint batch differ. One backward, for one all-reduce.
-        kind, real_logits, fake_logits = self.config.loss, self.discriminator(real), self.discriminator(fake)
+        real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
+        batches = {"r1": (real_logits, real), "r2": (fake_logits, fake)}
+        penalties = {name: self._gammas[name] * gradient_penalty(*batches[name]) for name in due}
         if kind == "relativistic":
             real_logits, fake_logits = relative(real_logits, fake_logits), relative(fake_logits, real_logits)
         loss = discriminator_loss(real_logits, fake_logits, kind)
-        norm = self._update(loss, self.state.discriminator, self.state.discriminator_optim, report=report)
+        total = sum((self.config.penalty.every * penalty for penalty in penalties.values()), loss)
+        norm = self._update(total, self.state.discriminator, self.state.discriminator_optim, report=report)
         scores = {"score/real": score(real_logits, kind), "score/fake_before": score(fake_logits, kind)}
-        return {"loss/d": loss.detach(), **scores, **({"gradient/d": norm} if norm is not None else {})}
+        metrics = {"loss/d": loss.detach(), **scores, **({"gradient/d": norm} if norm is not None else {})}
+        return metrics | {f"penalty/{name}": penalty.detach() for name, penalty in penalties.items()}
 
     def _generator_step(self, real: torch.Tensor, fake: torch.Tensor, *, report: bool) -> Metrics:
         # Frozen and without DDP, or its gradients would be computed and all-reduced for nothing.

@@ -14,7 +14,8 @@ from shards.common.processes import available_cores
 from shards.common.urls import redact
 from shards.format.manifest import Manifest
 from trainer.config import Config
-from trainer.gan.factory import create_networks
+from trainer.gan.factory import create_discriminator, create_networks
+from trainer.gan.networks import has_batch_norm
 from trainer.ranks.device import idle_gpus, supports_cuda_graphs
 from trainer.ranks.launch import Launch
 
@@ -55,6 +56,22 @@ def check_memory(config: Config, manifest: Manifest, launch: Launch) -> None:
         )
 
 
+def check_penalties(config: Config, manifest: Manifest, precision: str) -> None:
+    """Raise ``InputError`` if the gradient penalties would not be right."""
+    if not config.penalties:
+        return
+    flag = f"--penalty.{config.penalties[0]}"
+    with torch.device("meta"):
+        discriminator = create_discriminator(config.model, manifest.size, manifest.channels)
+    if has_batch_norm(discriminator):
+        raise InputError(
+            f"{flag} needs the gradient of each image, and BatchNorm in the discriminator mixes those of a batch. "
+            "Give --model.kind mlp, or --penalty.r1 0 --penalty.r2 0."
+        )
+    if precision == "fp16":
+        raise InputError(f"{flag} overflows under fp16. Launch with --mixed_precision bf16, or no.")
+
+
 def _notes(config: Config, manifest: Manifest, launch: Launch) -> Iterator[str | None]:
     """Flags and launch options that will not have the effect the user may expect."""
     yield idle_gpus(launch)
@@ -84,7 +101,7 @@ def describe(
     """Data, networks, ranks, precision, length, disk, ``note`` and more notes on what the user may not expect, a line
     each. ``metadata`` is that of the checkpoint that the run resumes from, empty at the start.
 
-    Raises ``InputError`` if no checkpoint fits on the disk.
+    Raises ``InputError`` if no checkpoint fits on the disk, or the penalties do not fit the networks or the precision.
     """
     position = metadata.get("position", 0)
     left = config.remaining_steps(metadata.get("step", 0), position, manifest.samples)
@@ -92,6 +109,7 @@ def describe(
     changed = None if before == precision else f"This run was trained with mixed precision {before!r} before."
     notes = (note, changed, *(_notes(config, manifest, launch) if left else ()))
     g, d = _parameters(config, manifest)
+    check_penalties(config, manifest, precision)
     checkpoint = checkpoint_bytes(config, manifest) / 1e6
     arithmetic = f"{precision} mixed precision" if precision != "no" else config.dtype
     device = "CPU" if launch.cpu else "GPU"

@@ -23,6 +23,7 @@ from trainer.gan.kernels.cuda_graph import Replay
 from trainer.gan.networks import Generator, has_batch_norm
 from trainer.gan.noise import LATENT, latents
 from trainer.gan.optimizer import Tensors
+from trainer.gan.schedule import settings
 from trainer.gan.state import State, find_non_finite
 from trainer.gan.step import Metrics, Step
 from trainer.ranks.process_group import StopVote, check_equal
@@ -65,7 +66,7 @@ class Session:
         state.step += 1
         state.position += images
         if config.ema_images:
-            state.update_average(images, config.ema_images)
+            state.update_average(images, settings(config, state.position).ema_images)
         self.outputs.record_step(state, batches)
         self.unsaved = metrics
         return metrics
@@ -76,6 +77,8 @@ class Session:
         state, row = self.state, read_metrics(self.accelerator, metrics, self.state.step)
         speed = meter.read(state.position)  # after the synchronisation, when the queued work is done
         row |= {**speed, "step": state.step, AXIS: state.position, "epoch": state.position / len(self.dataset)}
+        now = vars(settings(self.config, state.position))
+        row |= {f"schedule/{name}": now[name] for name in self.config.schedule.ends()}
         row["data/replaced"] = self._count_bad_samples()
         row |= memory(self.accelerator.device)
         if state.scaler.is_enabled():

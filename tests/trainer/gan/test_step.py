@@ -2,18 +2,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import softplus
 
 from shards.format.manifest import Manifest, Shard
 from tests.support.launching import ROOT
 from tests.support.reference_dcgan import Tutorial
 from trainer.config import Config, Loss, Model
+from trainer.gan.losses import discriminator_loss
 from trainer.gan.noise import latents
 from trainer.gan.state import State, create_state, find_non_finite
 from trainer.gan.step import Step
+from trainer.recipe import Optim, Penalty, Schedule
 
 GOLDEN = ROOT / "tests" / "golden" / "losses.json"
 BATCH = 16
@@ -28,6 +32,13 @@ def manifest(size: int = 64, channels: int = 3) -> Manifest:
 def small(loss: Loss = "non-saturating", d_steps: int = 1, dtype: str = "float32") -> Config:
     model = Model(z_dim=20, features_g=8, features_d=8)
     return Config(model=model, batch_size=BATCH, loss=loss, d_steps=d_steps, dtype=dtype)  # type: ignore[arg-type]
+
+
+def penalised(every: int = 2, **more: Any) -> Config:
+    """The relativistic loss with R1 and R2, and a schedule, for a discriminator without BatchNorm."""
+    schedule = Schedule(images=10 * BATCH, lr_g=1e-5, lr_d=2e-5, beta2=0.9, r1=0.5, r2=3.0)
+    model, penalty = replace(small().model, kind="mlp"), Penalty(r1=1.0, r2=2.0, every=every)
+    return replace(small("relativistic"), **{"model": model, "penalty": penalty, "schedule": schedule} | more)
 
 
 def create(config: Config, device: torch.device = CPU) -> tuple[State, Step]:
@@ -127,6 +138,75 @@ def test_gradient_norms_are_those_of_the_gradients() -> None:
     metrics = step([reals(0, torch.float64)], [noise(0, torch.float64)], report=True)
     squares = sum(float((p.grad**2).sum()) for p in state.generator.parameters() if p.grad is not None)
     assert metrics["gradient/g"].item() == pytest.approx(squares**0.5, rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", get_args(Loss))
+def test_the_discriminators_gradients_are_those_of_loss_and_penalties(loss: Loss) -> None:
+    """Of each image alone, weighted with half of gamma times the steps between penalties."""
+    config = penalised(every=4, loss=loss, dtype="float64", optim=Optim(lr_d=0.0), schedule=Schedule())
+    state, step = create(config)
+    real, latent = reals(0, torch.float64), noise(0, torch.float64)
+    fake = state.generator(latent).detach()
+    metrics = step([real], [latent], report=True)
+    network = state.discriminator
+    found = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
+    real_logits, fake_logits = network(real), network(fake)
+    if loss == "relativistic":
+        total = softplus(fake_logits - real_logits).mean()
+    else:
+        total = discriminator_loss(real_logits, fake_logits, loss)
+    assert metrics["loss/d"].item() == pytest.approx(total.item())
+    for name, images in (("r1", real), ("r2", fake)):
+        norms = []
+        for image in images:
+            image = image[None].clone().requires_grad_()
+            (slope,) = torch.autograd.grad(network(image)[0], image, create_graph=True)
+            norms.append(slope.square().sum())
+        penalty = {"r1": 1.0, "r2": 2.0}[name] / 2 * torch.stack(norms).mean()
+        assert metrics[f"penalty/{name}"].item() == pytest.approx(penalty.item())
+        total = total + 4 * penalty
+    wanted = torch.autograd.grad(total, list(network.parameters()))
+    torch.testing.assert_close(found, list(wanted), rtol=1e-10, atol=1e-14)
+    norm = torch.stack([gradient.square().sum() for gradient in wanted]).sum().sqrt()
+    assert metrics["gradient/d"].item() == pytest.approx(norm.item())
+
+
+@pytest.mark.parametrize("names", [("r1",), ("r2",), ("r1", "r2")])
+def test_lazy_penalties_come_every_so_many_steps(names: tuple[str, ...]) -> None:
+    config = penalised(penalty=Penalty(**dict.fromkeys(names, 1.0), every=3), schedule=Schedule())  # type: ignore[arg-type]
+    state, step = create(config)
+    for number in range(5):
+        metrics = step([reals(number)], [noise(number)], report=False)
+        found = tuple(name.removeprefix("penalty/") for name in metrics if name.startswith("penalty/"))
+        assert found == (names if number % 3 == 0 else ())
+        state.step += 1
+
+
+def test_a_step_has_the_settings_of_its_position() -> None:
+    """The first update of Adam moves a weight by the learning rate, and the mean of its squared gradients by beta2."""
+    state, step = create(penalised(schedule=Schedule(images=100, lr_g=2e-3, lr_d=1e-3, beta2=0.5, r1=4.0)))
+    state.position = 100
+    before = {name: weights(getattr(state, name)) for name in NETWORKS}
+    metrics = step([reals(0)], [noise(0)], report=False)
+    for name, rate in (("generator", 2e-3), ("discriminator", 1e-3)):
+        moved = [(a - b).abs() for a, b in zip(before[name], weights(getattr(state, name)), strict=True)]
+        assert torch.cat([part.flatten() for part in moved]).max().item() == pytest.approx(rate, rel=1e-3)
+    tensors, (name, weight) = state.discriminator_optim.tensors(), next(iter(state.discriminator.named_parameters()))
+    assert weight.grad is not None
+    torch.testing.assert_close(tensors[f"{name}.exp_avg_sq"], weight.grad.square() / 2)
+    twin = create(penalised(schedule=Schedule()))[1]([reals(0)], [noise(0)], report=False)
+    assert metrics["penalty/r1"].item() == pytest.approx(4 * twin["penalty/r1"].item())
+    assert metrics["penalty/r2"] == twin["penalty/r2"]
+
+
+def test_a_relativistic_generator_step_is_against_the_updated_discriminator() -> None:
+    state, step = create(small("relativistic", dtype="float64"))
+    real, latent = reals(0, torch.float64), noise(0, torch.float64)
+    fake = state.generator(latent).detach()
+    metrics = step([real], [latent], report=False)
+    with torch.no_grad():  # BatchNorm uses the batch in training
+        expected = softplus(state.discriminator(real) - state.discriminator(fake))
+    assert metrics["loss/g"].item() == pytest.approx(expected.mean().item())
 
 
 def scaled() -> tuple[State, Step]:

@@ -13,7 +13,8 @@ from accelerate.state import AcceleratorState
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.support.ranks import on_ranks
-from tests.trainer.gan.test_step import BATCH, create, manifest, noise, reals, small
+from tests.trainer.gan.test_step import BATCH, create, manifest, noise, penalised, reals, small
+from trainer.config import Config
 from trainer.gan.optimizer import Tensors
 from trainer.gan.state import State, create_state
 from trainer.gan.step import Step
@@ -21,6 +22,9 @@ from trainer.ranks.launch import read_launch
 from trainer.ranks.process_group import StopVote, check_equal, create_accelerator, fingerprints, wrap
 
 STEPS = 20
+PENALISED = penalised(dtype="float64")
+HALVES = (small(), penalised(every=1))
+COMPARED = ("loss/d", "penalty/r1", "penalty/r2")
 
 
 def rows(batch: torch.Tensor) -> torch.Tensor:
@@ -29,9 +33,8 @@ def rows(batch: torch.Tensor) -> torch.Tensor:
     return batch[rank * len(batch) // ranks : (rank + 1) * len(batch) // ranks]
 
 
-def join(**options: Any) -> tuple[Any, State, Step]:
+def join(config: Config) -> tuple[Any, State, Step]:
     """This rank's part of a run."""
-    config = small(**options)
     accelerator = create_accelerator(config, read_launch(), "no")
     state = create_state(config, manifest().size, manifest().channels, accelerator.device)
     return accelerator, state, Step(state, *wrap(accelerator, state, sync_bn=True), config)
@@ -50,6 +53,7 @@ def train(state: State, step: Step, steps: int, dtype: torch.dtype) -> tuple[lis
     for number in range(steps):
         metrics = step([rows(reals(number, dtype))], [rows(noise(number, dtype))], report=True)
         figures.append([mean(metrics[name]) for name in sorted(metrics)])
+        state.step += 1
         state.position += BATCH
         state.update_average(BATCH, 1000)
     return figures, state.tensors()
@@ -57,7 +61,7 @@ def train(state: State, step: Step, steps: int, dtype: torch.dtype) -> tuple[lis
 
 def distributed() -> dict[str, Any]:
     """Everything that the tests below check, in one start of the ranks."""
-    accelerator, state, step = join(dtype="float64")
+    accelerator, state, step = join(small(dtype="float64"))
     result: dict[str, Any] = {"float64": train(state, step, STEPS, torch.float64)}
     check_equal(accelerator, state.tensors(), STEPS, state.position)
     result["names"] = sorted(state.generator.state_dict()) + sorted(state.discriminator.state_dict())
@@ -69,12 +73,14 @@ def distributed() -> dict[str, Any]:
         check_equal(accelerator, state.tensors(), STEPS, state.position)
     except RuntimeError as error:
         result["drift"] = str(error)
-    _, state, step = join()
+    result["penalised"] = train(*join(PENALISED)[1:], STEPS // 2, torch.float64)
+    _, state, step = join(small())
     step([rows(reals(0))], [rows(noise(0))], report=False)
     result["gradients"] = gradients(state)
     result["count"] = {d_steps: count(d_steps) for d_steps in (1, 3)}
     result["plain"] = plain()
-    result["loose"], result["half"] = loose(), half()
+    result["loose"] = loose()
+    result["half"] = [half(config) for config in HALVES]
     return result
 
 
@@ -92,14 +98,14 @@ def loose() -> list[float]:
     return [float(spread) for spread in (accelerator.gather(mine[None]).std(0))]
 
 
-def half() -> list[float]:
+def half(config: Config) -> list[float]:
     """Losses of two steps under bf16 autocast."""
     AcceleratorState._reset_state()
-    config = small()
     accelerator = create_accelerator(config, read_launch(), "bf16")
     state = create_state(config, manifest().size, manifest().channels, accelerator.device)
     step = Step(state, *wrap(accelerator, state, sync_bn=True), config)
-    return [mean(step([rows(reals(n))], [rows(noise(n))], report=False)["loss/d"]) for n in range(2)]
+    parts = [([rows(reals(number))], [rows(noise(number))]) for number in range(2)]
+    return [mean(value) for part in parts for name, value in step(*part, report=False).items() if name in COMPARED]
 
 
 def gradients(state: State) -> list[torch.Tensor]:
@@ -139,17 +145,19 @@ def results(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 
 @functools.cache
-def one_rank() -> tuple[list[list[float]], dict[str, Tensors]]:
-    return train(*create(small(dtype="float64")), STEPS, torch.float64)
+def one_rank(config: Config) -> tuple[list[list[float]], dict[str, Tensors]]:
+    return train(*create(config), STEPS // 2 if config == PENALISED else STEPS, torch.float64)
 
 
-def test_float64_agrees_with_one_rank(results: list[dict[str, Any]]) -> None:
-    figures, tensors = one_rank()
+@pytest.mark.parametrize(("name", "config"), [("float64", small(dtype="float64")), ("penalised", PENALISED)])
+def test_float64_agrees_with_one_rank(results: list[dict[str, Any]], name: str, config: Config) -> None:
+    figures, tensors = one_rank(config)
     for result in results:
-        torch.testing.assert_close(torch.tensor(result["float64"][0]), torch.tensor(figures), rtol=0, atol=1e-10)
+        for mine, one in zip(result[name][0], figures, strict=True):
+            assert mine == pytest.approx(one, rel=0, abs=1e-10)
         for group, values in tensors.items():
-            for name, value in values.items():
-                torch.testing.assert_close(result["float64"][1][group][name], value, rtol=0, atol=1e-9)
+            for key, value in values.items():
+                torch.testing.assert_close(result[name][1][group][key], value, rtol=0, atol=1e-9)
 
 
 def test_float32_gradients_of_the_first_step_agree_with_one_rank(results: list[dict[str, Any]]) -> None:
@@ -164,13 +172,15 @@ def test_without_synchronised_statistics_the_weights_agree_all_the_same(results:
     assert all(max(result["loose"]) > 0 for result in results)
 
 
-def test_bf16_is_float32_to_its_own_precision(results: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize("number", range(len(HALVES)))
+def test_bf16_is_float32_to_its_own_precision(results: list[dict[str, Any]], number: int) -> None:
     """Eight bits of mantissa; the second loss has been through both networks' update."""
-    _, step = create(small())
-    expected = [float(step([reals(n)], [noise(n)], report=False)["loss/d"]) for n in range(2)]
+    _, step = create(HALVES[number])
+    metrics = [step([reals(n)], [noise(n)], report=False) for n in range(2)]
+    expected = [value.item() for part in metrics for name, value in part.items() if name in COMPARED]
     for result in results:
-        assert result["half"] == pytest.approx(expected, rel=0.02)
-        assert result["half"] != expected
+        assert result["half"][number] == pytest.approx(expected, rel=0.02)
+        assert result["half"][number] != expected
 
 
 def test_the_names_are_those_of_one_rank(results: list[dict[str, Any]]) -> None:
@@ -193,7 +203,7 @@ def test_a_bit_that_drifts_is_noticed_and_named(results: list[dict[str, Any]]) -
 
 def count(d_steps: int) -> tuple[list[str], list[int]]:
     """The exchanges of gradients in three iterations, in their order, and their sizes."""
-    step = join(d_steps=d_steps)[2]
+    step = join(small(d_steps=d_steps))[2]
     calls: list[str] = []
     sizes: list[int] = []
 
@@ -225,7 +235,7 @@ def test_gradients_are_exchanged_once_a_step_of_their_network(results: list[dict
 
 
 def plain() -> dict[str, torch.Tensor]:
-    _, state, step = join()
+    _, state, step = join(small())
     return {f"{group}.{name}": value for group, values in train(state, step, 5, torch.float32)[1].items()
             for name, value in values.items()}  # fmt: skip
 

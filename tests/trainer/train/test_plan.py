@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from shards.common.errors import InputError
 from shards.format.manifest import Manifest, Shard
 from trainer.config import Checkpoints, Config, Data, Model
 from trainer.ranks.launch import Launch
+from trainer.recipe import Penalty, Schedule
 from trainer.train.plan import check_memory, describe, disk_note
 
 MANIFEST = Manifest("celeba", "jpg", 64, 3, (Shard("a.tar", 1500, 9, ""), Shard("b.tar", 500, 9, "")), "")
@@ -66,3 +68,15 @@ def test_double_precision_takes_double_the_disk() -> None:
     found = lines(replace(CONFIG, dtype="float64"))
     assert "float64" in found["compute"]
     assert found["disk"].startswith("471 MB a checkpoint, at most 1414 MB")
+
+
+@pytest.mark.parametrize("penalised", [{"penalty": Penalty(r2=1.0)}, {"schedule": Schedule(images=10, r2=1.0)}])
+def test_penalties_that_would_be_wrong_are_refused(penalised: dict[str, Any]) -> None:
+    """BatchNorm couples the gradients of a batch; float16 has no room for their squares."""
+    config = replace(CONFIG, **penalised)
+    with pytest.raises(InputError, match=r"^--penalty\.r2 .* BatchNorm in the discriminator .*--model\.kind mlp"):
+        lines(config)
+    smooth = replace(config, model=Model(kind="mlp"))
+    with pytest.raises(InputError, match=r"^--penalty\.r2 overflows under fp16.*bf16"):
+        lines(smooth, precision="fp16")
+    assert lines(smooth, precision="bf16")["compute"].startswith("1 CPU rank, bf16")

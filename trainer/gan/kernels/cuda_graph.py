@@ -5,6 +5,7 @@ See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,32 +15,37 @@ from trainer.gan.step import Metrics, Step
 WARM_UP = 11  # steps before the capture, in which libraries choose kernels and allocate workspaces
 
 Work = Callable[[], Metrics]
+Kind = tuple[str, ...]  # names of the penalties of a step
 
 
 class Replay:
     """Runs a :class:`trainer.gan.step.Step` on static buffers and replays it after ``WARM_UP`` steps.
 
-    Steps with ``report`` are not replayed, because they compute gradient norms too. The next replay overwrites the
-    metrics of the last one. All batches must have the same shape.
+    Steps with penalties and steps without are recorded apart. Those with ``report`` are not replayed, because they
+    compute gradient norms too. The next replay overwrites the metrics of the last one. All batches must have the same
+    shape.
     """
 
     def __init__(self, step: Step, record: Callable[[Work], Work]) -> None:
         self._step, self._record = step, record
-        self._seen = 0
+        self._seen: Counter[Kind] = Counter()
         self._buffers: list[torch.Tensor] = []
-        self._work: Work | None = None
+        self._works: dict[Kind, Work] = {}
 
     def __call__(self, reals: Sequence[torch.Tensor], latents: Sequence[torch.Tensor], *, report: bool) -> Metrics:
-        self._seen += 1
-        if report or self._seen <= WARM_UP:
+        kind = self._step.due
+        self._seen[kind] += 1
+        if report or self._seen[kind] <= WARM_UP:
             return self._step(reals, latents, report=report)
-        if self._work is None:
+        if not self._buffers:
             self._buffers = [torch.empty_like(batch) for batch in (*reals, *latents)]
+        self._step.tune()
+        if kind not in self._works:
             mine, count = self._buffers, len(reals)
-            self._work = self._record(lambda: self._step(mine[:count], mine[count:], report=False))
+            self._works[kind] = self._record(lambda: self._step.update(mine[:count], mine[count:], report=False))
         for buffer, batch in zip(self._buffers, (*reals, *latents), strict=True):
             buffer.copy_(batch, non_blocking=True)
-        return self._work()
+        return self._works[kind]()
 
 
 def cuda_graph(work: Work) -> Work:

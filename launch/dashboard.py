@@ -29,6 +29,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "similarity of pairs: generated, real": ("evaluation/ms-ssim", "evaluation/ms-ssim-real"),
         "precision, recall": ("evaluation/precision-lite0", "evaluation/recall-lite0"),
     },
+    "Gradient penalties": {"R1, R2": ("penalty/r1", "penalty/r2")},
     "Gradient norms": {"D": ("gradient/d",), "G": ("gradient/g",)},
     "Speed and data wait": {
         "images/s": ("speed/images_per_second",),

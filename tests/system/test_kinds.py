@@ -13,9 +13,14 @@ from tests.support.forks import Python
 from tests.support.launching import ROOT, SMALL, rows, run, status
 from tests.support.make import make_shards
 from trainer.folder.load_run import load_run
+from trainer.gan.schedule import cosine
 
 KINDS = ("mlp",)
 """But for ``dcgan``, which all other tests train."""
+RECIPE = ("--loss", "relativistic", "--penalty.r1", "1", "--penalty.r2", "1", "--penalty.every", "3",
+          "--schedule.images", "60", "--schedule.lr-g", "1e-5", "--schedule.r2", "0.1",
+          "--schedule.ema-images", "30")  # fmt: skip
+"""What these networks are trained with, over the first steps: the others train with the defaults."""
 TWO_RANKS = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 
 
@@ -38,7 +43,18 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def flags(kind: str, shards: Path) -> list[str]:
-    return [*SMALL, "--data.shards", str(shards), "--model.kind", kind, "--dtype", "float64", "--data.workers", "0"]
+    return [
+        *SMALL,
+        *RECIPE,
+        "--data.shards",
+        str(shards),
+        "--model.kind",
+        kind,
+        "--dtype",
+        "float64",
+        "--data.workers",
+        "0",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +63,15 @@ def trained(python: Python, flags: list[str], tmp_path_factory: pytest.TempPathF
     done = python("trainer/run.py", *flags, "--out", str(out), "--steps", "6", "--checkpoint.every", "2", cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return out
+
+
+def test_the_metrics_say_what_the_recipe_does(trained: Path) -> None:
+    """Reported are every second step and the last; penalties come in the first step and each third after it."""
+    found = rows(trained / "metrics.jsonl")
+    assert [(row["step"], "penalty/r1" in row) for row in found] == [(2, False), (4, True), (6, False)]
+    for name, start, end in (("lr_g", 1e-3, 1e-5), ("r2", 1.0, 0.1), ("ema_images", 20_000, 30)):
+        wanted = [cosine(start, end, row["images"], 60) for row in found]
+        assert [row[f"schedule/{name}"] for row in found] == wanted
 
 
 def test_it_resumes_to_the_bit(python: Python, trained: Path, flags: list[str], tmp_path: Path) -> None:
@@ -65,7 +90,7 @@ def test_two_ranks_agree_with_one(trained: Path, flags: list[str], tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert status(tmp_path)["state"] == "done"
     for one, two in zip(rows(trained / "metrics.jsonl"), rows(tmp_path / "metrics.jsonl"), strict=True):
-        for name in ("loss/d", "loss/g", "score/real", "score/fake_after"):
+        for name in {"loss/d", "loss/g", "score/real", "score/fake_after", "penalty/r1", "penalty/r2"} & one.keys():
             assert two[name] == pytest.approx(one[name], abs=1e-10)
 
 

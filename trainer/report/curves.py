@@ -14,6 +14,7 @@ Groups = dict[str, dict[str, str]]
 TRAINING: Groups = {
     "Losses": {"loss/d": "D", "loss/g": "G"},
     "Scores of D": {"score/real": "D(x)", "score/fake_before": "D(G(z))", "score/fake_after": "D(G(z)) after D’s step"},
+    "Gradient penalties": {"penalty/r1": "R1", "penalty/r2": "R2"},
     "Gradient norms": {"gradient/d": "D", "gradient/g": "G"},
     "Images per second": {"speed/images_per_second": ""},
     "Share of time waiting for data": {"data/wait": ""},
@@ -27,7 +28,7 @@ TRAINING: Groups = {
 """Charts of metrics. Other metrics have a chart each."""
 NO_CURVES = ("epoch", "evaluation/")
 """Prefixes of metrics without a chart here; the charts of scores have evaluations."""
-STEEP = ("loss/", "gradient/", "amp/scale", "fid", "fd-", "kid", "kd-", "swd")
+STEEP = ("loss/", "penalty/", "gradient/", "amp/scale", "fid", "fd-", "kid", "kd-", "swd")
 """Prefixes of curves that get a logarithmic scale if they are positive and their values differ by a factor of 100."""
 SCORES = {
     "fid": ("Fréchet Inception distance", -1),

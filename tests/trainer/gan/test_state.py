@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainer.gan.test_step import create, noise, reals, small, weights
+from tests.trainer.gan.test_step import BATCH, create, noise, penalised, reals, small, weights
+from trainer.config import Config
 from trainer.folder import checkpoint
-from trainer.gan.state import create_state
+from trainer.gan.state import State, create_state
+from trainer.gan.step import Metrics, Step
 
 
 def test_equal_configs_give_equal_states_whatever_was_drawn_before() -> None:
@@ -20,21 +22,29 @@ def test_equal_configs_give_equal_states_whatever_was_drawn_before() -> None:
     assert not torch.equal(weights(one.generator)[0], weights(other.generator)[0])
 
 
-def test_a_checkpoint_carries_a_run_over_bit_by_bit(tmp_path: Path) -> None:
-    state, step = create(small())
-    for number in range(3):
-        step([reals(number)], [noise(number)], report=False)
-    state.position = 3 * 16
-    state.update_average(16, 100)
-    checkpoint.save(tmp_path, 3, state.tensors(), {}, keep=1)
+@pytest.mark.parametrize("config", [small(), penalised()], ids=["plain", "between two penalties of a schedule"])
+def test_a_checkpoint_carries_a_run_over_bit_by_bit(config: Config, tmp_path: Path) -> None:
+    def train(state: State, step: Step, numbers: range) -> list[Metrics]:
+        rows = []
+        for number in numbers:
+            rows.append(step([reals(number)], [noise(number)], report=True))
+            state.step += 1
+            state.position += BATCH
+            state.update_average(BATCH, 100)
+        return rows
+
+    state, step = create(config)
+    train(state, step, range(3))
+    metadata = {"step": state.step, "position": state.position, "scaler": {}}
+    checkpoint.save(tmp_path, 3, state.tensors(), metadata, keep=1)
     loaded = checkpoint.load_newest(tmp_path)
     assert loaded is not None
 
-    twin, twin_step = create(replace(small(), seed=5))
-    twin.load(loaded[1])
-    for number in range(3, 5):
-        one = step([reals(number)], [noise(number)], report=True)
-        assert one == twin_step([reals(number)], [noise(number)], report=True)
+    twin, twin_step = create(replace(config, seed=5))
+    twin.restore(*loaded[1:])
+    rows = train(state, step, range(3, 6))
+    assert rows == train(twin, twin_step, range(3, 6))
+    assert ["penalty/r1" in row for row in rows] == [bool(config.penalties) and n % 2 == 0 for n in range(3, 6)]
     for mine, other in ((state.generator, twin.generator), (state.average, twin.average)):
         assert all(torch.equal(a, b) for a, b in zip(weights(mine), weights(other), strict=True))
 

@@ -18,6 +18,8 @@ from trainer.recipe import Optim, Penalty, Schedule
 
 Loss = Literal["non-saturating", "minimax", "relativistic", "hinge", "least-squares"]
 Kind = Literal["dcgan", "mlp"]
+Normalisation = Literal["batch", "none", "spectral"]
+Upsampling = Literal["transposed", "nearest", "bilinear"]
 Judge = Literal["fid", "kd-lite0", "kd-labels", "swd"]
 """Scores that can choose the best checkpoint, the preferred one first. Less is better in each."""
 LEAST = {"batch_size": 1, "steps": 1, "d_steps": 1, "data.workers": 0, "model.z_dim": 1, "model.features_g": 1,
@@ -82,6 +84,13 @@ class Model:
     """Width f of the generator. dcgan: 2f to 16f channels at 64x64. mlp: 16f units a layer."""
     features_d: int = 64
     """Width f of the discriminator. dcgan: f to 8f channels at 64x64. mlp: 4f maxout units a layer."""
+    norm_d: Normalisation = "batch"
+    """dcgan only: normalisation in the discriminator. batch: BatchNorm. none: for gradient penalties, which BatchNorm
+    makes slow and wrong. spectral: the largest singular value of each weight is 1 (arXiv 1802.05957)."""
+    upsampling: Upsampling = "transposed"
+    """dcgan only: what doubles the size in the generator. transposed: a 4x4 convolution with stride 2. nearest or
+    bilinear: an enlargement and a 3x3 convolution, which leaves no checkerboard in the images. nearest takes the same
+    time as transposed, bilinear twice as long."""
     bn_init_mean: float = 1.0
     """dcgan only: mean of BatchNorm's initial weights. The tutorial's 0 trains several hundred steps longer."""
     sync_bn: Switch = True
@@ -201,6 +210,11 @@ class Config:
         if not re.fullmatch(r"[^\ud800-\udfff]*", str(self.out)):  # safetensors could not read the checkpoints
             raise InputError(f"--out is {printable(str(self.out))}, which is not valid UTF-8. Give another name.")
         self.schedule.check(ema_images=self.ema_images, cuda_graphs=self.cuda_graphs)
+        if self.model.kind != "dcgan":
+            for name in ("norm_d", "upsampling"):
+                if (value := getattr(self.model, name)) != getattr(Model, name):
+                    flag = f"--model.{name.replace('_', '-')} {value}"
+                    raise InputError(f"{flag} needs --model.kind dcgan: {self.model.kind} networks do not have it.")
         values = flatten(self)
 
         def require(valid: bool, name: str, rule: str) -> None:

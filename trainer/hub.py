@@ -19,7 +19,7 @@ from torch import nn
 
 from shards.common.errors import InputError
 from shards.common.urls import redact
-from trainer.config import Kind, Model
+from trainer.config import Kind, Model, Upsampling
 from trainer.gan.factory import create_generator
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -29,9 +29,18 @@ REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)  # on the Hub; everythin
 class Generator(nn.Module, PyTorchModelHubMixin, library_name="shardgan"):
     """Maps latents float32 (n, z_dim), drawn from N(0, 1), to images (n, channels, size, size) in [-1, 1]."""
 
-    def __init__(self, size: int, channels: int, z_dim: int, features: int, kind: Kind = "dcgan") -> None:
+    def __init__(
+        self,
+        size: int,
+        channels: int,
+        z_dim: int,
+        features: int,
+        kind: Kind = "dcgan",
+        upsampling: Upsampling = "transposed",
+    ) -> None:
         super().__init__()
-        network = create_generator(Model(kind=kind, z_dim=z_dim, features_g=features), size, channels)
+        model = Model(kind=kind, z_dim=z_dim, features_g=features, upsampling=upsampling)
+        network = create_generator(model, size, channels)
         for name, layer in network.named_children():
             self.add_module(name, layer)  # not the network itself, so that keys of the state dict have no prefix
         self.z_dim, self._draw = z_dim, network.forward

@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure.flops import forward, iteration
 from tests.trainer.gan.test_step import create, small
+from trainer.config import Upsampling
 from trainer.gan.dcgan import DcganDiscriminator, DcganGenerator
 
 
@@ -15,11 +16,11 @@ def convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.gan.kernels.transposed_convolution.BACKWARDS", 0)
 
 
-@pytest.mark.parametrize("size", [32, 64])
-def test_the_count_of_a_forward_is_pytorchs(size: int) -> None:
+@pytest.mark.parametrize(("size", "upsampling"), [(32, "transposed"), (64, "transposed"), (64, "nearest")])
+def test_the_count_of_a_forward_is_pytorchs(size: int, upsampling: Upsampling) -> None:
     layers = forward(size, 3, 10, 2, 4)
     for name, network, given in (
-        ("generator", DcganGenerator(size, 3, 10, 2), torch.zeros(5, 10)),
+        ("generator", DcganGenerator(size, 3, 10, 2, upsampling), torch.zeros(5, 10)),
         ("discriminator", DcganDiscriminator(size, 3, 4), torch.zeros(5, 3, size, size)),
     ):
         with FlopCounterMode(display=False) as counter:

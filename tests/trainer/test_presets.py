@@ -12,8 +12,8 @@ from trainer.presets import PRESETS, parse
 FLAGS = (
     "--data.shards", "--data.workers", "--data.audit", "--data.flip", "--out", "--batch-size", "--steps", "--epochs",
     "--seed", "--loss", "--d-steps", "--model.features-g", "--model.features-d", "--model.z-dim",
-    "--model.bn-init-mean", "--model.sync-bn", "--checkpoint.every", "--checkpoint.keep", "--samples.every",
-    "--tracking.mode", "--dtype", "--dry-run",
+    "--model.norm-d", "--model.upsampling", "--model.bn-init-mean", "--model.sync-bn", "--checkpoint.every",
+    "--checkpoint.keep", "--samples.every", "--tracking.mode", "--dtype", "--dry-run",
 )  # fmt: skip
 
 WORDS: list[tuple[str, str, Any]] = [
@@ -83,6 +83,8 @@ def test_a_flag_changes_its_field_and_no_other(words: str, name: str, value: Any
         ("--data.workers -1", "--data.workers"),
         ("--model.z-dim 0", "--model.z-dim"),
         ("--model.features-g 0", "--model.features-g"),
+        ("--model.kind mlp --model.norm-d spectral", "--model.norm-d spectral needs --model.kind dcgan"),
+        ("--model.upsampling nearest --model.kind mlp", "--model.upsampling nearest needs --model.kind dcgan"),
         ("--model.features-d 0", "--model.features-d"),
         ("--checkpoint.every 0", "--checkpoint.every"),
         ("--checkpoint.keep 0", "--checkpoint.keep"),

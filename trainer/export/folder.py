@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
 
 INPUT, OUTPUT = "latents", "images"  # names in an export
 BATCH_NORM = "eval: running statistics, so that an image does not depend on the others of its batch"
+ARCHITECTURE = ("size", "channels", "z_dim", "features", "kind", "upsampling")
 FILES = {"README.md", "model.safetensors", "config.json"}
 
 
@@ -28,7 +29,7 @@ def write_folder(loaded: LoadedRun, out: Path, repository: str | None = None) ->
         f"| {name.replace('_', ' ')} | {_cell(value)} |" for name, value in metadata["training"].items()
     )
     batch_norm = f"| BatchNorm | {metadata['batch_norm']} |\n" if "batch_norm" in metadata else ""
-    generator = Generator(**{name: metadata[name] for name in ("size", "channels", "z_dim", "features", "kind")})
+    generator = Generator(**{name: metadata[name] for name in ARCHITECTURE})
     generator.load_state_dict(loaded.generator.state_dict())  # copies, and so converts to float32
     with atomic_folder(out) as folder:
         # First, because the mixin writes a card of its own where there is none.
@@ -51,6 +52,7 @@ def describe(run: LoadedRun) -> dict[str, Any]:
         "channels": channels,
         "z_dim": z_dim,
         "features": config.model.features_g,
+        "upsampling": config.model.upsampling,
         "architecture": f"{run.generator.title} generator ({run.generator.paper})",
         "input": {"name": INPUT, "shape": ["batch", z_dim], "dtype": "float32", "distribution": noise},
         "output": {"name": OUTPUT, "shape": ["batch", channels, size, size], "dtype": "float32", "range": [-1, 1]},

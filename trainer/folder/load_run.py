@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shards.common.errors import InputError
-from trainer.config import Config, Judge
+from trainer.config import Config, Judge, Model
 from trainer.folder import checkpoint as checkpoints
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import best, read_scores
@@ -68,19 +68,23 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
 
 
 def describe_checkpoint(config: Config, metadata: dict[str, Any], tensors: dict[str, Tensors]) -> dict[str, Any]:
-    """The networks that a checkpoint recorded; version 0.1 recorded none and always had DCGAN's.
+    """The networks that a checkpoint recorded. Fields of ``Model`` that its version did not have are the default.
 
     Raises ``ValueError`` if ``config`` describes others.
     """
-    if "networks" not in metadata:
-        weights = tensors["discriminator"]
-        size = 2 ** (max(int(name.split(".")[1]) for name in weights) + 2)
-        return describe_networks(config.model, size, weights["blocks.0.0.weight"].shape[1])
-    networks: dict[str, Any] = metadata["networks"]
-    # Not equal, because the checkpoint's version may have recorded fewer fields.
-    if not networks.items() <= describe_networks(config.model, networks["size"], networks["channels"]).items():
+    networks = metadata["networks"] if "networks" in metadata else _read_off(config.model, tensors["discriminator"])
+    size, channels = networks["size"], networks["channels"]
+    networks = {**describe_networks(Model(), size, channels), **networks}
+    if networks != describe_networks(config.model, size, channels):
         raise ValueError("the checkpoint records other networks")
     return networks
+
+
+def _read_off(model: Model, weights: Tensors) -> dict[str, Any]:
+    """The networks of a checkpoint of version 0.1, which recorded none and knew one architecture."""
+    size = 2 ** (max(int(name.split(".")[1]) for name in weights) + 2)
+    model = replace(model, kind="dcgan", norm_d="batch", upsampling="transposed")
+    return describe_networks(model, size, weights["blocks.0.0.weight"].shape[1])
 
 
 def _load_chosen(run: Path, checkpoint: Path, config: Config) -> checkpoints.Loaded:

@@ -1,7 +1,8 @@
 """The DCGAN networks (Radford et al., arXiv 1511.06434), in the widths of the tutorial this project stems from.
 
 At 64x64 with f features the generator goes z -> 16f -> 8f -> 4f -> 2f -> channels and the discriminator channels -> f
--> 2f -> 4f -> 8f -> 1, every convolution 4x4. Another size removes one level or adds one.
+-> 2f -> 4f -> 8f -> 1, every convolution 4x4. Another size removes one level or adds one. Two parts have alternatives:
+the normalisation of the discriminator, and the upsampling of the generator.
 """
 
 from __future__ import annotations
@@ -12,22 +13,39 @@ from typing import cast
 import torch
 from torch import nn
 
+from trainer.config import Normalisation, Upsampling
+from trainer.gan.kernels.nearest_convolution import NearestDoubling
 from trainer.gan.kernels.transposed_convolution import Doubling
 from trainer.gan.networks import Discriminator, Generator, levels
+from trainer.gan.spectral import SpectralConv2d
+
+
+class BilinearDoubling(nn.Sequential):
+    """Bilinear upsampling and a 3x3 convolution: (n, wide, size, size) to (n, narrow, 2 size, 2 size)."""
+
+    def __init__(self, wide: int, narrow: int, *, bias: bool) -> None:
+        up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        super().__init__(up, nn.Conv2d(wide, narrow, 3, 1, 1, bias=bias))
+
+
+UPSAMPLINGS = {"transposed": Doubling, "nearest": NearestDoubling, "bilinear": BilinearDoubling}
 
 
 class DcganGenerator(Generator):
-    """Transposed convolutions, BatchNorm and ReLU; the last layer is Tanh."""
+    """Upsampling convolutions, BatchNorm and ReLU; the last layer is Tanh."""
 
     title = "DCGAN"
     paper = "arXiv 1511.06434"
 
-    def __init__(self, size: int, channels: int, z_dim: int, features: int) -> None:
+    def __init__(
+        self, size: int, channels: int, z_dim: int, features: int, upsampling: Upsampling = "transposed"
+    ) -> None:
         super().__init__(z_dim)
+        doubling = UPSAMPLINGS[upsampling]
         widths = [features * 2**level for level in range(levels(size), 0, -1)]
-        blocks = [_up(nn.ConvTranspose2d(z_dim, widths[0], 4, bias=False))]
-        blocks += [_up(Doubling(wide, narrow, bias=False)) for wide, narrow in pairwise(widths)]
-        blocks += [nn.Sequential(Doubling(widths[-1], channels, bias=True), nn.Tanh())]
+        blocks = [_up(nn.ConvTranspose2d(z_dim, widths[0], 4, bias=False), widths[0])]
+        blocks += [_up(doubling(wide, narrow, bias=False), narrow) for wide, narrow in pairwise(widths)]
+        blocks += [nn.Sequential(doubling(widths[-1], channels, bias=True), nn.Tanh())]
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
@@ -35,14 +53,23 @@ class DcganGenerator(Generator):
 
 
 class DcganDiscriminator(Discriminator):
-    """Strided convolutions, BatchNorm in all layers but the first and last, and LeakyReLU 0.2."""
+    """Strided convolutions and LeakyReLU 0.2.
 
-    def __init__(self, size: int, channels: int, features: int) -> None:
+    ``batch`` is BatchNorm in all layers but the first and last, ``spectral`` divides every weight by its largest
+    singular value. Convolutions without BatchNorm have a bias.
+    """
+
+    def __init__(self, size: int, channels: int, features: int, norm: Normalisation = "batch") -> None:
         super().__init__()
+        convolution = SpectralConv2d if norm == "spectral" else nn.Conv2d
         widths = [features * 2**level for level in range(levels(size))]
-        blocks = [nn.Sequential(nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True))]
-        blocks += [_down(narrow, wide) for narrow, wide in pairwise(widths)]
-        blocks += [nn.Sequential(nn.Conv2d(widths[-1], 1, 4, 2, 0))]
+        blocks = [nn.Sequential(convolution(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True))]
+        for narrow, wide in pairwise(widths):
+            layers: list[nn.Module] = [convolution(narrow, wide, 4, 2, 1)]
+            if norm == "batch":
+                layers = [nn.Conv2d(narrow, wide, 4, 2, 1, bias=False), nn.BatchNorm2d(wide)]
+            blocks.append(nn.Sequential(*layers, nn.LeakyReLU(0.2, inplace=True)))
+        blocks += [nn.Sequential(convolution(widths[-1], 1, 4, 2, 0))]
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -56,11 +83,5 @@ class DcganDiscriminator(Discriminator):
         return outputs
 
 
-def _up(convolution: nn.ConvTranspose2d) -> nn.Sequential:
-    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True))
-
-
-def _down(narrow: int, wide: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(narrow, wide, 4, 2, 1, bias=False), nn.BatchNorm2d(wide), nn.LeakyReLU(0.2, inplace=True)
-    )
+def _up(convolution: nn.Module, channels: int) -> nn.Sequential:
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))

@@ -14,13 +14,16 @@ from trainer.gan.dcgan import DcganDiscriminator, DcganGenerator
 from trainer.gan.mlp import MlpDiscriminator, MlpGenerator
 from trainer.gan.networks import Discriminator, Generator
 
-GENERATORS: dict[str, Callable[[int, int, int, int], Generator]] = {"dcgan": DcganGenerator, "mlp": MlpGenerator}
-DISCRIMINATORS: dict[str, Callable[[int, int, int], Discriminator]] = {
-    "dcgan": DcganDiscriminator,
-    "mlp": MlpDiscriminator,
+GENERATORS: dict[str, Callable[[Model, int, int], Generator]] = {
+    "dcgan": lambda m, size, channels: DcganGenerator(size, channels, m.z_dim, m.features_g, m.upsampling),
+    "mlp": lambda m, size, channels: MlpGenerator(size, channels, m.z_dim, m.features_g),
 }
-RECORDED = ("kind", "z_dim", "features_g", "features_d")
-"""Fields of ``Model`` that decide names and shapes of the weights."""
+DISCRIMINATORS: dict[str, Callable[[Model, int, int], Discriminator]] = {
+    "dcgan": lambda m, size, channels: DcganDiscriminator(size, channels, m.features_d, m.norm_d),
+    "mlp": lambda m, size, channels: MlpDiscriminator(size, channels, m.features_d),
+}
+RECORDED = ("kind", "z_dim", "features_g", "features_d", "norm_d", "upsampling")
+"""Fields of ``Model`` that decide layers, names and shapes of the weights."""
 
 
 def create_networks(model: Model, size: int, channels: int) -> tuple[Generator, Discriminator]:
@@ -36,12 +39,12 @@ def create_generator(model: Model, size: int, channels: int) -> Generator:
     """The first network of :func:`create_networks` alone."""
     if model.kind not in GENERATORS:
         raise ValueError(f"there are no networks of kind {model.kind!r}")
-    return GENERATORS[model.kind](size, channels, model.z_dim, model.features_g)
+    return GENERATORS[model.kind](model, size, channels)
 
 
 def create_discriminator(model: Model, size: int, channels: int) -> Discriminator:
     """The second network of :func:`create_networks` alone."""
-    return DISCRIMINATORS[model.kind](size, channels, model.features_d)
+    return DISCRIMINATORS[model.kind](model, size, channels)
 
 
 def describe_networks(model: Model, size: int, channels: int) -> dict[str, Any]:

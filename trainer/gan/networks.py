@@ -9,6 +9,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from trainer.gan.spectral import SpectralConv2d
+
 SIZES = (32, 64, 128)  # heights and widths in pixels that every kind of network supports
 
 
@@ -62,7 +64,7 @@ def initialise(network: nn.Module, seed: int, bn_mean: float = 1.0) -> None:
 
     Convolutions are N(0, 0.02), BatchNorm weights N(bn_mean, 0.02) and BatchNorm biases 0, as in DCGAN. ``bn_mean`` is
     1 in dcgan.torch and 0 in the tutorial, which almost silences the signal at the start. Biases of convolutions and
-    all of a linear layer keep PyTorch's own uniform distribution.
+    all of a linear layer keep PyTorch's own uniform distribution. Directions of spectral normalisation are uniform.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
@@ -79,3 +81,6 @@ def initialise(network: nn.Module, seed: int, bn_mean: float = 1.0) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.weight, bn_mean, 0.02, generator=generator)
             nn.init.zeros_(module.bias)
+        if isinstance(module, SpectralConv2d):
+            nn.init.normal_(module.direction, generator=generator)
+            module.direction /= module.direction.norm()

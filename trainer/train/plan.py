@@ -66,7 +66,7 @@ def check_penalties(config: Config, manifest: Manifest, precision: str) -> None:
     if has_batch_norm(discriminator):
         raise InputError(
             f"{flag} needs the gradient of each image, and BatchNorm in the discriminator mixes those of a batch. "
-            "Give --model.kind mlp, or --penalty.r1 0 --penalty.r2 0."
+            "Give --model.norm-d none, or --penalty.r1 0 --penalty.r2 0."
         )
     if precision == "fp16":
         raise InputError(f"{flag} overflows under fp16. Launch with --mixed_precision bf16, or no.")

@@ -26,8 +26,10 @@ from safetensors.torch import load_file
 from shards.common.errors import InputError
 from tests.support.forks import python
 from tests.support.launching import ROOT, SMALL, run
+from tests.trainer.folder.test_load_run import OTHERS, make_run
 from trainer import hub
 from trainer.cli import conclude
+from trainer.config import Model
 from trainer.export.__main__ import Export, export
 from trainer.export.folder import write_folder
 from trainer.folder.load_run import load_run
@@ -96,6 +98,21 @@ def test_onnx_gives_the_same_images(trained: Path, model: Path, batch: int) -> N
     (images,) = session.run(["images"], {"latents": noise.float().numpy()})
     assert images.shape == (batch, 3, 32, 32) and images.dtype == np.float32
     assert np.abs(images - generate(load_run(trained).generator, noise).numpy()).max() < 1e-4
+
+
+@pytest.mark.parametrize("model", OTHERS, ids=lambda model: model.upsampling)
+def test_the_upsampling_is_exported(model: Model, tmp_path: Path) -> None:
+    make_run(tmp_path / "run", model=model)
+    export(Export(tmp_path / "run", tmp_path / "exported"))
+    assert json.loads((tmp_path / "exported" / "config.json").read_text())["upsampling"] == model.upsampling
+    noise = fixed_latents(1, 3, 8)
+    images = generate(Generator.from_pretrained(tmp_path / "exported"), noise)
+    assert torch.equal(images, generate(load_run(tmp_path / "run").generator, noise))
+    export(Export(tmp_path / "run", tmp_path / "model.onnx", "onnx"))
+    (others,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(
+        ["images"], {"latents": noise.float().numpy()}
+    )
+    assert np.abs(others - images.numpy()).max() < 1e-4
 
 
 def test_both_hold_the_metadata(folder: Path, model: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from trainer.folder.run_folder import RunFolder
 from trainer.gan.factory import describe_networks
 from trainer.gan.state import State, create_state
 
+MODEL = Model(z_dim=8, features_g=4, features_d=2)
+OTHERS = (replace(MODEL, norm_d="none", upsampling="nearest"), replace(MODEL, norm_d="spectral", upsampling="bilinear"))
 FACTS = {"step": 3, "position": 24, "data": "made", "manifest": "abc"}
 
 
 def make_run(folder: Path, size: int = 32, **fields: Any) -> tuple[Config, State]:
     """A run folder with one checkpoint, its networks untrained and its average not its generator."""
-    config = Config(model=Model(z_dim=8, features_g=4, features_d=2), out=folder, **fields)
+    config = Config(**{"model": MODEL, "out": folder, **fields})
     manifest = Manifest("made", "png", size, 1, (Shard("none", 1, 1, ""),), "")
     state = create_state(config, manifest.size, manifest.channels, torch.device("cpu"))
     with torch.no_grad():
@@ -35,13 +38,14 @@ def make_run(folder: Path, size: int = 32, **fields: Any) -> tuple[Config, State
     run = RunFolder(folder)
     folder.mkdir()
     run.write_config(config)
-    checkpoint.save(run.checkpoints, 3, state.tensors(), FACTS, keep=3)
+    networks = {} if config.model == MODEL else {"networks": describe_networks(config.model, size, 1)}
+    checkpoint.save(run.checkpoints, 3, state.tensors(), FACTS | networks, keep=3)
     return config, state
 
 
-@pytest.mark.parametrize("size", [32, 64, 128])
-def test_the_networks_come_back_ready(tmp_path: Path, size: int) -> None:
-    config, state = make_run(tmp_path / "run", size, data=Data(cache=Path("c")))
+@pytest.mark.parametrize(("size", "model"), [(32, MODEL), (64, MODEL), (128, MODEL), (32, OTHERS[0]), (32, OTHERS[1])])
+def test_the_networks_come_back_ready(tmp_path: Path, size: int, model: Model) -> None:
+    config, state = make_run(tmp_path / "run", size, data=Data(cache=Path("c")), model=model)
     loaded = load_run(tmp_path / "run")
     assert loaded.config == config
     assert (loaded.step, loaded.position, loaded.shape) == (3, 24, (1, size))
@@ -136,14 +140,24 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_records_what_its_version_knew_of_the_networks(tmp_path: Path) -> None:
     config, state = make_run(tmp_path / "run")
     whole = describe_networks(config.model, 32, 1)
-    older = {name: value for name, value in whole.items() if name != "kind"}
-    for networks, fits in ((whole, True), (older, True), ({**whole, "features_g": 8}, False)):
+    older = {name: value for name, value in whole.items() if name not in ("kind", "norm_d", "upsampling")}
+    others = [{**whole, **other} for other in ({"features_g": 8}, {"norm_d": "none"}, {"upsampling": "nearest"})]
+    for networks, fits in ((whole, True), (older, True), *((other, False) for other in others)):
         metadata = {**FACTS, "networks": networks}
         checkpoint.save(tmp_path / "run" / "checkpoints", 4, state.tensors(), metadata, keep=3)
         if fits:
             assert load_run(tmp_path / "run").step == 3
         else:
             refused(tmp_path / "run", None, "does not hold the networks")
+
+
+def test_what_an_older_version_could_not_record_was_the_default(tmp_path: Path) -> None:
+    config, state = make_run(tmp_path / "run", model=OTHERS[0])
+    whole = describe_networks(config.model, 32, 1)
+    older = {name: value for name, value in whole.items() if name not in ("norm_d", "upsampling")}
+    for metadata in ({**FACTS, "networks": older}, FACTS):  # the last one is of version 0.1
+        checkpoint.save(tmp_path / "run" / "checkpoints", 4, state.tensors(), metadata, keep=3)
+        refused(tmp_path / "run", None, "does not hold the networks")
 
 
 class Trap:

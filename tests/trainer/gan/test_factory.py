@@ -9,38 +9,42 @@ import torch
 
 from trainer.config import Kind, Model
 from trainer.gan.factory import RECORDED, create_networks, describe_networks, restore_networks
-from trainer.gan.networks import SIZES, initialise
+from trainer.gan.networks import SIZES, has_batch_norm, initialise
 
 KINDS = get_args(Kind)
+MODELS = {
+    **{kind: Model(kind=kind, z_dim=7, features_g=2, features_d=3) for kind in KINDS},
+    "none-nearest": Model(z_dim=7, features_g=2, features_d=3, norm_d="none", upsampling="nearest"),
+    "spectral-bilinear": Model(z_dim=7, features_g=2, features_d=3, norm_d="spectral", upsampling="bilinear"),
+}
+"""Every architecture, and every choice within one."""
+every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 
 
-def model(kind: Kind) -> Model:
-    return Model(kind=kind, z_dim=7, features_g=2, features_d=3)
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@every_model
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_and_logits_have_their_shapes(kind: Kind, size: int, channels: int) -> None:
-    generator, discriminator = create_networks(model(kind), size, channels)
+def test_images_and_logits_have_their_shapes(model: Model, size: int, channels: int) -> None:
+    generator, discriminator = create_networks(model, size, channels)
     images = generator(1000 * torch.randn(3, generator.z_dim))
     assert images.shape == (3, channels, size, size)
     assert images.abs().max() <= 1
     logits = discriminator.eval()(1e6 * torch.randn(2, channels, size, size))
     assert logits.shape == (2,)
     assert (logits.abs() > 1).all(), "unbounded"
+    assert has_batch_norm(discriminator) == (model.kind == "dcgan" and model.norm_d == "batch")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_description_restores_the_same_networks(kind: Kind) -> None:
-    networks = create_networks(model(kind), 64, 3)
-    description = json.loads(json.dumps(describe_networks(model(kind), 64, 3)))
+@every_model
+def test_a_description_restores_the_same_networks(model: Model) -> None:
+    networks = create_networks(model, 64, 3)
+    description = json.loads(json.dumps(describe_networks(model, 64, 3)))
     for network, restored in zip(networks, restore_networks(description), strict=True):
         assert type(network) is type(restored)
         restored.load_state_dict(network.state_dict())
     for name in RECORDED:  # each was added by some version
         older = {key: value for key, value in description.items() if key != name}
-        fields = {**asdict(model(kind)), name: asdict(Model())[name]}
+        fields = {**asdict(model), name: asdict(Model())[name]}
         for network, restored in zip(create_networks(Model(**fields), 64, 3), restore_networks(older), strict=True):
             restored.load_state_dict(network.state_dict())
     del description["size"]
@@ -48,10 +52,10 @@ def test_a_description_restores_the_same_networks(kind: Kind) -> None:
         restore_networks(description)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_weight_is_a_function_of_the_seed(kind: Kind) -> None:
+@every_model
+def test_every_weight_is_a_function_of_the_seed(model: Model) -> None:
     for number in (0, 1):
-        first, second, other = (create_networks(model(kind), 32, 1)[number] for _ in range(3))
+        first, second, other = (create_networks(model, 32, 1)[number] for _ in range(3))
         for network, seed in ((first, 3), (second, 3), (other, 4)):
             initialise(network, seed)
         for name, weight in first.state_dict().items():
@@ -60,9 +64,9 @@ def test_every_weight_is_a_function_of_the_seed(kind: Kind) -> None:
             assert constant or not torch.equal(weight, other.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_activations_are_those_of_the_hidden_layers(kind: Kind) -> None:
-    _, discriminator = create_networks(model(kind), 32, 1)
+@every_model
+def test_activations_are_those_of_the_hidden_layers(model: Model) -> None:
+    _, discriminator = create_networks(model, 32, 1)
     images = torch.randn(4, 1, 32, 32)
     activations = discriminator.eval().activations(images)
     assert len(activations) >= 2
@@ -72,11 +76,11 @@ def test_activations_are_those_of_the_hidden_layers(kind: Kind) -> None:
         assert torch.allclose(before[:2], after[:2]) and not torch.allclose(before[2:], after[2:])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every_model
 @pytest.mark.parametrize("size", [0, 16, 48, 256])
-def test_other_sizes_are_refused(kind: Kind, size: int) -> None:
+def test_other_sizes_are_refused(model: Model, size: int) -> None:
     with pytest.raises(ValueError, match=f"not {size}"):
-        create_networks(model(kind), size, 3)
+        create_networks(model, size, 3)
 
 
 def test_another_kind_is_refused() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainer.gan.test_step import BATCH, create, noise, penalised, reals, small, weights
+from tests.trainer.gan.test_step import BATCH, OTHERS, create, noise, penalised, reals, small, weights
 from trainer.config import Config
 from trainer.folder import checkpoint
 from trainer.gan.state import State, create_state
@@ -22,7 +22,9 @@ def test_equal_configs_give_equal_states_whatever_was_drawn_before() -> None:
     assert not torch.equal(weights(one.generator)[0], weights(other.generator)[0])
 
 
-@pytest.mark.parametrize("config", [small(), penalised()], ids=["plain", "between two penalties of a schedule"])
+@pytest.mark.parametrize(
+    "config", [small(), penalised(), *OTHERS], ids=["plain", "between two penalties of a schedule", "none", "spectral"]
+)
 def test_a_checkpoint_carries_a_run_over_bit_by_bit(config: Config, tmp_path: Path) -> None:
     def train(state: State, step: Step, numbers: range) -> list[Metrics]:
         rows = []
@@ -45,8 +47,9 @@ def test_a_checkpoint_carries_a_run_over_bit_by_bit(config: Config, tmp_path: Pa
     rows = train(state, step, range(3, 6))
     assert rows == train(twin, twin_step, range(3, 6))
     assert ["penalty/r1" in row for row in rows] == [bool(config.penalties) and n % 2 == 0 for n in range(3, 6)]
-    for mine, other in ((state.generator, twin.generator), (state.average, twin.average)):
-        assert all(torch.equal(a, b) for a, b in zip(weights(mine), weights(other), strict=True))
+    for name in ("generator", "average", "discriminator"):
+        mine, other = (weights(getattr(either, name)) for either in (state, twin))
+        assert all(torch.equal(a, b) for a, b in zip(mine, other, strict=True))
 
 
 def test_a_checkpoint_of_other_networks_is_refused() -> None:

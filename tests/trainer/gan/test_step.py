@@ -41,6 +41,13 @@ def penalised(every: int = 2, **more: Any) -> Config:
     return replace(small("relativistic"), **{"model": model, "penalty": penalty, "schedule": schedule} | more)
 
 
+OTHERS = tuple(
+    penalised(model=replace(small().model, norm_d=norm, upsampling=upsampling))
+    for norm, upsampling in (("none", "nearest"), ("spectral", "bilinear"))
+)
+"""Other networks of kind dcgan."""
+
+
 def create(config: Config, device: torch.device = CPU) -> tuple[State, Step]:
     state = create_state(config, manifest().size, manifest().channels, device)
     return state, Step(state, state.generator, state.discriminator, config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from accelerate.state import AcceleratorState
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.support.ranks import on_ranks
-from tests.trainer.gan.test_step import BATCH, create, manifest, noise, penalised, reals, small
+from tests.trainer.gan.test_step import BATCH, OTHERS, create, manifest, noise, penalised, reals, small
 from trainer.config import Config
 from trainer.gan.optimizer import Tensors
 from trainer.gan.state import State, create_state
@@ -22,7 +23,12 @@ from trainer.ranks.launch import read_launch
 from trainer.ranks.process_group import StopVote, check_equal, create_accelerator, fingerprints, wrap
 
 STEPS = 20
-PENALISED = penalised(dtype="float64")
+RUNS = {
+    "float64": small(dtype="float64"),
+    "penalised": penalised(dtype="float64"),
+    **{str(config.model.norm_d): replace(config, dtype="float64") for config in OTHERS},
+}
+"""Runs in float64 by their names; the first one takes ``STEPS`` steps, the others half."""
 HALVES = (small(), penalised(every=1))
 COMPARED = ("loss/d", "penalty/r1", "penalty/r2")
 
@@ -73,7 +79,10 @@ def distributed() -> dict[str, Any]:
         check_equal(accelerator, state.tensors(), STEPS, state.position)
     except RuntimeError as error:
         result["drift"] = str(error)
-    result["penalised"] = train(*join(PENALISED)[1:], STEPS // 2, torch.float64)
+    for name, config in list(RUNS.items())[1:]:
+        accelerator, state, step = join(config)
+        result[name] = train(state, step, STEPS // 2, torch.float64)
+        check_equal(accelerator, state.tensors(), state.step, state.position)
     _, state, step = join(small())
     step([rows(reals(0))], [rows(noise(0))], report=False)
     result["gradients"] = gradients(state)
@@ -145,13 +154,14 @@ def results(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 
 @functools.cache
-def one_rank(config: Config) -> tuple[list[list[float]], dict[str, Tensors]]:
-    return train(*create(config), STEPS // 2 if config == PENALISED else STEPS, torch.float64)
+@functools.cache
+def one_rank(name: str) -> tuple[list[list[float]], dict[str, Tensors]]:
+    return train(*create(RUNS[name]), STEPS if name == "float64" else STEPS // 2, torch.float64)
 
 
-@pytest.mark.parametrize(("name", "config"), [("float64", small(dtype="float64")), ("penalised", PENALISED)])
-def test_float64_agrees_with_one_rank(results: list[dict[str, Any]], name: str, config: Config) -> None:
-    figures, tensors = one_rank(config)
+@pytest.mark.parametrize("name", RUNS)
+def test_float64_agrees_with_one_rank(results: list[dict[str, Any]], name: str) -> None:
+    figures, tensors = one_rank(name)
     for result in results:
         for mine, one in zip(result[name][0], figures, strict=True):
             assert mine == pytest.approx(one, rel=0, abs=1e-10)

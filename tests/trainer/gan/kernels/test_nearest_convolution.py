@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from trainer.gan.kernels.nearest_convolution import NearestDoubling
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 4), (17, 17)])
+def test_it_is_an_enlargement_and_a_convolution_and_so_are_its_gradients(
+    size: tuple[int, int], training: bool, bias: bool
+) -> None:
+    layer = NearestDoubling(3, 2, bias=bias).double().to(memory_format=torch.channels_last).train(training)
+    drawn = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, *size, dtype=torch.float64, generator=drawn).requires_grad_()
+    found = layer(images)
+    wanted = F.conv2d(F.interpolate(images, scale_factor=2), layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+    inputs = (images, *layer.parameters())
+    towards = torch.randn(found.shape, dtype=torch.float64, generator=drawn)
+    slopes = (torch.autograd.grad((out * towards).sum(), inputs) for out in (found, wanted))
+    for one, other in zip(*slopes, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-11)

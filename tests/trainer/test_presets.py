@@ -110,7 +110,7 @@ def test_a_value_that_makes_no_sense_is_one_line_with_the_flag(words: str, flag:
     [
         ("--batchsize 3", "--batch-size"),
         ("--batch-size many", "--batch-size"),
-        ("--loss hinge", "minimax"),
+        ("--loss wasserstein", "minimax"),
         ("--model.sync-bn maybe", "true"),
         ("--dtype float16", "float64"),
         ("--steps", "--steps"),

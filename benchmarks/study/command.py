@@ -1,0 +1,122 @@
+"""The flags that all studies share, the data that they train on, and their end: the table and the JSON file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from benchmarks.measure import cli
+from benchmarks.study.engine import Row
+from benchmarks.study.plan import Plan
+from shards.building.build import build
+from shards.building.recipe import Options
+from shards.common.errors import InputError, require
+from shards.format.manifest import read_manifest
+from shards.sources.celeba import Celeba
+from shards.sources.mnist import Mnist
+from shards.sources.source import Source
+from trainer.evaluate.measures import LITE0
+from trainer.ranks.device import has_bf16
+from trainer.ranks.launch import read_launch
+
+Data = Literal["mnist", "celeba"]
+RAW: dict[Data, tuple[type[Source], Literal[32, 64], str]] = {
+    "mnist": (Mnist, 32, "labels,lite0,pixels"),
+    "celeba": (Celeba, 64, "lite0,pixels"),
+}
+"""Source, size of the images, and what the scores compare."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(cli.Arguments):
+    """The flags of a study."""
+
+    data: Data = "mnist"
+    """Also the preset of the runs. Without --shards, the images of $SHARDGAN_DATA/mnist or celeba are packed first:
+    digits at 32x32, faces at 64x64."""
+    shards: Path | None = None
+    """Shards to train on and to compare with, written by `python -m shards build`."""
+    out: Path | None = None
+    """Folder of the study; by default runs/NAME-DATA. The same command again continues it."""
+    seeds: int = 3
+    """Number of seeds: 0, 1, ..."""
+    features: int = 16
+    """Width of both networks."""
+    batch_size: int = 64
+    """Real images of a step of the discriminator."""
+    scores: str | None = None
+    """What the scores compare, comma-separated as --features of trainer.evaluate; by default labels (digits only),
+    lite0 and pixels."""
+    samples: int = 2000
+    """Generated images of an evaluation, and real ones."""
+    jobs: int = 2
+    """Number of runs at a time."""
+    threads: int = 1
+    """CPU threads of a run."""
+    precision: Literal["auto", "no", "bf16"] = "auto"
+    """Mixed precision; auto: bf16 if the device has it."""
+
+    def plan(self, name: str, marks: tuple[int, ...]) -> Plan:
+        """The plan of the study ``name``; builds the shards if none are given.
+
+        Raises:
+            InputError: there are no shards and no raw images, or the extra of the scores is missing.
+        """
+        scores = self.scores or RAW[self.data][2]
+        if "lite0" in scores:
+            require("scores", LITE0)
+        shards = self.shards or build_shards(self.data)
+        read_manifest(shards)
+        out = self.out or Path("runs", f"{name}-{self.data}")
+        precision = self.precision
+        if precision == "auto":
+            precision = "bf16" if has_bf16(read_launch().cpu) else "no"
+        return Plan(
+            preset=self.data,
+            shards=shards,
+            out=out,
+            marks=marks,
+            batch_size=self.batch_size,
+            flags=("--model.features-g", str(self.features), "--model.features-d", str(self.features)),
+            features=scores,
+            samples=self.samples,
+            precision=precision,
+            threads=self.threads,
+        )
+
+
+def build_shards(data: Data) -> Path:
+    """Packs the raw images of ``data`` into data/NAMEsize, if that was not done before, and returns that folder.
+
+    Raises:
+        InputError: ``SHARDGAN_DATA`` is not set, or holds no such images.
+    """
+    source, size, _ = RAW[data]
+    out = Path("data", f"{data}{size}")
+    if (out / "manifest.json").exists():
+        return out
+    if not (raw := os.environ.get("SHARDGAN_DATA")):
+        raise InputError(f"There are no shards in {out}. Give --shards, or set SHARDGAN_DATA to a folder with {data}/.")
+    build(source(Path(raw) / data), out, Options(size=size))  # type: ignore[call-arg]
+    return out
+
+
+def report(arguments: Arguments, plan: Plan, rows: Sequence[Row], *tables: str) -> None:
+    """Prints ``tables`` (Markdown) with the machine and the sizes, and writes them to the study's folder."""
+    seeds = sorted({row.seed for row in rows})
+    sizes = f"features {arguments.features}, batch {plan.batch_size}, {plan.precision}, seeds {seeds}"
+    scored = f"{plan.samples:,} generated and as many real images. Mean (least to largest) over the seeds."
+    machine = f"{cli.describe_machine()}, torch {torch.__version__}"
+    images = " and ".join(f"{mark:,}" for mark in plan.marks)
+    text = "\n\n".join([f"{plan.preset}, {images} images, {sizes}. {machine}.", scored, *tables])
+    print(text)
+    (plan.out / "table.md").write_text(f"{text}\n")
+    for row in rows:
+        if row.error is not None:
+            print(f"{row.variant}, seed {row.seed} failed: {row.error}")
+    cli.write_json(arguments, rows=[vars(row) for row in rows])

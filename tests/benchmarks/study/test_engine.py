@@ -1,0 +1,113 @@
+"""Real little studies: killed, continued, and with a variant that fails."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.study.engine import RESULTS, Row, read_rows, run_study
+from benchmarks.study.job import NEEDED, train_and_score
+from benchmarks.study.plan import Plan, Variant
+from shards.common.errors import InputError
+from tests.support.make import make_shards
+from trainer.folder.checkpoint import checkpoints, load
+from trainer.folder.run_folder import RunFolder, is_locked
+
+SMALL = ("--model.features-g", "4", "--model.features-d", "4", "--model.z-dim", "8", "--data.workers", "0")
+ONE, TWO = Variant("one", "One step of D is enough."), Variant("two", "Two are not.", ("--d-steps", "2"))
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    make_shards(tmp_path / "shards", samples=110)
+    return Plan("mnist", tmp_path / "shards", tmp_path / "study", (64, 128), 8, SMALL, "pixels", samples=100)
+
+
+def test_a_study_in_this_process_scores_two_variants_on_equal_images(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "")  # is set by the job
+    for variant in (ONE, TWO):
+        train_and_score(plan, variant, 0)
+    positions = {}
+    for variant, steps in ((ONE, [8, 16]), (TWO, [4, 8])):
+        found = checkpoints(RunFolder(plan.run_folder(variant, 0)).checkpoints)
+        assert [load(path)[1]["step"] for path in found] == steps
+        positions[variant.name] = [load(path)[1]["position"] for path in found]
+    assert positions == {"one": [64, 128], "two": [64, 128]}
+    rows = run_study(plan, (ONE, TWO), [0])  # only collects
+    assert [row.key for row in rows] == [("one", 0), ("two", 0)]
+    assert all(len(row.scores) == 2 and {"swd", "ms-ssim"} <= row.scores[1].keys() for row in rows)
+    assert rows[0].scores[0] != rows[0].scores[1] != rows[1].scores[1]
+    assert {path.name for path in (plan.out / "grids").iterdir()} == {"one.png", "two.png"}
+    before = (plan.out / RESULTS).read_bytes()
+    assert run_study(plan, (TWO, ONE), [0]) == rows and (plan.out / RESULTS).read_bytes() == before
+
+
+def killed(plan: Plan) -> None:
+    """Kills a study in the middle of its only run."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(NEEDED)
+    process = context.Process(target=run_study, args=(plan, (ONE,), [0]))
+    process.start()
+    folder, until = RunFolder(plan.run_folder(ONE, 0)), time.monotonic() + 200
+    while not checkpoints(folder.checkpoints):
+        assert time.monotonic() < until and process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    while is_locked(folder.path):
+        assert time.monotonic() < until, "the run goes on without its study"
+        time.sleep(0.01)
+    assert json.loads(folder.status.read_text())["state"] == "running"
+    assert not read_rows(plan.out)
+
+
+def test_a_killed_study_continues_and_ends_as_an_undisturbed_one(plan: Plan) -> None:
+    plan = replace(plan, marks=(8 * 100,))
+    killed(plan)
+    (continued,) = run_study(plan, (ONE,), [0])
+    assert "from the start" not in plan.log(ONE, 0).read_text()
+    (undisturbed,) = run_study(replace(plan, out=plan.out.with_name("undisturbed")), (ONE,), [0])
+    assert continued.error is None and continued.scores == undisturbed.scores
+
+
+@contextmanager
+def no_luck() -> Iterator[None]:
+    raise InputError("no luck")
+    yield
+
+
+@contextmanager
+def a_bug() -> Iterator[None]:
+    raise ZeroDivisionError("a bug")
+    yield
+
+
+def test_a_variant_that_fails_does_not_end_the_study_and_is_tried_again(plan: Plan) -> None:
+    plan = replace(plan, marks=(16,))
+    unlucky, wrong = replace(ONE, name="unlucky", prepare=no_luck), replace(ONE, name="wrong", prepare=a_bug)
+    rows = {row.variant: row for row in run_study(plan, (unlucky, wrong, ONE), [0], jobs=2)}
+    assert rows["unlucky"].error == "no luck" and rows["one"].error is None
+    assert rows["wrong"].error == "ZeroDivisionError: a bug"
+    (again,) = run_study(plan, (replace(unlucky, prepare=ONE.prepare),), [0])
+    assert again.error is None
+    (shorter,) = run_study(replace(plan, marks=(8,)), (ONE,), [0])
+    assert shorter.error is not None and "Give another --out" in shorter.error
+
+
+def test_a_torn_line_is_dropped_and_a_foreign_one_told(tmp_path: Path) -> None:
+    row = Row("one", 0, {"steps": 3}, ({"swd": 1.0},))
+    line = json.dumps(vars(row))
+    (tmp_path / RESULTS).write_text(f"{line}\n{line[:20]}")
+    assert read_rows(tmp_path) == [row]
+    (tmp_path / RESULTS).write_text('{"step": 3}\n')
+    with pytest.raises(InputError, match="Move it away"):
+        read_rows(tmp_path)

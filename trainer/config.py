@@ -14,7 +14,7 @@ import tyro
 from shards.common.errors import InputError
 from shards.common.names import printable
 from shards.common.urls import redact
-from trainer.recipe import Optim, Penalty, Schedule
+from trainer.recipe import Augment, Optim, Penalty, Schedule
 
 Loss = Literal["non-saturating", "minimax", "relativistic", "hinge", "least-squares"]
 Kind = Literal["dcgan", "mlp"]
@@ -156,6 +156,7 @@ class Config:
     model: Model = field(default_factory=Model)
     optim: Optim = field(default_factory=Optim)
     penalty: Penalty = field(default_factory=Penalty)
+    augment: Augment = field(default_factory=Augment)
     schedule: Schedule = field(default_factory=Schedule)
     checkpoint: Checkpoints = field(default_factory=Checkpoints)
     samples: Samples = field(default_factory=Samples)
@@ -209,7 +210,10 @@ class Config:
             raise InputError("--tracking.alerts needs --tracking.board wandb: TensorBoard sends no alerts.")
         if not re.fullmatch(r"[^\ud800-\udfff]*", str(self.out)):  # safetensors could not read the checkpoints
             raise InputError(f"--out is {printable(str(self.out))}, which is not valid UTF-8. Give another name.")
-        self.schedule.check(ema_images=self.ema_images, cuda_graphs=self.cuda_graphs)
+        self.augment.check()
+        self.schedule.check(
+            ema_images=self.ema_images, augmented=bool(self.augment.names), cuda_graphs=self.cuda_graphs
+        )
         if self.model.kind != "dcgan":
             for name in ("norm_d", "upsampling"):
                 if (value := getattr(self.model, name)) != getattr(Model, name):
@@ -226,7 +230,8 @@ class Config:
         for name, below in BELOW.items():
             require(values[name] is None or 0 <= values[name] < below, name, f"at least 0 and less than {below}")
         require(0 < self.data.cache_gb < math.inf, "data.cache_gb", "more than 0")
-        require(0 <= self.data.max_bad <= 1, "data.max_bad", "a share from 0 to 1")
+        for name in ("data.max_bad", "augment.probability", "schedule.augment"):
+            require(values[name] is None or 0 <= values[name] <= 1, name, "a share from 0 to 1")
         require(self.epochs is None or 0 < self.epochs < math.inf, "epochs", "more than 0")
         require(self.seed < 2**63, "seed", "less than 2**63")
         samples = self.evaluate.samples

@@ -19,7 +19,8 @@ KINDS = ("mlp",)
 """But for ``dcgan``, which all other tests train."""
 RECIPE = ("--loss", "relativistic", "--penalty.r1", "1", "--penalty.r2", "1", "--penalty.every", "3",
           "--schedule.images", "60", "--schedule.lr-g", "1e-5", "--schedule.r2", "0.1",
-          "--schedule.ema-images", "30")  # fmt: skip
+          "--schedule.ema-images", "30", "--augment.policy", "color,translation,cutout",
+          "--schedule.augment", "0.3")  # fmt: skip
 """What these networks are trained with, over the first steps: the others train with the defaults."""
 TWO_RANKS = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 

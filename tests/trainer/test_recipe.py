@@ -6,7 +6,7 @@ import pytest
 
 from shards.common.errors import InputError
 from trainer.config import Config
-from trainer.recipe import Penalty, Schedule
+from trainer.recipe import Augment, Penalty, Schedule
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,17 @@ from trainer.recipe import Penalty, Schedule
         ({"schedule": Schedule(images=1, ema_images=0)}, r"^--schedule\.ema-images is 0; it must be at least 1"),
         ({"schedule": Schedule(images=1, ema_images=9), "ema_images": 0}, r"^--schedule\.ema-images needs an average"),
         ({"schedule": Schedule(images=1, beta1=0.1), "cuda_graphs": True}, r"CUDA graph"),
+        ({"schedule": Schedule(images=1, augment=0.5)}, r"^--schedule\.augment needs --augment\.policy"),
+        ({"schedule": Schedule(images=1, augment=2.0), "augment": Augment("cutout")}, r"^--schedule\.augment is 2.0"),
+        ({"augment": Augment("cutout", 1.1)}, r"^--augment\.probability is 1.1; it must be a share from 0 to 1"),
+        ({"augment": Augment("cutout", float("nan"))}, r"^--augment\.probability is nan"),
+        *(
+            (
+                {"augment": Augment(policy)},
+                r"^--augment\.policy is .*; it must be none, or .* color, translation, cutout",
+            )
+            for policy in ("", "colour", "color,", "color, cutout", "cutout,cutout", "none,color", "\n")
+        ),
         ({"penalty": Penalty(r1=-0.1)}, r"^--penalty\.r1 is -0.1"),
         ({"penalty": Penalty(r2=float("nan"))}, r"^--penalty\.r2 is nan"),
         ({"penalty": Penalty(r1=float("inf"))}, r"^--penalty\.r1 is inf"),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from trainer.config import Config
+from trainer.gan.augmentation import FAKE, FAKE_FOR_G, REAL, REAL_FOR_G, augment
 from trainer.gan.losses import discriminator_loss, generator_loss, relative, score
 from trainer.gan.optimizer import Adam
 from trainer.gan.penalties import gradient_penalty
@@ -30,16 +31,26 @@ class Step:
 
     def __post_init__(self) -> None:
         like = next(self.state.discriminator.parameters())
+        self._augmented = like.new_zeros((), dtype=torch.float64)
         self._gammas = {name: like.new_zeros(()) for name in self.config.penalties}  # where a CUDA graph reads them
 
-    def __call__(self, reals: Sequence[torch.Tensor], latents: Sequence[torch.Tensor], *, report: bool) -> Metrics:
+    def __call__(
+        self,
+        reals: Sequence[torch.Tensor],
+        latents: Sequence[torch.Tensor],
+        numbers: Sequence[torch.Tensor] = (),
+        *,
+        report: bool,
+    ) -> Metrics:
         """Train on k batches of real images (n, channels, size, size) and as many of latents (n, z_dim).
+
+        With an augmentation, ``numbers`` are as many of :func:`trainer.gan.augmentation.draw`.
 
         The generator step reuses the fake images of the last discriminator step, as in the tutorial. This saves a fifth
         of the arithmetic at k = 1. With ``report``, the metrics include gradient norms.
         """
         self.tune()
-        return self.update(reals, latents, report=report)
+        return self.update(reals, latents, numbers, report=report)
 
     def tune(self) -> None:
         """Change the settings to those of the state's position."""
@@ -49,6 +60,7 @@ class Step:
         self._settings = new
         state.generator_optim.tune(new.lr_g, (new.beta1, new.beta2))
         state.discriminator_optim.tune(new.lr_d, (new.beta1, new.beta2))
+        self._augmented.fill_(new.augment)
         for name, gamma in self._gammas.items():
             gamma.fill_(getattr(new, name))
 
@@ -57,22 +69,33 @@ class Step:
         """Names of the penalties in the next step, a function of the number of steps taken."""
         return self.config.penalties if self.state.step % self.config.penalty.every == 0 else ()
 
-    def update(self, reals: Sequence[torch.Tensor], latents: Sequence[torch.Tensor], *, report: bool) -> Metrics:
+    def update(
+        self,
+        reals: Sequence[torch.Tensor],
+        latents: Sequence[torch.Tensor],
+        numbers: Sequence[torch.Tensor],
+        *,
+        report: bool,
+    ) -> Metrics:
         """The part of a call that a CUDA graph records."""
         metrics: Metrics = {}
-        for number, (real, latent) in enumerate(zip(reals, latents, strict=True)):
+        empty = [torch.empty(0)] * len(reals)
+        for number, (real, latent, drawn) in enumerate(zip(reals, latents, numbers or empty, strict=True)):
             last = number == len(reals) - 1
             with torch.set_grad_enabled(last):
                 fake = self.generator(latent)
-            metrics = self._discriminator_step(real, fake.detach(), report=report and last)
+            metrics = self._discriminator_step(real, fake.detach(), drawn, report=report and last)
             if not last:
                 self.state.scaler.update()  # it allows one optimizer step between two updates
-        metrics |= self._generator_step(real, fake, report=report)
+        metrics |= self._generator_step(real, fake, drawn, report=report)
         self.state.scaler.update()
         return metrics
 
-    def _discriminator_step(self, real: torch.Tensor, fake: torch.Tensor, *, report: bool) -> Metrics:
+    def _discriminator_step(
+        self, real: torch.Tensor, fake: torch.Tensor, drawn: torch.Tensor, *, report: bool
+    ) -> Metrics:
         due, kind = self.due, self.config.loss
+        real, fake = self._augment(real, drawn, REAL), self._augment(fake, drawn, FAKE)
         real, fake = real.detach().requires_grad_("r1" in due), fake.requires_grad_("r2" in due)
         # Two forwards, because BatchNorm's statistics of a joint batch differ. One backward, for one all-reduce.
         real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
@@ -87,17 +110,21 @@ class Step:
         metrics = {"loss/d": loss.detach(), **scores, **({"gradient/d": norm} if norm is not None else {})}
         return metrics | {f"penalty/{name}": penalty.detach() for name, penalty in penalties.items()}
 
-    def _generator_step(self, real: torch.Tensor, fake: torch.Tensor, *, report: bool) -> Metrics:
+    def _generator_step(self, real: torch.Tensor, fake: torch.Tensor, drawn: torch.Tensor, *, report: bool) -> Metrics:
         # Frozen and without DDP, or its gradients would be computed and all-reduced for nothing.
         kind, discriminator = self.config.loss, self.state.discriminator.requires_grad_(False)
-        logits = discriminator(fake)
+        logits = discriminator(self._augment(fake, drawn, FAKE_FOR_G))
         if kind == "relativistic":
-            logits = relative(logits, discriminator(real))
+            logits = relative(logits, discriminator(self._augment(real, drawn, REAL_FOR_G)))
         loss = generator_loss(logits, kind)
         norm = self._update(loss, self.state.generator, self.state.generator_optim, report=report)
         discriminator.requires_grad_(True)
         metrics = {"loss/g": loss.detach(), "score/fake_after": score(logits, kind)}
         return {**metrics, **({"gradient/g": norm} if norm is not None else {})}
+
+    def _augment(self, images: torch.Tensor, drawn: torch.Tensor, use: int) -> torch.Tensor:
+        policy = self.config.augment.names
+        return augment(images, drawn[:, use], policy, self._augmented) if policy else images
 
     def _update(self, loss: torch.Tensor, network: nn.Module, optimizer: Adam, *, report: bool) -> torch.Tensor | None:
         scaler = self.state.scaler

@@ -18,10 +18,11 @@ from trainer.errors import WentWrong
 from trainer.evaluate.evaluation import Evaluator, describe_subject, generated
 from trainer.folder.background import CheckpointWriter
 from trainer.folder.journal import check_bad_samples
+from trainer.gan.augmentation import draw
 from trainer.gan.factory import describe_networks
 from trainer.gan.kernels.cuda_graph import Replay
 from trainer.gan.networks import Generator, has_batch_norm
-from trainer.gan.noise import LATENT, latents
+from trainer.gan.noise import AUGMENTATION, LATENT, latents
 from trainer.gan.optimizer import Tensors
 from trainer.gan.schedule import settings
 from trainer.gan.state import State, find_non_finite
@@ -61,7 +62,8 @@ class Session:
         config, state = self.config, self.state
         dtype = torch.float64 if config.dtype == "float64" else torch.float32
         reals = [normalise(batch.images, dtype) for batch in batches]
-        metrics = self.step(reals, [self._latents(batch, dtype) for batch in batches], report=report)
+        numbers = [self._numbers(batch) for batch in batches] if config.augment.names else []
+        metrics = self.step(reals, [self._latents(batch, dtype) for batch in batches], numbers, report=report)
         images = config.batch_size * config.d_steps
         state.step += 1
         state.position += images
@@ -215,10 +217,18 @@ class Session:
 
     def _latents(self, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
         purpose = LATENT + (self.state.rollbacks << 8)
-        noise = latents(self.config.seed, batch.position, len(batch.images), self.config.model.z_dim, purpose).to(dtype)
+        noise = latents(self.config.seed, batch.position, len(batch.images), self.config.model.z_dim, purpose)
+        return self._to_device(noise.to(dtype))
+
+    def _numbers(self, batch: Batch) -> torch.Tensor:
+        """Random numbers of the augmentation."""
+        purpose = AUGMENTATION + (self.state.rollbacks << 8)
+        return self._to_device(draw(self.config.seed, batch.position, len(batch.images), purpose))
+
+    def _to_device(self, values: torch.Tensor) -> torch.Tensor:
         # From pageable memory the copy would wait for all queued work of the device.
         device = self.accelerator.device
-        return (noise.pin_memory() if device.type == "cuda" else noise).to(device, non_blocking=True)
+        return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
 
     def _shared_tensors(self) -> dict[str, Tensors]:
         """Tensors that are equal on all ranks. Without synchronised BatchNorm each rank has its own statistics."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainer.gan.test_step import BATCH, OTHERS, create, noise, penalised, reals, small, weights
+from tests.trainer.gan.test_step import BATCH, OTHERS, create, drawn, noise, penalised, reals, small, weights
 from trainer.config import Config
 from trainer.folder import checkpoint
 from trainer.gan.state import State, create_state
@@ -29,7 +29,7 @@ def test_a_checkpoint_carries_a_run_over_bit_by_bit(config: Config, tmp_path: Pa
     def train(state: State, step: Step, numbers: range) -> list[Metrics]:
         rows = []
         for number in numbers:
-            rows.append(step([reals(number)], [noise(number)], report=True))
+            rows.append(step([reals(number)], [noise(number)], drawn(config, number), report=True))
             state.step += 1
             state.position += BATCH
             state.update_average(BATCH, 100)

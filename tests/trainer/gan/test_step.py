@@ -13,11 +13,12 @@ from shards.format.manifest import Manifest, Shard
 from tests.support.launching import ROOT
 from tests.support.reference_dcgan import Tutorial
 from trainer.config import Config, Loss, Model
+from trainer.gan.augmentation import FAKE, FAKE_FOR_G, REAL, REAL_FOR_G, augment, draw
 from trainer.gan.losses import discriminator_loss
 from trainer.gan.noise import latents
 from trainer.gan.state import State, create_state, find_non_finite
 from trainer.gan.step import Step
-from trainer.recipe import Optim, Penalty, Schedule
+from trainer.recipe import Augment, Optim, Penalty, Schedule
 
 GOLDEN = ROOT / "tests" / "golden" / "losses.json"
 BATCH = 16
@@ -42,10 +43,13 @@ def penalised(every: int = 2, **more: Any) -> Config:
 
 
 OTHERS = tuple(
-    penalised(model=replace(small().model, norm_d=norm, upsampling=upsampling))
+    penalised(
+        model=replace(small().model, norm_d=norm, upsampling=upsampling),
+        augment=Augment("color,translation,cutout", 0.7),
+    )
     for norm, upsampling in (("none", "nearest"), ("spectral", "bilinear"))
 )
-"""Other networks of kind dcgan."""
+"""Other networks of kind dcgan, which see augmented images."""
 
 
 def create(config: Config, device: torch.device = CPU) -> tuple[State, Step]:
@@ -60,6 +64,11 @@ def reals(number: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 def noise(number: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return latents(0, number * BATCH, BATCH, 20).to(dtype)
+
+
+def drawn(config: Config, number: int) -> list[torch.Tensor]:
+    """Numbers of the augmentation, if the run has one."""
+    return [draw(0, number * BATCH, BATCH)] if config.augment.names else []
 
 
 def weights(network: nn.Module) -> list[torch.Tensor]:
@@ -114,7 +123,7 @@ def test_a_generator_step_leaves_no_gradient_in_the_discriminator() -> None:
     step([reals(0)], [noise(0)], report=False)
     before = [parameter.grad.clone() for parameter in state.discriminator.parameters() if parameter.grad is not None]
     fake = state.generator(noise(1))
-    step._generator_step(reals(1), fake, report=False)
+    step._generator_step(reals(1), fake, torch.empty(0), report=False)
     after = [parameter.grad for parameter in state.discriminator.parameters() if parameter.grad is not None]
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
     assert all(parameter.requires_grad for parameter in state.discriminator.parameters())
@@ -187,6 +196,34 @@ def test_lazy_penalties_come_every_so_many_steps(names: tuple[str, ...]) -> None
         found = tuple(name.removeprefix("penalty/") for name in metrics if name.startswith("penalty/"))
         assert found == (names if number % 3 == 0 else ())
         state.step += 1
+
+
+@pytest.mark.parametrize("loss", get_args(Loss))
+def test_the_discriminator_sees_augmented_images_only(loss: Loss) -> None:
+    """Real and generated ones, in its step and in the generator's, each by numbers of their own."""
+    config = replace(small(loss, dtype="float64"), augment=Augment("color,translation,cutout", 0.5))
+    state, step = create(config)
+    real, latent, numbers = reals(0, torch.float64), noise(0, torch.float64), draw(0, 0, BATCH)
+    fake, half = state.generator(latent).detach(), torch.full((), 0.5, dtype=torch.float64)
+    seen: list[torch.Tensor] = []
+    state.discriminator.register_forward_pre_hook(lambda _, images: seen.append(images[0].detach()))
+    step([real], [latent], [numbers], report=False)
+    uses = [(real, REAL), (fake, FAKE), (fake, FAKE_FOR_G), (real, REAL_FOR_G)]
+    expected = [augment(images, numbers[:, use], config.augment.names, half) for images, use in uses]
+    for mine, one in zip(seen, expected if loss == "relativistic" else expected[:3], strict=True):
+        torch.testing.assert_close(mine, one, rtol=0, atol=1e-12)
+    assert not torch.equal(seen[1], seen[2])
+    with pytest.raises(IndexError):
+        step([real], [latent], report=False)
+
+
+def test_an_augmentation_of_probability_0_changes_no_bit() -> None:
+    plain, other = create(penalised()), create(penalised(augment=Augment("color,translation,cutout", 0.0)))
+    assert plain[1]([reals(0)], [noise(0)], report=True) == other[1](
+        [reals(0)], [noise(0)], [draw(0, 0, BATCH)], report=True
+    )
+    for mine, one in zip(plain[0].tensors().values(), other[0].tensors().values(), strict=True):
+        assert all(torch.equal(mine[name], one[name]) for name in mine)
 
 
 def test_a_step_has_the_settings_of_its_position() -> None:

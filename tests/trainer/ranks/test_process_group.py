@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.support.ranks import on_ranks
-from tests.trainer.gan.test_step import BATCH, OTHERS, create, manifest, noise, penalised, reals, small
+from tests.trainer.gan.test_step import BATCH, OTHERS, create, drawn, manifest, noise, penalised, reals, small
 from trainer.config import Config
 from trainer.gan.optimizer import Tensors
 from trainer.gan.state import State, create_state
@@ -57,7 +57,8 @@ def train(state: State, step: Step, steps: int, dtype: torch.dtype) -> tuple[lis
     """Losses, scores and gradient norms of each step, and every tensor at the end."""
     figures = []
     for number in range(steps):
-        metrics = step([rows(reals(number, dtype))], [rows(noise(number, dtype))], report=True)
+        numbers = [rows(part) for part in drawn(step.config, number)]
+        metrics = step([rows(reals(number, dtype))], [rows(noise(number, dtype))], numbers, report=True)
         figures.append([mean(metrics[name]) for name in sorted(metrics)])
         state.step += 1
         state.position += BATCH

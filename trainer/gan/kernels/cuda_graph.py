@@ -32,18 +32,26 @@ class Replay:
         self._buffers: list[torch.Tensor] = []
         self._works: dict[Kind, Work] = {}
 
-    def __call__(self, reals: Sequence[torch.Tensor], latents: Sequence[torch.Tensor], *, report: bool) -> Metrics:
+    def __call__(
+        self,
+        reals: Sequence[torch.Tensor],
+        latents: Sequence[torch.Tensor],
+        numbers: Sequence[torch.Tensor] = (),
+        *,
+        report: bool,
+    ) -> Metrics:
         kind = self._step.due
         self._seen[kind] += 1
         if report or self._seen[kind] <= WARM_UP:
-            return self._step(reals, latents, report=report)
+            return self._step(reals, latents, numbers, report=report)
         if not self._buffers:
-            self._buffers = [torch.empty_like(batch) for batch in (*reals, *latents)]
+            self._buffers = [torch.empty_like(batch) for batch in (*reals, *latents, *numbers)]
         self._step.tune()
         if kind not in self._works:
-            mine, count = self._buffers, len(reals)
-            self._works[kind] = self._record(lambda: self._step.update(mine[:count], mine[count:], report=False))
-        for buffer, batch in zip(self._buffers, (*reals, *latents), strict=True):
+            k = len(reals)
+            inputs = self._buffers[:k], self._buffers[k : 2 * k], self._buffers[2 * k :]
+            self._works[kind] = self._record(lambda: self._step.update(*inputs, report=False))
+        for buffer, batch in zip(self._buffers, (*reals, *latents, *numbers), strict=True):
             buffer.copy_(batch, non_blocking=True)
         return self._works[kind]()
 

@@ -9,15 +9,20 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conftest import NO_GPU
-from tests.trainer.gan.test_step import BATCH, CPU, create, noise, penalised, reals, small
+from tests.trainer.gan.test_step import BATCH, CPU, create, drawn, noise, penalised, reals, small
 from trainer.config import Config
 from trainer.gan.kernels.cuda_graph import WARM_UP, Replay, Work, cuda_graph
 from trainer.gan.state import State
 from trainer.gan.step import Metrics
-from trainer.recipe import Schedule
+from trainer.recipe import Augment, Schedule
 
-LAZY = penalised(schedule=Schedule(images=500, lr_g=1e-5, lr_d=1e-3, r1=4.0))
-RECIPES = pytest.mark.parametrize("config", [small(d_steps=2), LAZY], ids=["two D steps", "lazy penalties"])
+LAZY = penalised(
+    schedule=Schedule(images=500, lr_g=1e-5, lr_d=1e-3, r1=4.0, augment=0.2),
+    augment=Augment("color,translation,cutout", 0.8),
+)
+RECIPES = pytest.mark.parametrize(
+    "config", [small(d_steps=2), LAZY], ids=["two D steps", "lazy penalties and augmentation"]
+)
 
 
 class Calls(TorchDispatchMode):
@@ -80,7 +85,8 @@ def run(config: Config, device: torch.device, *, recorded: bool) -> tuple[State,
     for number in range((WARM_UP + 3) * config.penalty.every):
         parts = range(number * config.d_steps, (number + 1) * config.d_steps)
         images, latents = ([draw(n, kind).to(device) for n in parts] for draw in (reals, noise))
-        metrics = iterate(images, latents, report=number % 7 == 6)
+        numbers = [part.to(device) for n in parts for part in drawn(config, n)]
+        metrics = iterate(images, latents, numbers, report=number % 7 == 6)
         rows.append({name: value.item() for name, value in metrics.items()})
         state.step += 1
         state.position += BATCH * config.d_steps

@@ -248,6 +248,10 @@ class Config:
             return max(0, (self.steps or self.default_steps) - step)
         return max(0, math.ceil((self.epochs * samples - position) / (self.batch_size * self.d_steps)))
 
+    def evaluates(self, step: int, steps_left: int) -> bool:
+        """Whether the generator is scored after ``step``."""
+        return not steps_left or bool(self.evaluate.every and step % self.evaluate.every == 0)
+
 
 OF_A_NODE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "threads")
 """Fields that may differ between the ranks of a run, because shards may be staged to a node's local disk."""

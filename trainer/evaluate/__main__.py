@@ -17,7 +17,8 @@ from tyro.conf import Positional
 from shards.common.errors import InputError
 from shards.common.progress import progress_bar
 from trainer.cli import conclude, parse_command
-from trainer.config import MIN_SAMPLES
+from trainer.config import MIN_SAMPLES, Judge
+from trainer.evaluate.picture import draw_scores
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import Result, append_scores, as_table, read_scores
 from trainer.status.__main__ import read_status
@@ -32,7 +33,8 @@ class Evaluate:
 
     The name of a score says what it compares: kd-lite0 is the kernel distance between features of EfficientNet-Lite0,
     swd-64 the sliced Wasserstein distance between patches at 64 pixels. docs/quality.md explains each of them. Results
-    are kept in RUN/scores.jsonl, and nothing is scored twice. Feature networks need an extra: uv sync --extra scores.
+    are kept in RUN/scores.jsonl and drawn in RUN/evaluation.png, and nothing is scored twice. Feature networks and the
+    picture need an extra: uv sync --extra scores.
 
     Example: python -m trainer.evaluate runs/faces --features pixels
     """
@@ -106,12 +108,18 @@ def evaluate(options: Evaluate) -> None:
             return results
 
         if options.watch:
-            watch(folder, lambda path: show(score(path), as_json=options.json))
+
+            def score_and_show(path: Path) -> None:
+                show(score(path), as_json=options.json)
+                draw(folder, config.evaluate.by)
+
+            watch(folder, score_and_show)
             return
         paths: Sequence[Path | None] = [options.path]
         if options.checkpoint == "all":
             paths = checkpoints(folder.checkpoints) or [None]  # of which load_run says that there is none
         show([result for path in paths for result in score(path)], as_json=options.json)
+        draw(folder, config.evaluate.by)
 
 
 def watch(folder: RunFolder, score: Callable[[Path], object]) -> None:
@@ -142,6 +150,17 @@ def show(results: Sequence[Result], *, as_json: bool) -> None:
             print(json.dumps(dataclasses.asdict(result)), flush=True)
     elif results:
         print(as_table(results), flush=True)
+
+
+def draw(folder: RunFolder, by: Judge | None) -> None:
+    """Draws all scores of ``folder`` and prints the path of the picture, or why there is none."""
+    try:
+        draw_scores(read_scores(folder.scores), by, folder.evaluation)
+        print(folder.evaluation, file=sys.stderr)
+    except InputError as error:
+        print(f"note: {folder.evaluation} is not drawn. {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"warning: {folder.evaluation} cannot be written ({error.strerror}).", file=sys.stderr)
 
 
 if __name__ == "__main__":

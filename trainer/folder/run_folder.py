@@ -57,6 +57,8 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.scores = path / "scores.jsonl"
         self.rollbacks = path / "rollbacks.jsonl"
+        self.evaluation = path / "evaluation.png"
+        self.starts = path / "environment.jsonl"
         self.stop = path / "STOP"
         self.status = path / "status.json"
         self._config = path / "config.yaml"
@@ -162,6 +164,13 @@ class RunFolder:
         """Replace ``status.json`` atomically."""
         with atomic_write(self.status) as file:
             file.write((json.dumps({"state": state, "step": step, "position": position, **more}) + "\n").encode())
+
+    def is_done(self) -> bool:
+        """Whether ``status.json`` says that the run has ended as it should."""
+        try:
+            return bool(json.loads(self.status.read_text())["state"] == "done")
+        except (OSError, ValueError, TypeError, LookupError):
+            return False
 
     def _not_writable(self, error: OSError) -> InputError:
         why = "it is a file" if self.path.is_file() else error.strerror

@@ -16,6 +16,8 @@ from shards.common.errors import InputError
 from trainer.config import Judge
 from trainer.folder.journal import Journal
 
+Curve = dict[int, float]
+"""Values over real images seen, in order; not finite where the training was not."""
 JUDGES: tuple[Judge, ...] = get_args(Judge)
 
 
@@ -88,6 +90,22 @@ def best(results: Iterable[Result], by: Judge | None = None) -> tuple[Judge, Res
     judged = [result for name, result in rows if name == judge]
     most = max(result.samples for result in judged)
     return judge, min((result for result in judged if result.samples == most), key=lambda result: result.scores[judge])
+
+
+def lacks_scores(results: Iterable[Result], step: int, features: Iterable[str]) -> bool:
+    """Whether the checkpoint of ``step`` has no scores in some of ``features``."""
+    return not set(features) <= {result.features for result in results if result.step == step}
+
+
+def curves(results: Iterable[Result]) -> dict[str, Curve]:
+    """Each score over images seen. Of several results of one checkpoint the last one counts; of results from different
+    numbers of samples, on which values depend, only those from the most.
+    """
+    found: dict[str, dict[int, Curve]] = {}
+    for result in results:
+        for name, value in result.scores.items():
+            found.setdefault(name, {}).setdefault(result.samples, {})[result.position] = value
+    return {name: dict(sorted(by_samples[max(by_samples)].items())) for name, by_samples in found.items()}
 
 
 def as_table(results: Sequence[Result]) -> str:

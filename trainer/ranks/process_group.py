@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import platform
+import shlex
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -14,6 +17,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import gather_object
 from torch import nn
 
+from shards.common.names import printable
+from shards.common.urls import redact
 from trainer.config import Config
 from trainer.gan.kernels.sync_batchnorm import synchronise
 from trainer.gan.optimizer import Tensors
@@ -61,7 +66,8 @@ def wrap(accelerator: Accelerator, state: State, *, sync_bn: bool) -> tuple[nn.M
 class StopVote:
     """Makes all ranks stop before the same step when any of them has to.
 
-    Every rank must vote before every step, with the step's data in its hands. A vote is an all-reduce of one byte over
+    Every rank must vote before every step, with the step's data in its hands, and equally often during an evaluation,
+    without them. A vote is an all-reduce of one byte over
     gloo on the CPU. It starts before one step and is read before the next, so that no rank waits for it and no device
     is synchronised. Only if the data of the next step are late on some rank, all wait there for a second vote: a rank
     that began the step would be stuck in its collectives.
@@ -148,7 +154,7 @@ def fingerprints(tensors: Mapping[str, Tensors]) -> torch.Tensor:
 
 
 def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
-    """Versions, hosts and devices of the run for its board, equal on all ranks. Every rank must call it."""
+    """Versions, hosts, devices and command of the run for its folder and its board. Every rank must call it."""
     cuda = accelerator.device.type == "cuda"
     device = torch.cuda.get_device_name(accelerator.device) if cuda else platform.machine() + " CPU"
     gathered: list[tuple[str, str]] = gather_object([(platform.node(), device)])
@@ -159,5 +165,7 @@ def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
         "precision": accelerator.mixed_precision,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "accelerate": version("accelerate"),
         "cuda": torch.version.cuda if cuda else None,
+        "command": printable(shlex.join(redact(word) for word in sys.argv)),
     }

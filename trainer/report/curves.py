@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer.report.read import Curve, Run
+from trainer.folder.score_log import Curve
+from trainer.report.read import Run
 
 Groups = dict[str, dict[str, str]]
 """Titles of charts, and of each the names of its curves and what these are called there."""

@@ -176,15 +176,25 @@ def _scores(runs: Sequence[Run]) -> Html:
 
 
 def _facts(runs: Sequence[Run]) -> list[Row]:
-    """Rows of what the folders say besides curves. A row exists if a run has it."""
+    """Rows of what the folders say besides curves. A row exists if a run has it. Starts in other environments, such as
+    after a requeue on another node, are listed in order.
+    """
     facts = []
     for run in runs:
         state = {name: value for name, value in run.state.items() if name not in ("step", "position", "scaler")}
         data = {"data": state.pop("data", ""), "digest of the data": str(state.pop("manifest", ""))[:16]}
-        fact = {"folder": run.status.run, **data, **state, "newest checkpoint": run.status.checkpoint}
+        last = {"newest checkpoint": run.status.checkpoint, "starts": len(run.starts) or None}
+        fact = {"folder": run.status.run, **data, **state, **_environment(run.starts), **last}
         facts.append({_words(name): _text(value) for name, value in fact.items() if value is not None and _text(value)})
     names = dict.fromkeys(name for fact in facts for name in fact)
     return [[name, *(fact.get(name, "–") for fact in facts)] for name in names]
+
+
+def _environment(starts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What each start was made with; where they differ, the values in order."""
+    names = dict.fromkeys(name for start in starts for name in start if name not in ("step", "position", "data.digest"))
+    values = {name: [_text(start[name]) for start in starts if start.get(name) is not None] for name in names}
+    return {name: ", then ".join(dict.fromkeys(texts)) for name, texts in values.items()}
 
 
 def _configuration(runs: Sequence[Run]) -> Html:
@@ -225,6 +235,8 @@ def _words(name: str) -> str:
 
 def _text(value: object) -> str:
     """A setting as text."""
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
     if isinstance(value, Mapping):
         return ", ".join(f"{_words(str(name))} {_text(part)}" for name, part in value.items())
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -15,14 +15,12 @@ from PIL import Image
 from shards.common.errors import InputError
 from trainer.config import flatten
 from trainer.folder.run_folder import RunFolder
-from trainer.folder.score_log import Result, best, read_scores
+from trainer.folder.score_log import Curve, Result, best, curves, read_scores
+from trainer.folder.start_log import read_starts
 from trainer.status.__main__ import RunStatus, read_status
 
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises for a file that is no whole PNG."""
-
-Curve = dict[int, float]
-"""Values over real images seen, in order; not finite where the training was not."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,7 @@ class Run:
     results: list[Result]  # of trainer.evaluate, oldest first
     scores: dict[str, Curve]
     state: dict[str, Any]  # what the newest checkpoint says of its run
+    starts: list[dict[str, Any]]  # oldest first
     sheets: list[Sheet]  # oldest first
     real: Sheet | None
     problems: list[str] = field(default_factory=list)  # sentences on what was left out
@@ -90,8 +89,9 @@ def _read_run(path: Path, name: str) -> Run:
         config=config,
         metrics=metrics,
         results=results,
-        scores=_select(results),
+        scores=curves(results),
         state=_read_state(folder),
+        starts=read_starts(folder.starts),
         sheets=[sheet for sheet in sheets if sheet.path.stem != "real"],
         real=next((sheet for sheet in sheets if sheet.path.stem == "real"), None),
         problems=problems,
@@ -123,17 +123,6 @@ def _read_journal(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     if bad := len(lines) - len(rows):
         problems.append(f"{path}: {bad} of {len(lines)} lines cannot be read and are left out.")
     return rows
-
-
-def _select(results: Sequence[Result]) -> dict[str, Curve]:
-    """Each score over images seen. Of several results of one checkpoint the last one counts; of results from different
-    numbers of samples, on which values depend, only those from the most.
-    """
-    found: dict[str, dict[int, Curve]] = {}
-    for result in results:
-        for name, value in result.scores.items():
-            found.setdefault(name, {}).setdefault(result.samples, {})[result.position] = value
-    return {name: dict(sorted(curves[max(curves)].items())) for name, curves in found.items()}
 
 
 def _read_state(folder: RunFolder) -> dict[str, Any]:

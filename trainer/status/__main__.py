@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -22,6 +22,7 @@ from trainer.cli import INTERRUPTED, conclude, parse_command
 from trainer.config import Config
 from trainer.folder.run_folder import REPAIR, RunFolder, is_locked
 from trainer.folder.score_log import best, format_scores, read_scores
+from trainer.folder.start_log import read_starts, summarise
 from trainer.watch.progress import format_figures
 
 
@@ -63,6 +64,7 @@ class RunStatus:
     checkpoint: str | None
     checkpoint_age_seconds: float | None
     samples: str | None  # path of the newest sheet
+    environment: dict[str, Any] | None  # devices, hosts, versions and command of the last start
     warnings: list[str]  # how the training goes wrong
     error: str | None  # why the run failed
 
@@ -109,6 +111,7 @@ def read_status(run: Path) -> RunStatus:
         checkpoint=checkpoint.name if checkpoint else None,
         checkpoint_age_seconds=max(0.0, time.time() - checkpoint.stat().st_mtime) if checkpoint else None,
         samples=str(max(folder.samples.glob("step-*.png"), default="")) or None,
+        environment=starts[-1] if (starts := read_starts(folder.starts)) else None,
         warnings=status.get("warnings", []),
         error=status.get("error"),
     )
@@ -155,6 +158,7 @@ def describe(status: RunStatus) -> str:
         "best": status.best,
         "checkpoint": f"{status.checkpoint}, {timedelta(seconds=round(age))} old" if age is not None else None,
         "samples": status.samples,
+        "environment": summarise(status.environment) if status.environment else None,
         "process": f"gone; the same command resumes from {start}" if status.state == "killed" else None,
         "warnings": "; ".join(status.warnings),
         "error": status.error,

@@ -42,7 +42,7 @@ def train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
 
 def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
     config, state = session.config, session.state
-    meter, reason = Meter(state.position), None
+    meter = Meter(state.position)
     parts: list[Batch] = []
 
     def stop_reason() -> str | None:
@@ -50,14 +50,16 @@ def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
             peers.request_stop()  # a rank that waits for its data does not vote
         return reason
 
+    def stopped() -> bool:
+        return session.stop_vote.vote(stop_reason() is not None, ready=False, waiting=stop_reason)
+
+    whole = not session.owes_evaluation() or session.evaluate(stopped)
     with closing(_open_stream(session, stop_reason)) as stream:
-        while session.steps_left:
+        while session.steps_left and whole:
             _read(session, stream, meter, parts)
-            reason = stop_reason()
-            stop = reason is not None or len(parts) < config.d_steps
+            stop = stop_reason() is not None or len(parts) < config.d_steps
             ready = len(parts) == 2 * config.d_steps - 1 and parts[-1].followed
             if session.stop_vote.vote(stop, ready, stop_reason):
-                reason = reason or ANOTHER_RANK
                 break
             report = session.steps_left == 1 or (state.step + 1) % config.log_every == 0
             metrics = session.advance(parts[: config.d_steps], report=report)
@@ -66,7 +68,7 @@ def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
             if report:
                 session.report(metrics, meter)
             draw = done or (config.samples.every and state.step % config.samples.every == 0)
-            evaluate = done or (config.evaluate.every and state.step % config.evaluate.every == 0)
+            evaluate = config.evaluates(state.step, session.steps_left)
             save = evaluate or state.step % config.checkpoint.every == 0
             if draw or save:
                 session.check(metrics)
@@ -77,11 +79,12 @@ def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
                     session.save()
             if evaluate:  # after the checkpoint, which is written meanwhile and survives a kill
                 with meter.measure("speed/evaluation"):
-                    session.evaluate()
+                    whole = session.evaluate(stopped)
     session.save_unsaved()
     session.finish_checkpoint()
     progress, samples = session.outputs.progress, session.outputs.folder.samples
-    if session.steps_left:
+    if session.steps_left or not whole:
+        reason = preemption.reason() or ANOTHER_RANK
         progress.write(f"Stopped at step {state.step} because of {reason}. The same command resumes the run.")
         return "preempted"
     progress.write(f"Done: {samples / f'step-{state.step:09d}.png'}. Next: python -m trainer.explore {config.out} grid")

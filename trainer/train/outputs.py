@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy as np
 from shards.common.sheet import write_sheet
 from shards.loading.dataset import Batch
 from trainer.config import Judge
+from trainer.evaluate.picture import draw_scores
 from trainer.export.folder import write_folder
 from trainer.folder.background import Background
 from trainer.folder.checkpoint import checkpoint_name, checkpoints
@@ -59,14 +62,22 @@ class Outputs:
             self.tracker.log(row)
             self.write_status(state)
 
-    def log_scores(self, results: Sequence[Result], epoch: float) -> None:
-        """Show and log the scores of one checkpoint."""
+    def log_scores(self, results: Sequence[Result], epoch: float, by: Judge | None) -> None:
+        """Show, log and draw the scores of one checkpoint."""
         append_scores(self.folder.scores, results)
         scores = {name: value for result in results for name, value in result.scores.items()}
         self.progress.write(f"scores of step {results[0].step}: {format_scores(scores)}")
         if self.tracker:
             figures = {f"evaluation/{name}": value for name, value in scores.items()}
             self.tracker.log({**figures, "step": results[0].step, AXIS: results[0].position, "epoch": epoch})
+        if find_spec("matplotlib"):
+            self.sheets.submit(partial(self._draw_scores, by))
+
+    def _draw_scores(self, by: Judge | None) -> None:
+        try:
+            draw_scores(read_scores(self.folder.scores), by, self.folder.evaluation)
+        except Exception as error:  # of a picture that no training should end for
+            self.progress.write(f"warning: {self.folder.evaluation} is not drawn: {error}.")
 
     def best_checkpoint(self, by: Judge | None) -> str | None:
         """Name of the checkpoint with the best score so far, which is not removed."""

@@ -19,7 +19,7 @@ from trainer.data import open_images
 from trainer.folder import checkpoint
 from trainer.folder.load_run import describe_checkpoint
 from trainer.folder.run_folder import RunFolder
-from trainer.folder.score_log import read_scores
+from trainer.folder.score_log import lacks_scores, read_scores
 from trainer.gan.networks import SIZES
 from trainer.presets import PRESETS
 from trainer.ranks.device import check_device, resolve_precision
@@ -41,6 +41,7 @@ class Prepared:
     position: int  # that the run starts from
     steps_left: int
     reals: ShardDataset | None  # what the generator is compared with; None if the run has no evaluation
+    owes_scores: bool  # whether all steps are done, but their evaluation is not
 
 
 def prepare(
@@ -53,8 +54,7 @@ def prepare(
     precision, note = _check_launch(config, launch)
     locks.enter_context(folder.lock(launch.rank == 0))
     folder.check(config)
-    feature_names(config.evaluate)
-    read_scores(folder.scores)
+    features, results = feature_names(config.evaluate), read_scores(folder.scores)
     if _uses_missing_default(preset, config):
         if launch.rank == 0:
             print(f"Drawing the embedded data set into {config.data.shards}, once.", file=sys.stderr, flush=True)
@@ -68,7 +68,9 @@ def prepare(
     step, position = metadata.get("step", 0), metadata.get("position", 0)
     left = config.remaining_steps(step, position, len(dataset))
     reals = open_reals(config, len(dataset))
-    return Prepared(precision, header, dataset, resumed, step, position, left, reals), equal
+    owes = bool(not left and reals and not folder.is_done() and lacks_scores(results, step, features))
+    equal["last evaluation"] = "missing" if owes else "none, or done"
+    return Prepared(precision, header, dataset, resumed, step, position, left, reals, owes), equal
 
 
 def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> None:

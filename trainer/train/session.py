@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from shards.loading.dataset import Batch, ShardDataset
 from shards.loading.loader import normalise
@@ -18,6 +19,7 @@ from trainer.errors import WentWrong
 from trainer.evaluate.evaluation import Evaluator, describe_subject, generated
 from trainer.folder.background import CheckpointWriter
 from trainer.folder.journal import check_bad_samples
+from trainer.folder.score_log import lacks_scores, read_scores
 from trainer.gan.augmentation import draw
 from trainer.gan.factory import describe_networks
 from trainer.gan.kernels.cuda_graph import Replay
@@ -34,6 +36,10 @@ from trainer.train.outputs import Outputs
 from trainer.watch.board import AXIS
 from trainer.watch.health import Health
 from trainer.watch.meter import Meter, memory
+
+
+class Stopped(Exception):
+    """The run is asked to stop during an evaluation."""
 
 
 @dataclass(kw_only=True)
@@ -104,21 +110,49 @@ class Session:
         """The network that samples are drawn with, the average if there is one, in ``eval`` mode inside the block."""
         network = self.state.average if self.config.ema_images else self.state.generator
         network.eval()
-        yield network
-        self.state.generator.train()
+        try:
+            yield network
+        finally:
+            self.state.generator.train()
 
-    def evaluate(self) -> None:
-        """Score the generator, on all ranks together."""
+    def owes_evaluation(self) -> bool:
+        """Whether the checkpoint that this process starts from lacks its scores, because a kill or a stop came first.
+
+        Every rank must call it.
+        """
+        config, state, owes = self.config, self.state, [False]
+        if self.evaluator and state.step and config.evaluates(state.step, self.steps_left):
+            if self.accelerator.is_main_process:
+                names = [measure.name for measure in self.evaluator.measures]
+                owes = [lacks_scores(read_scores(self.outputs.folder.scores), state.step, names)]
+            broadcast_object_list(owes)
+        return owes[0]
+
+    def evaluate(self, stopped: Callable[[], bool]) -> bool:
+        """Score the generator, on all ranks together; False if it was dropped because the run is asked to stop.
+
+        ``stopped`` says so, on all ranks alike. It is called after every 64 images of a rank.
+        """
         if self.evaluator is None:
-            return
+            return True
+
+        def check(_: int) -> None:
+            if stopped():
+                raise Stopped
+
         config, state = self.config, self.state
         with self._sampling() as network:
             subject = describe_subject(state.step, state.position, network, averaged=bool(config.ema_images))
-            results = self.evaluator.score(subject, generated(network, config.seed, config.model.z_dim))
+            source = generated(network, config.seed, config.model.z_dim)
+            try:
+                results = self.evaluator.score(subject, source, advance=check)
+            except Stopped:
+                return False
         if self.accelerator.is_main_process:
-            self.outputs.log_scores(results, state.position / len(self.dataset))
+            self.outputs.log_scores(results, state.position / len(self.dataset), config.evaluate.by)
         scores = {name: value for result in results for name, value in result.scores.items()}
         self._react(self.health.check_scores(scores))
+        return True
 
     def _react(self, problems: Sequence[str]) -> None:
         """Show ``problems``, which all ranks found, and raise :class:`WentWrong` unless --on-collapse is ``warn``."""

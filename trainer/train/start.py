@@ -18,6 +18,7 @@ from trainer.folder.background import CheckpointWriter
 from trainer.folder.journal import BadSampleLog, Journal, roll_back, rollbacks_to
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import JUDGES
+from trainer.folder.start_log import record_start
 from trainer.gan.kernels.cuda_graph import Replay, cuda_graph
 from trainer.gan.state import State, create_state
 from trainer.gan.step import Step
@@ -35,7 +36,7 @@ from trainer.train.session import Session
 from trainer.watch.health import Health
 from trainer.watch.meter import DataAdvisor
 from trainer.watch.progress import Progress
-from trainer.watch.tracker import Tracker
+from trainer.watch.tracker import Tracker, code_version
 
 KEEP_STOP = "SHARDGAN_KEEP_STOP"
 """Environment variable of job scripts. Set, the trainer keeps a STOP file that is older than itself: the script has
@@ -60,7 +61,7 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     if main:
         print(prepared.header, file=sys.stderr, flush=True)
         folder.write_config(config)
-    if not prepared.steps_left:
+    if not prepared.steps_left and not prepared.owes_scores:
         if main:
             folder.write_status("done", prepared.step, prepared.position)  # a kill may have prevented this before
             print("Done already: nothing to do. Raise --steps or --epochs, or give another --out.", file=sys.stderr)
@@ -98,6 +99,9 @@ def _open_session(
         bad_samples=BadSampleLog(folder.path / f"bad-rank-{rank}.jsonl"),
         advisor=DataAdvisor(config.data.workers, manifest.format, is_remote(config.data.shards), cores),
     )
+    if main:
+        start = {"step": prepared.step, "position": prepared.position, **metadata}
+        outputs.sheets.submit(lambda: record_start(folder.starts, {**start, **code_version()}))  # git may take long
     return Session(
         config=config,
         dataset=prepared.dataset,

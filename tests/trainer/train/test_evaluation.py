@@ -11,16 +11,18 @@ import pytest
 import torch
 
 from shards.common.errors import InputError
-from tests.support.launching import SMALL, run
+from tests.support.launching import SMALL, run, status
 from tests.support.make import make_shards
-from tests.support.ranks import on_ranks
+from tests.support.ranks import on_ranks, train_here
 from trainer.config import Config, Data, Evaluation, Model
 from trainer.evaluate.__main__ import Evaluate, evaluate
 from trainer.evaluate.evaluation import describe_subject, generated
-from trainer.folder.score_log import best, read_scores
+from trainer.folder.run_folder import RunFolder
+from trainer.folder.score_log import append_scores, best, read_scores
 from trainer.gan.state import create_state
 from trainer.ranks.launch import read_launch
 from trainer.ranks.process_group import create_accelerator
+from trainer.train import session
 from trainer.train.evaluation import create_evaluation, feature_names, open_reals
 
 STEPS = (2, 4, 6, 8)
@@ -48,6 +50,21 @@ def test_every_evaluation_is_kept_once(trained: Path) -> None:
     assert shown == {result.step: result.scores["swd"] for result in results}
 
 
+def test_a_kill_before_the_last_evaluation_is_made_up_for(faces32: Path, trained: Path, tmp_path: Path) -> None:
+    """Such a kill leaves a status of a running training, and no scores of its last checkpoint."""
+    copy, whole = tmp_path / "run", read_scores(trained / "scores.jsonl")
+    shutil.copytree(trained, copy)
+    (copy / "scores.jsonl").unlink()
+    append_scores(copy / "scores.jsonl", whole[:-1])
+    words = ["faces", *SMALL, "--data.shards", str(faces32), "--out", str(copy), "--data.workers", "0", "--steps", "8",
+             "--evaluate.samples", "100", "--evaluate.features", "pixels"]  # fmt: skip
+    assert "Done already" in run(*words).stderr  # the run had ended
+    RunFolder(copy).write_status("running", 8, 64)
+    assert "scores of step 8" in run(*words).stderr
+    assert read_scores(copy / "scores.jsonl") == whole and status(copy)["state"] == "done"
+    assert (copy / "evaluation.png").exists()
+
+
 def test_the_best_checkpoint_is_kept_beside_the_newest(trained: Path) -> None:
     found = best(read_scores(trained / "scores.jsonl"))
     assert found is not None
@@ -65,6 +82,42 @@ def test_the_command_gives_the_same_scores(trained: Path) -> None:
     (trained / "scores.before").rename(trained / "scores.jsonl")
     assert again.key == before[-1].key
     assert again.scores == pytest.approx(before[-1].scores, rel=1e-6)
+
+
+def train_with_stops(words: list[str], stop: int) -> tuple[int, str]:
+    """Train on this rank. In the evaluation of step ``stop``, the file STOP appears."""
+    describe_before = session.describe_subject
+
+    def describe_and_stop(step: int, *more: Any, **facts: Any) -> Any:
+        if step == stop:
+            Path(words[words.index("--out") + 1], "STOP").touch()
+        return describe_before(step, *more, **facts)
+
+    session.describe_subject = describe_and_stop  # this process ends after it
+    return train_here(words)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_evaluation_that_is_stopped_is_made_up_for(faces32: Path, tmp_path: Path, ranks: int) -> None:
+    def train(name: str, stop: int = 0) -> tuple[str, list[int]]:
+        words = ["--data.shards", str(faces32), "--out", str(tmp_path / name), "--data.workers", "0", *SMALL,
+                 "--steps", "4", "--evaluate.every", "2", "--evaluate.samples", "100",
+                 "--evaluate.features", "pixels", "--data.cache", str(tmp_path / "cache")]  # fmt: skip
+        results = on_ranks(ranks, train_with_stops, words, stop)
+        assert [code for code, _ in results] == [0] * ranks, results
+        return results[0][1], [result.step for result in read_scores(tmp_path / name / "scores.jsonl")]
+
+    said, steps = train("stopped", 2)
+    assert status(tmp_path / "stopped") == {"state": "preempted", "step": 2, "position": 16} and steps == []
+    assert said.count("Stopped at step 2 because of ") == 1
+    assert train("stopped", 4)[1] == [2]
+    assert status(tmp_path / "stopped") == {"state": "preempted", "step": 4, "position": 32}
+    said, steps = train("stopped")
+    assert steps == [2, 4] and status(tmp_path / "stopped")["state"] == "done" and "scores of step 4" in said
+    assert "Done already" in train("stopped")[0]
+    if ranks == 1:
+        train("whole")
+        assert read_scores(tmp_path / "stopped" / "scores.jsonl") == read_scores(tmp_path / "whole" / "scores.jsonl")
 
 
 def scores_here(shards: str, cache: str, threads: int = 1) -> dict[str, float]:

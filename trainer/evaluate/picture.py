@@ -1,0 +1,86 @@
+"""Draws the scores of a run as curves: ``evaluation.png`` in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shards.common.errors import require
+from shards.common.files import atomic_write
+from trainer.config import Judge
+from trainer.folder.score_log import Curve, Result, best, curves
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FAMILIES = {
+    "Fréchet distance ↓": ("fid", "fd-"),
+    "Kernel distance ↓": ("kid", "kd-"),
+    "Precision, recall, density, coverage ↑": ("precision-", "recall-", "density-", "coverage-"),
+    "Classes ↑": ("class-coverage",),
+    "Sliced Wasserstein distance ↓": ("swd",),
+    "Similarity of images to each other (MS-SSIM)": ("ms-ssim",),
+}
+"""Titles of panels, with the good direction, and prefixes of the scores in them."""
+COLUMNS = 2
+PANEL = (5.2, 2.9)  # inches
+DPI = 110
+GREY = "0.45"
+
+
+def draw_scores(results: Sequence[Result], by: Judge | None, path: Path) -> None:
+    """Writes a panel for each family of scores, over the images seen, to the PNG ``path``. Rings mark the best
+    checkpoint, which the score ``by`` chooses.
+
+    Takes 0.3 s, and the first call another second, which imports matplotlib. Only one thread may draw at a time.
+
+    Raises:
+        InputError: matplotlib is not installed.
+        OSError: the file cannot be written.
+    """
+    require("scores", "matplotlib")
+    # Without pyplot, whose windows and global state are of no use here.
+    from matplotlib.figure import Figure
+
+    found, chosen = curves(results), best(results, by)
+    panels = {title: names for title, prefixes in FAMILIES.items()
+              if (names := [name for name in found if name.startswith(prefixes)])}  # fmt: skip
+    rows = -(-len(panels) // COLUMNS)
+    figure = Figure((PANEL[0] * COLUMNS, PANEL[1] * rows + 0.35), DPI, layout="constrained")
+    for place, (title, names) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(rows, COLUMNS, place)
+        _draw_panel(axes, {name: found[name] for name in names}, chosen[1].position if chosen else None)
+        axes.set_title(title, fontsize=10, loc="left")
+    if chosen:
+        judge, result = chosen
+        text = f"{result.checkpoint}, {judge} {result.scores[judge]:.4g}"
+        figure.suptitle(f"Rings: the best checkpoint, {text}", fontsize=9, color=GREY, x=0.01, ha="left")
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png")
+
+
+def _draw_panel(axes: Axes, found: dict[str, Curve], best_position: int | None) -> None:
+    for name, curve in found.items():
+        goal = name == "ms-ssim-real"  # the same for all checkpoints
+        (line,) = axes.plot(
+            [*curve], [*curve.values()], label=name, linewidth=1.4,
+            marker="" if goal else "o", markersize=3, linestyle="--" if goal else "-", color=GREY if goal else None,
+        )  # fmt: skip
+        if best_position in curve and not goal:
+            axes.plot(best_position, curve[best_position], "o", markersize=9, fillstyle="none", color=line.get_color())
+    if best_position is not None:
+        axes.axvline(best_position, color=GREY, linewidth=0.8, linestyle=":")
+    axes.set_xlabel("images seen", fontsize=8, color=GREY)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.xaxis.set_major_locator(_few_ticks())
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _few_ticks() -> object:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(5, integer=True)

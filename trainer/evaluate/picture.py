@@ -14,15 +14,7 @@ from trainer.folder.score_log import Curve, Result, best, curves
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FAMILIES = {
-    "Fréchet distance ↓": ("fid", "fd-"),
-    "Kernel distance ↓": ("kid", "kd-"),
-    "Precision, recall, density, coverage ↑": ("precision-", "recall-", "density-", "coverage-"),
-    "Classes ↑": ("class-coverage",),
-    "Sliced Wasserstein distance ↓": ("swd",),
-    "Similarity of images to each other (MS-SSIM)": ("ms-ssim",),
-}
-"""Titles of panels, with the good direction, and prefixes of the scores in them."""
+SHARES = ("precision", "recall", "density", "coverage")
 COLUMNS = 2
 PANEL = (5.2, 2.9)  # inches
 DPI = 110
@@ -44,8 +36,10 @@ def draw_scores(results: Sequence[Result], by: Judge | None, path: Path) -> None
     from matplotlib.figure import Figure
 
     found, chosen = curves(results), best(results, by)
-    panels = {title: names for title, prefixes in FAMILIES.items()
-              if (names := [name for name in found if name.startswith(prefixes)])}  # fmt: skip
+    panels: dict[str, list[str]] = {}
+    for name in found:
+        if title := family(name):
+            panels.setdefault(title, []).append(name)
     rows = -(-len(panels) // COLUMNS)
     figure = Figure((PANEL[0] * COLUMNS, PANEL[1] * rows + 0.35), DPI, layout="constrained")
     for place, (title, names) in enumerate(panels.items(), 1):
@@ -58,6 +52,22 @@ def draw_scores(results: Sequence[Result], by: Judge | None, path: Path) -> None
         figure.suptitle(f"Rings: the best checkpoint, {text}", fontsize=9, color=GREY, x=0.01, ha="left")
     with atomic_write(path) as file:
         figure.savefig(file, format="png")
+
+
+def family(score: str) -> str | None:
+    """Title of the panel of ``score``, with its good direction; None if it is not drawn."""
+    kind, _, features = score.partition("-")
+    if kind in ("fid", "fd"):
+        return f"Fréchet distance {score} ↓"
+    if kind in ("kid", "kd"):
+        return f"Kernel distance {score} ↓"
+    if kind in SHARES:
+        return f"{', '.join(SHARES).capitalize()} in {features} ↑"
+    if kind == "swd":
+        return "Sliced Wasserstein distance ↓"
+    if kind == "ms":
+        return "Similarity of images to each other (MS-SSIM)"
+    return "Shares of the classes in common ↑" if score == "class-coverage" else None  # not of each class
 
 
 def _draw_panel(axes: Axes, found: dict[str, Curve], best_position: int | None) -> None:
@@ -74,13 +84,8 @@ def _draw_panel(axes: Axes, found: dict[str, Curve], best_position: int | None) 
     axes.set_xlabel("images seen", fontsize=8, color=GREY)
     axes.tick_params(labelsize=8)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.xaxis.set_major_locator(_few_ticks())
+    axes.locator_params("x", nbins=5, integer=True)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
-
-
-def _few_ticks() -> object:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(5, integer=True)
+    if len(found) > 1:
+        axes.legend(fontsize=8, frameon=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -180,19 +181,17 @@ def _record_sent(folder: RunFolder, position: int) -> None:
 
 
 def code_version(checkout: Path = CHECKOUT) -> dict[str, str | bool]:
-    """``code.commit`` and ``code.dirty`` of the git checkout that this code runs from, or ``code.version`` of the
-    installed package where there is no checkout or git fails. Called by the board's thread: git may take 10 s.
+    """``code.version`` of the installed package, and ``code.commit`` and ``code.dirty`` if this code runs from a git
+    checkout and git does not fail. Called in the background: git may take 10 s.
     """
+    found: dict[str, str | bool] = {"code.version": "unknown"}
+    with suppress(PackageNotFoundError):
+        found["code.version"] = version("shardgan")
     if (checkout / ".git").exists():
         command = ["git", "--no-optional-locks", "-C", str(checkout)]
         command += ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]  # the commit instead of a tag
-        try:
+        with suppress(OSError, subprocess.SubprocessError):  # not installed, or refuses to read another user's checkout
             done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
             commit, _, dirty = done.stdout.strip().partition("-")
-            return {"code.commit": commit, "code.dirty": bool(dirty)}
-        except (OSError, subprocess.SubprocessError):
-            pass  # git is not installed, or refuses to read another user's checkout
-    try:
-        return {"code.version": version("shardgan")}
-    except PackageNotFoundError:
-        return {"code.version": "unknown"}
+            found |= {"code.commit": commit, "code.dirty": bool(dirty)}
+    return found

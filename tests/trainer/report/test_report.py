@@ -19,6 +19,7 @@ from tests.trainer.report.make import BATCH, lines, make_run, metric, result
 from tests.trainer.status.test_status import alive
 from trainer.cli import conclude, parse_command
 from trainer.folder.run_folder import RunFolder
+from trainer.folder.start_log import record_start
 from trainer.report.__main__ import Report, report
 from trainer.report.page import make_page
 from trainer.report.pictures import encode
@@ -93,6 +94,17 @@ def test_the_page_is_one_file_that_loads_nothing(tmp_path: Path, capsys: pytest.
     assert [image["data-x"] for image in sheets] == ["320", "640", "960", "1280"]
     assert ["hidden" in image for image in sheets] == [True, True, True, False]
     assert ["data-best" in image for image in sheets] == [False, True, False, False]
+
+
+def test_the_environment_of_each_start_is_shown(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    for host in ("node1", "node2", "node1"):
+        record_start(
+            folder / "environment.jsonl", {"ranks": 2, "hosts": [host, "node3"], "cuda": None, "code.dirty": False}
+        )
+    text = page_of(folder).text
+    assert "hosts\nnode1, node3, then node2, node3\n" in text and "ranks\n2\n" in text and "starts\n3\n" in text
+    assert "code.dirty\nfalse\n" in text and "cuda\n" not in text
 
 
 def test_torch_is_not_imported(tmp_path: Path) -> None:

@@ -19,9 +19,11 @@ from trainer.evaluate.__main__ import Evaluate, evaluate
 from trainer.evaluate.evaluation import describe_subject, generated
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import append_scores, best, read_scores
+from trainer.folder.start_log import read_starts
 from trainer.gan.state import create_state
 from trainer.ranks.launch import read_launch
 from trainer.ranks.process_group import create_accelerator
+from trainer.status.__main__ import main
 from trainer.train import session
 from trainer.train.evaluation import create_evaluation, feature_names, open_reals
 
@@ -48,6 +50,15 @@ def test_every_evaluation_is_kept_once(trained: Path) -> None:
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     shown = {row["step"]: row["evaluation/swd"] for row in rows if "evaluation/swd" in row}
     assert shown == {result.step: result.scores["swd"] for result in results}
+
+
+def test_each_start_says_where_it_was_made(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    starts = read_starts(trained / "environment.jsonl")
+    assert [start["step"] for start in starts] == [0, 4]
+    assert {"time", "ranks", "hosts", "devices", "precision", "python", "torch", "accelerate", "code.commit"} - {
+        *starts[0]} <= {"code.commit"} and "run.py faces --batch-size 8 " in starts[0]["command"]  # fmt: skip
+    assert main([str(trained)]) == 0
+    assert "  environment 1 rank on " in capsys.readouterr().out
 
 
 def test_a_kill_before_the_last_evaluation_is_made_up_for(faces32: Path, trained: Path, tmp_path: Path) -> None:

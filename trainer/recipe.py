@@ -30,13 +30,13 @@ class Penalty:
 
     r1: float = 0.0
     """Weight gamma of R1: gamma/2 times the squared norm of the gradient of D's logit for a real image (arXiv
-    1801.04406). Without it, a discriminator that wins leaves no direction to the generator. Usual at 64x64: 0.2 to 2;
-    too much of it blurs. D's losses are means of two parts: halve a gamma that was chosen for their sum."""
+    1801.04406). Without it, a discriminator that wins leaves no direction to the generator. Usual at 64x64 are 0.2 to
+    2. Losses but the relativistic one are means of two parts here: halve a gamma that was chosen for their sum."""
     r2: float = 0.0
     """Weight of R2, the same at generated images. The relativistic loss needs both to converge (arXiv 2501.05441)."""
     every: int = 1
-    """Steps between penalties. Their weight is multiplied by it, so that the mean is the same, and the other steps take
-    about half the time (lazy regularisation, arXiv 1912.04958)."""
+    """Steps from one with penalties to the next. Their weight is multiplied by it, so that the mean is the same. Steps
+    without them take about two thirds of the time (lazy regularisation, arXiv 1912.04958)."""
 
 
 @dataclass(frozen=True)

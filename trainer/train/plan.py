@@ -60,13 +60,14 @@ def check_penalties(config: Config, manifest: Manifest, precision: str) -> None:
     """Raise ``InputError`` if the gradient penalties would not be right."""
     if not config.penalties:
         return
-    flag = f"--penalty.{config.penalties[0]}"
+    name = config.penalties[0]
+    flag = f"--{'penalty' if getattr(config.penalty, name) else 'schedule'}.{name}"
     with torch.device("meta"):
         discriminator = create_discriminator(config.model, manifest.size, manifest.channels)
     if has_batch_norm(discriminator):
         raise InputError(
             f"{flag} needs the gradient of each image, and BatchNorm in the discriminator mixes those of a batch. "
-            "Give --model.norm-d none, or --penalty.r1 0 --penalty.r2 0."
+            "Give --model.norm-d none, or no penalty."
         )
     if precision == "fp16":
         raise InputError(f"{flag} overflows under fp16. Launch with --mixed_precision bf16, or no.")

@@ -74,9 +74,11 @@ def test_double_precision_takes_double_the_disk() -> None:
 def test_penalties_that_would_be_wrong_are_refused(penalised: dict[str, Any]) -> None:
     """BatchNorm couples the gradients of a batch; float16 has no room for their squares."""
     config = replace(CONFIG, **penalised)
-    with pytest.raises(InputError, match=r"^--penalty\.r2 .* BatchNorm in the discriminator .*--model\.norm-d none"):
+    with pytest.raises(
+        InputError, match=r"^--(penalty|schedule)\.r2 .* BatchNorm in the discriminator .*--model\.norm-d none"
+    ):
         lines(config)
     smooth = replace(config, model=Model(norm_d="spectral"))
-    with pytest.raises(InputError, match=r"^--penalty\.r2 overflows under fp16.*bf16"):
+    with pytest.raises(InputError, match=r"^--(penalty|schedule)\.r2 overflows under fp16.*bf16"):
         lines(smooth, precision="fp16")
     assert lines(smooth, precision="bf16")["compute"].startswith("1 CPU rank, bf16")

@@ -30,7 +30,7 @@ from shards.building.build import build
 from shards.building.recipe import Options
 from shards.loading.dataset import ShardDataset
 from shards.sources.faces import Faces
-from tests.support.launching import SMALL, rows, start, status
+from tests.support.launching import RECIPE, SMALL, rows, start, status
 from trainer.folder import checkpoint
 
 IMAGES, BATCH = 480, 12
@@ -47,6 +47,8 @@ class Arguments:
     """Of the moments, the victims, the batches and the numbers of ranks."""
     ranks: int | None = None
     """Ranks of every start; at random 1 to 4 unless given."""
+    recipe: bool = False
+    """Train with lazy gradient penalties, augmentation and a schedule."""
 
 
 class Mayhem:
@@ -69,6 +71,8 @@ class Mayhem:
         flags = ["--data.shards", str(self.shards), "--out", str(out), "--data.audit", str(out / "audit"),
                  "--epochs", str(self.epochs), "--checkpoint.every", "4", "--data.workers", workers, *SMALL,
                  "--batch-size", str(batch)]  # fmt: skip
+        if self.arguments.recipe:
+            flags += [*RECIPE, "--schedule.images", str(self.epochs * IMAGES), "--model.norm-d", "none"]
         several = ("--multi_gpu", "--main_process_port", "0") if ranks > 1 else ()
         launcher = (*several, "--num_processes", str(ranks))
         process = start(*flags, launcher=launcher, env={"ACCELERATE_USE_CPU": "true"})

@@ -16,6 +16,11 @@ SMALL = ("--batch-size", "8", "--model.features-g", "4", "--model.features-d", "
          "--log-every", "2", "--samples.every", "0", "--samples.count", "4", "--tracking.mode", "disabled",
          "--evaluate.samples", "0", "--threads", "1")  # fmt: skip
 """Flags of a run that takes a few milliseconds a step."""
+RECIPE = ("--loss", "relativistic", "--penalty.r1", "1", "--penalty.r2", "1", "--penalty.every", "3",
+          "--schedule.lr-g", "1e-5", "--schedule.r2", "0.1", "--schedule.ema-images", "30",
+          "--augment.policy", "color,translation,cutout", "--schedule.augment", "0.3")  # fmt: skip
+"""Flags of a run with lazy penalties, augmentation and a schedule, which need --schedule.images and a D without
+BatchNorm."""
 
 
 def command(*flags: str, launcher: tuple[str, ...] = ()) -> list[str]:

@@ -13,7 +13,7 @@ from tests.support.launching import run
 pytestmark = pytest.mark.timeout(600)
 
 
-@pytest.mark.parametrize("flags", ["--kills 6 --seed 272", "--kills 3 --seed 9 --ranks 2"])
+@pytest.mark.parametrize("flags", ["--kills 6 --seed 272", "--kills 3 --seed 9 --ranks 2 --recipe"])
 def test_kills_lose_and_repeat_nothing(flags: str) -> None:
     """With a fixed number of ranks the weights at the end are those of an undisturbed run, bit by bit."""
     done = run(words=[sys.executable, "-m", "tests.chaos", *flags.split()], timeout=600)

@@ -10,18 +10,13 @@ from PIL import Image
 
 from tests.support import forks
 from tests.support.forks import Python
-from tests.support.launching import ROOT, SMALL, rows, run, status
+from tests.support.launching import RECIPE, ROOT, SMALL, rows, run, status
 from tests.support.make import make_shards
 from trainer.folder.load_run import load_run
 from trainer.gan.schedule import cosine
 
 KINDS = ("mlp",)
 """But for ``dcgan``, which all other tests train."""
-RECIPE = ("--loss", "relativistic", "--penalty.r1", "1", "--penalty.r2", "1", "--penalty.every", "3",
-          "--schedule.images", "60", "--schedule.lr-g", "1e-5", "--schedule.r2", "0.1",
-          "--schedule.ema-images", "30", "--augment.policy", "color,translation,cutout",
-          "--schedule.augment", "0.3")  # fmt: skip
-"""What these networks are trained with, over the first steps: the others train with the defaults."""
 TWO_RANKS = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 
 
@@ -44,18 +39,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def flags(kind: str, shards: Path) -> list[str]:
-    return [
-        *SMALL,
-        *RECIPE,
-        "--data.shards",
-        str(shards),
-        "--model.kind",
-        kind,
-        "--dtype",
-        "float64",
-        "--data.workers",
-        "0",
-    ]
+    recipe = (*RECIPE, "--schedule.images", "60")  # which the others train without
+    own = ("--model.kind", kind, "--dtype", "float64", "--data.workers", "0", "--data.shards", str(shards))
+    return [*SMALL, *recipe, *own]
 
 
 @pytest.fixture(scope="module")

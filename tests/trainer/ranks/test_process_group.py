@@ -25,7 +25,6 @@ from trainer.ranks.process_group import StopVote, check_equal, create_accelerato
 STEPS = 20
 RUNS = {
     "float64": small(dtype="float64"),
-    "penalised": penalised(dtype="float64"),
     **{str(config.model.norm_d): replace(config, dtype="float64") for config in OTHERS},
 }
 """Runs in float64 by their names; the first one takes ``STEPS`` steps, the others half."""
@@ -154,7 +153,6 @@ def results(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     return on_ranks(request.param, distributed)
 
 
-@functools.cache
 @functools.cache
 def one_rank(name: str) -> tuple[list[list[float]], dict[str, Tensors]]:
     return train(*create(RUNS[name]), STEPS if name == "float64" else STEPS // 2, torch.float64)

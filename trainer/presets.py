@@ -11,7 +11,7 @@ import tyro
 
 from shards.common.command import read_words
 from shards.common.errors import InputError
-from trainer.config import Checkpoints, Config, Data, Model, Samples
+from trainer.config import Checkpoints, Config, Data, Evaluation, Model, Samples
 from trainer.flags import normalise
 from trainer.recipe import Optim
 
@@ -30,16 +30,31 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "mnist": (
         "MNIST digits, one channel, 5 epochs.\n\nExample: accelerate launch trainer/run.py mnist --epochs 1",
-        Config(data=Data(shards="data/mnist32"), out=Path("runs/mnist"), default_steps=2344),
+        Config(
+            data=Data(shards="data/mnist32"),
+            evaluate=Evaluation(every=1000),  # docs/quality.md: what it costs
+            out=Path("runs/mnist"),
+            default_steps=2344,
+        ),
     ),
     "celeba": (
         "CelebA, 64x64, mirrored, 25 epochs.\n\n"
         "Example: accelerate launch trainer/run.py celeba --data.shards data/flowers64 --out runs/flowers",
-        Config(data=Data(shards="data/celeba64", workers=4, flip=True), out=Path("runs/celeba"), default_steps=39_571),
+        Config(
+            data=Data(shards="data/celeba64", workers=4, flip=True),
+            evaluate=Evaluation(every=2500),
+            out=Path("runs/celeba"),
+            default_steps=39_571,
+        ),
     ),
     "lsun": (
         "LSUN bedrooms, 64x64, one epoch of 3 million.\n\nExample: accelerate launch trainer/run.py lsun --epochs 1",
-        Config(data=Data(shards="data/lsun64", workers=4), out=Path("runs/lsun"), default_steps=23_696),
+        Config(
+            data=Data(shards="data/lsun64", workers=4),
+            evaluate=Evaluation(every=2500),
+            out=Path("runs/lsun"),
+            default_steps=23_696,
+        ),
     ),
 }
 

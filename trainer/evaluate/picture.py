@@ -44,7 +44,8 @@ def draw_scores(results: Sequence[Result], by: Judge | None, path: Path) -> None
     figure = Figure((PANEL[0] * COLUMNS, PANEL[1] * rows + 0.35), DPI, layout="constrained")
     for place, (title, names) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(rows, COLUMNS, place)
-        _draw_panel(axes, {name: found[name] for name in names}, chosen[1].position if chosen else None)
+        marked = chosen[1].position if chosen else None
+        _draw_panel(axes, {name: found[name] for name in names}, marked, rising=title.endswith("↑"))
         axes.set_title(title, fontsize=10, loc="left")
     if chosen:
         judge, result = chosen
@@ -70,7 +71,7 @@ def family(score: str) -> str | None:
     return "Shares of the classes in common ↑" if score == "class-coverage" else None  # not of each class
 
 
-def _draw_panel(axes: Axes, found: dict[str, Curve], best_position: int | None) -> None:
+def _draw_panel(axes: Axes, found: dict[str, Curve], best_position: int | None, *, rising: bool) -> None:
     for name, curve in found.items():
         goal = name == "ms-ssim-real"  # the same for all checkpoints
         (line,) = axes.plot(
@@ -88,4 +89,5 @@ def _draw_panel(axes: Axes, found: dict[str, Curve], best_position: int | None) 
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if len(found) > 1:
-        axes.legend(fontsize=8, frameon=False)
+        # A given corner: matplotlib warns if its search for the best one takes long. Good curves leave this one free.
+        axes.legend(fontsize=8, frameon=False, loc="upper left" if rising else "upper right")

@@ -40,7 +40,7 @@ SCORES = {
     "recall": ("share of the data within reach of samples", 1),
     "density": ("real images around a sample", 1),
     "coverage": ("share of the data with a sample nearby", 1),
-    "class-coverage": ("share of the classes that occur", 1),
+    "class-coverage": ("sum of the smaller shares of each class", 1),
     "swd-": ("sliced Wasserstein distance of patches", -1),
     "swd": ("its mean over sizes", -1),
     "ms-ssim-real": ("the same of real images, which is the goal", 0),
@@ -51,6 +51,8 @@ FAMILIES = {
     ("precision", "recall", "density", "coverage"): "Precision, recall, density, coverage",
     ("swd",): "Sliced Wasserstein distance",
     ("ms-ssim",): "Similarity of images to each other",
+    ("class-coverage",): "Shares of the classes in common",
+    ("class-",): "Share of each class",
 }
 """Prefixes of scores that share a chart, and its title."""
 POINTS = 800  # of a curve; more are combined, as no chart is wider

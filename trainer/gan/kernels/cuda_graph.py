@@ -21,9 +21,9 @@ Kind = tuple[str, ...]  # names of the penalties of a step
 class Replay:
     """Runs a :class:`trainer.gan.step.Step` on static buffers and replays it after ``WARM_UP`` steps.
 
-    Steps with penalties and steps without are recorded apart. Those with ``report`` are not replayed, because they
-    compute gradient norms too. The next replay overwrites the metrics of the last one. All batches must have the same
-    shape.
+    Steps with penalties and steps without are recorded apart, each in memory of its own. Those with ``report`` are not
+    replayed, because they compute gradient norms too. The next replay overwrites the metrics of the last one. All
+    batches must have the same shape.
     """
 
     def __init__(self, step: Step, record: Callable[[Work], Work]) -> None:

@@ -65,13 +65,18 @@ def initialise(network: nn.Module, seed: int, bn_mean: float = 1.0) -> None:
     Convolutions are N(0, 0.02), BatchNorm weights N(bn_mean, 0.02) and BatchNorm biases 0, as in DCGAN. ``bn_mean`` is
     1 in dcgan.torch and 0 in the tutorial, which almost silences the signal at the start. Biases of convolutions and
     all of a linear layer keep PyTorch's own uniform distribution. Directions of spectral normalisation are uniform.
+
+    In a network without BatchNorm, N(0, 0.02) would divide the signal by three in each layer. There, convolutions that
+    nothing normalises have the variance for LeakyReLU 0.2 of He et al. (arXiv 1502.01852), which keeps it.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, normalised = torch.Generator().manual_seed(seed), has_batch_norm(network)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(module.weight, 0.0, 0.02, generator=generator)
+            fan_in = module.weight[0].numel()  # for a transposed convolution too: PyTorch counts weight[0] there
+            small = normalised or isinstance(module, SpectralConv2d)
+            std = 0.02 if small else math.sqrt(2 / ((1 + 0.2**2) * fan_in))
+            nn.init.normal_(module.weight, 0.0, std, generator=generator)
             if module.bias is not None:
-                fan_in = module.weight[0].numel()  # for a transposed convolution too: PyTorch counts weight[0] there
                 bound = 1 / math.sqrt(fan_in)
                 nn.init.uniform_(module.bias, -bound, bound, generator=generator)
         elif isinstance(module, nn.Linear):

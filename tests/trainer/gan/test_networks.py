@@ -121,6 +121,20 @@ def test_initial_weights_have_dcgans_moments(mean: float) -> None:
                 assert (module.bias == 0).all()
 
 
+@pytest.mark.parametrize("size", [32, 128])
+def test_without_batchnorm_the_initial_weights_keep_the_signal(size: int) -> None:
+    """Through all layers, so that the first logits depend on the images."""
+    network = DcganDiscriminator(size, 3, 16, "none")
+    initialise(network, 1)
+    for convolution in convolutions(network)[1:-1]:
+        check_normal(convolution.weight, 0.0, (2 / (1.04 * convolution.weight[0].numel())) ** 0.5)
+    images = torch.randn(16, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for layer in network.activations(images):
+            assert 0.5 < layer.square().mean().sqrt() < 2
+        assert network(images).std() > 0.1
+
+
 def check_normal(values: torch.Tensor, mean: float, std: float = 0.02) -> None:
     """Within five standard errors."""
     assert abs(values.mean() - mean) < 5 * std / values.numel() ** 0.5

@@ -29,7 +29,7 @@ from trainer.evaluate.measures import Measure, Pixels, create_lite0
 from trainer.gan.state import create_state
 from trainer.gan.step import Step
 from trainer.presets import PRESETS
-from trainer.ranks.device import has_bf16, set_kernels, set_threads
+from trainer.ranks.device import set_kernels, set_threads
 from trainer.ranks.launch import read_launch
 
 SHAPES = {"faces": (3, 64), "mnist": (1, 32), "celeba": (3, 64)}
@@ -42,6 +42,8 @@ class Arguments(cli.Arguments):
 
     presets: tuple[Literal["faces", "mnist", "celeba"], ...] = ("faces", "mnist", "celeba")
     """Presets to measure."""
+    precision: Literal["no", "bf16"] = "no"
+    """Mixed precision of the steps. Evaluations are in float32."""
     iterations: int = 3
     """Steps per turn."""
     rounds: int = 3
@@ -61,7 +63,7 @@ def benchmark(arguments: Arguments) -> None:
     launch = read_launch()
     set_threads(launch, 0)
     set_kernels(tf32=Config().tf32)
-    accelerator = Accelerator(cpu=launch.cpu, mixed_precision="bf16" if has_bf16(launch.cpu) else "no")
+    accelerator = Accelerator(cpu=launch.cpu, mixed_precision=arguments.precision)
     measures: list[Measure] = [create_lite0(accelerator.device), Pixels()]
     print(f"{cli.describe_machine()}, torch {torch.__version__}, precision {accelerator.mixed_precision}\n")
     print(f"{'':<8}{'evaluation':>12}{'step':>10}{'every':>8}{'share':>9}{'of CPU time':>13}")

@@ -126,7 +126,7 @@ class Evaluation:
     samples: int = 1000
     """Images of an evaluation, as many generated as real ones. 0: no evaluation."""
     features: Literal["auto", "pixels", "lite0"] = "auto"
-    """auto: lite0, if the extra `scores` is installed, and pixels."""
+    """auto: lite0 and pixels, or pixels alone without the extra `scores`. lite0: both, or an error."""
     by: Judge | None = None
     """Score that chooses the best checkpoint, which is kept. Default: kd-lite0, without it swd."""
 

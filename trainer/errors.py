@@ -10,8 +10,11 @@ class SharedInputError(InputError):
 
 
 class WentWrong(SharedInputError):
-    """The training diverged or collapsed, which ``problem`` says; ``advice`` is for a run that ends because of it."""
+    """The training diverged or collapsed, which ``problem`` says; ``advice`` is for a run that ends because of it.
 
-    def __init__(self, problem: str, advice: str) -> None:
+    It was well before the step ``since``.
+    """
+
+    def __init__(self, problem: str, advice: str, since: int) -> None:
         super().__init__(f"{problem} {advice}")
-        self.problem = problem
+        self.problem, self.since = problem, since

@@ -52,7 +52,7 @@ class Evaluate:
     weights: Path | None = None
     """File with the weights of the FID network, for --features inception."""
     watch: bool = False
-    """Score each checkpoint as soon as it is published, until the run has ended."""
+    """Score each checkpoint as soon as it is published, until the run has ended or is preempted."""
     json: bool = False
     """Print one JSON object per checkpoint and kind of features, a line each, instead of a table."""
 
@@ -61,6 +61,8 @@ class Evaluate:
             raise InputError(f"--features {self.features}: give one or more of {', '.join(FEATURES)}.")
         if self.samples < MIN_SAMPLES:
             raise InputError(f"--samples is {self.samples}; it must be at least {MIN_SAMPLES}.")
+        if self.watch and self.checkpoint != "newest":
+            raise InputError("--watch scores every checkpoint. Give it without --checkpoint.")
 
     @property
     def path(self) -> Path | None:
@@ -99,7 +101,7 @@ def evaluate(options: Evaluate) -> None:
             run, known = load_run(options.run, checkpoint), read_scores(folder.scores)
             check_reals(dataset, run.shape)
             averaged = bool(run.config.ema_images)
-            subject = describe_subject(run.step, run.position, run.generator, averaged=averaged)
+            subject = describe_subject(run.step, run.position, run.generator, averaged=averaged, digest=run.digest)
             fakes = generated(run.generator.to(device), run.config.seed, run.config.model.z_dim)
             evaluator = create_evaluator()
             with progress_bar(evaluator.total(), 0) as bar:
@@ -124,20 +126,20 @@ def evaluate(options: Evaluate) -> None:
 
 def watch(folder: RunFolder, score: Callable[[Path], object]) -> None:
     """Calls ``score`` with each checkpoint of ``folder``, and with each one that appears, until the run has ended."""
-    from trainer.folder.checkpoint import checkpoints
+    from trainer.folder.checkpoint import checkpoints, digest
 
-    done: set[Path] = set()
+    done: set[str] = set()  # by their content, because a training that went back writes a step again
     while True:
         running = read_status(folder.path).state in ("starting", "running")  # first, or the last one might be missed
         for path in checkpoints(folder.checkpoints):
-            if path not in done:
-                done.add(path)
-                try:
+            try:
+                if (content := digest(path)) not in done:
                     score(path)
-                except InputError:
-                    if path.exists():
-                        raise
-                    # else the training removed it, because newer ones exist
+                    done.add(content)
+            except (InputError, FileNotFoundError):
+                if path.exists():
+                    raise
+                # else the training removed it, because newer ones exist
         if not running:
             return
         time.sleep(PAUSE)

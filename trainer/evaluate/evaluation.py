@@ -62,14 +62,15 @@ def real(dataset: ShardDataset) -> Source:
     return lambda start, stop: dataset.__getitems__(range(start, stop)).images.permute(0, 3, 1, 2)
 
 
-def describe_subject(step: int, position: int, generator: Generator, *, averaged: bool) -> Subject:
-    """The ``generator`` of a run after ``step`` steps, in ``eval`` mode."""
+def describe_subject(step: int, position: int, generator: Generator, *, averaged: bool, digest: str = "") -> Subject:
+    """The ``generator`` of a run after ``step`` steps, in ``eval`` mode. ``digest`` is that of its checkpoint."""
     return Subject(
         checkpoint=checkpoint_name(step),
         step=step,
         position=position,
         weights="averaged" if averaged else "current",
         batch_norm="eval: running statistics" if has_batch_norm(generator) else "none",
+        digest=digest,
     )
 
 
@@ -103,7 +104,7 @@ def describe_reals(
     """:func:`describe` of ``dataset``, from rank 0's ``cache`` if it was done before: then None on other ranks."""
     reader, order = dataset.reader, dataset.order
     images = (dataset.manifest.digest, reader.seed, reader.flip, order.lanes, order.block, count)
-    name = hashlib.sha256(repr((measure.name, measure.resize, images)).encode()).hexdigest()[:32]
+    name = hashlib.sha256(repr((measure.name, measure.resize, measure.network, images)).encode()).hexdigest()[:32]
     path = cache / f"{measure.name}-{name}.safetensors" if cache and group.rank == 0 else None
     rows = None
     if path:
@@ -139,7 +140,8 @@ class Evaluator:
     def _counts(self, measure: Measure) -> tuple[int, int]:
         """Numbers of real and of generated images."""
         count = min(self.samples, measure.limit or self.samples)
-        return min(count, len(self.dataset)), count
+        reals = min(count, len(self.dataset))
+        return reals, reals if measure.paired else count
 
     def score(
         self, subject: Subject, fakes: Source, known: Sequence[Result] = (), advance: Advance = lambda _: None

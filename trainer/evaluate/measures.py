@@ -5,6 +5,7 @@ A measure first describes each image alone, so that ranks can share the work and
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save
 from torch import Tensor
 
 from shards.common.errors import InputError, require
@@ -45,6 +47,14 @@ class Measure(Protocol):
     def limit(self) -> int | None:
         """The number of images that it uses at most."""
 
+    @property
+    def paired(self) -> bool:
+        """Whether it compares as many generated images as real ones."""
+
+    @property
+    def network(self) -> str:
+        """What tells its network from others of the same name; empty if there are none."""
+
     def describe(self, images: Tensor) -> Tensor:
         """One row for each of ``images``, uint8 (n, channels, side, side), independent of the others."""
 
@@ -61,6 +71,8 @@ class Features:
     extract: Callable[[Tensor], Tensor]
     distances: tuple[str, str]  # names of the Fréchet and of the kernel distance
     limit: int | None = None
+    paired: bool = False
+    network: str = ""
 
     @torch.no_grad()
     def describe(self, images: Tensor) -> Tensor:
@@ -101,13 +113,14 @@ class Pixels:
     name: str = "pixels"
     resize: str = "none"
     limit: int | None = PIXEL_SAMPLES
+    paired: bool = True
+    network: str = ""
 
     def describe(self, images: Tensor) -> Tensor:
         return images
 
     def compare(self, real: Tensor, fake: Tensor) -> dict[str, float]:
-        count = min(len(real), len(fake))
-        bands = pixels.sliced_wasserstein(real[:count], fake[:count])
+        bands = pixels.sliced_wasserstein(real, fake)
         return {
             **{f"swd-{side}": distance for side, distance in bands.items()},
             "swd": sum(bands.values()) / len(bands),
@@ -129,8 +142,12 @@ def create_measure(
     if name == "pixels":
         return Pixels()
     if name == "labels":
-        classifier = load_classifier(dataset, cache).to(device)
-        return Labels("labels", "none", lambda images: classifier(images.float()), ("fd-labels", "kd-labels"))
+        classifier = load_classifier(dataset, cache)
+        weights_now = save(dict(classifier.state_dict()))  # trained anew, they may differ
+        network = hashlib.sha256(weights_now).hexdigest()
+        classifier.to(device)
+        distances = ("fd-labels", "kd-labels")
+        return Labels("labels", "none", lambda images: classifier(images.float()), distances, network=network)
     if name == "inception":
         return _inception(device, weights)
     return create_lite0(device)

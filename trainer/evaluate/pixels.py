@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -33,21 +31,18 @@ def multiscale_similarity(images: Tensor) -> float:
     """Mean MS-SSIM between the images of the first and of the second half (Odena et al., arXiv 1610.09585).
 
     It measures diversity: 1 means that all images are the same. Compare it with that of the real images. ``images`` are
-    uint8 (n, channels, side, side) of at least 32 pixels. Images below 176 pixels are too small for the five scales of
-    the paper; they use the three finest, with a window of 7 pixels.
+    uint8 (n, channels, side, side) of 32 to 128 pixels. That is too small for the five scales of the paper; the three
+    finest are used.
     """
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-    weights: Sequence[float] = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-    kernel = 11
-    if images.shape[-1] < 176:
-        weights, kernel = [weight / sum(weights[:3]) for weight in weights[:3]], 7
+    weights = (0.0448, 0.2856, 0.3001)
     half = len(images) // 2
     values = [
         multiscale_structural_similarity_index_measure(
-            a.float(), b.float(), gaussian_kernel=True, sigma=1.5, kernel_size=kernel, data_range=255.0,
-            betas=tuple(weights), normalize="relu", reduction="none",
-        )
+            a.float(), b.float(), gaussian_kernel=True, sigma=1.5, kernel_size=7, data_range=255.0,
+            betas=tuple(weight / sum(weights) for weight in weights), normalize="relu", reduction="none",
+        )  # the window is one of 11 pixels, by sigma; kernel_size, which must fit the smallest scale, changes nothing
         for a, b in zip(torch.split(images[:half], 64), torch.split(images[half : 2 * half], 64), strict=True)
     ]  # fmt: skip
     return torch.cat([value.reshape(-1) for value in values]).mean().item()

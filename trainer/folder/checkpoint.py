@@ -10,6 +10,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,17 @@ def save(
     # Newer checkpoints do not count as kept: they are torn, or this run would have resumed from them.
     for old in [path for path in checkpoints(folder) if path.name <= final.name][:-keep]:
         if old.name != best:
-            shutil.rmtree(old, ignore_errors=True)
+            remove(old)
     return final
+
+
+def remove(path: Path) -> None:
+    """Remove one checkpoint, which another process may be reading: it never sees a part of it."""
+    hidden = path.with_name(f".{path.name}.removed")
+    with suppress(OSError):
+        path.rename(hidden)
+    for leftover in path.parent.glob(".step-*.removed"):  # also those of a process that was killed here
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def checkpoints(folder: Path) -> list[Path]:

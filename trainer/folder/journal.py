@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from shards.common.errors import InputError
 from shards.common.files import sync_folder
@@ -54,29 +55,46 @@ class Journal:
             raise InputError(f"{self._path} cannot be written ({error.strerror}). {hint}") from error
 
 
+def read_journal(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of ``path`` that have a step, in order; none if it does not exist."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        yield from (json.loads(line) for line in file if _step(line) < inf)
+
+
 def roll_back(path: Path, step: int) -> None:
-    """Cut ``path``, if it exists, after the last line whose step is at most ``step``; a torn line ends it too."""
+    """Remove from ``path``, if it exists, the lines whose step is larger than ``step``, and what is no whole line."""
     if not path.exists():
         return
-    size = 0
     with path.open("rb+") as file:
-        for line in file:
-            with suppress(ValueError, TypeError, KeyError):
-                if line.endswith(b"\n") and json.loads(line)["step"] <= step:
-                    size += len(line)
-                    continue
-            break
-        file.truncate(size)
+        end = _skip(file, step)  # journals of a training end here: their lines are in order
+        rest = [line for line in file if _step(line) <= step]
+        file.seek(end)
+        file.writelines(rest)
+        file.truncate()
+        file.flush()
         os.fsync(file.fileno())  # the rank that wrote it may not exist in this run and sync it later
+
+
+def _skip(file: BinaryIO, step: int) -> int:
+    """Read ``file`` up to the first line to remove, and that line; returns where it starts."""
+    end = 0
+    for line in file:
+        if _step(line) > step:
+            break
+        end += len(line)
+    return end
+
+
+def _step(line: bytes) -> float:
+    """The step of a line; infinity if it is torn or no object with a step."""
+    with suppress(ValueError, TypeError, KeyError):
+        return float(json.loads(line)["step"]) if line.endswith(b"\n") else inf
+    return inf
 
 
 def rollbacks_to(path: Path, step: int) -> int:
     """The number, by the journal ``path``, of the last rollback that led to ``step``; 0 if none did."""
-    try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-    except FileNotFoundError:
-        return 0
-    return max((row["rollbacks"] for row in rows if row["step"] == step), default=0)
+    return max((row["rollbacks"] for row in read_journal(path) if row["step"] == step), default=0)
 
 
 class BadSampleLog:

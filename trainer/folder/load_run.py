@@ -11,7 +11,7 @@ from shards.common.errors import InputError
 from trainer.config import Config, Judge, Model
 from trainer.folder import checkpoint as checkpoints
 from trainer.folder.run_folder import RunFolder
-from trainer.folder.score_log import best, read_scores
+from trainer.folder.score_log import Result, best, read_scores
 from trainer.gan.factory import describe_networks, restore_networks
 from trainer.gan.networks import Discriminator, Generator
 from trainer.gan.optimizer import Tensors
@@ -49,8 +49,8 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
             "a file STOP in its folder stops it. If it was killed, repeat its command."
         )
     path, tensors, metadata = newest
-    digest = checkpoints.digest(path)
     try:
+        digest = checkpoints.digest(path)
         networks = describe_checkpoint(config, metadata, tensors)
         size, channels = networks["size"], networks["channels"]
         generator, discriminator = restore_networks(networks)
@@ -58,6 +58,8 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
         generator.load_state_dict(tensors["average" if config.ema_images else "generator"], assign=True)
         discriminator.load_state_dict(tensors["discriminator"], assign=True)
         step, position = int(metadata["step"]), int(metadata["position"])
+    except FileNotFoundError as error:
+        raise InputError(f"{path} was removed meanwhile, as a training does with old checkpoints.") from error
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{path} does not hold the networks that {run / 'config.yaml'} describes; it belongs to another run."
@@ -90,7 +92,7 @@ def _read_off(model: Model, weights: Tensors) -> dict[str, Any]:
 def _load_chosen(run: Path, checkpoint: Path, config: Config) -> checkpoints.Loaded:
     """Load ``checkpoint``, a path or a name, from those of ``run``; another run's might fit the networks too."""
     if checkpoint == Path("best"):
-        checkpoint = _find_best(RunFolder(run), config.evaluate.by)
+        checkpoint = _choose_best(RunFolder(run), config.evaluate.by)
     if checkpoint.is_file():
         raise InputError(
             f"{checkpoint} is a file; a checkpoint is a folder such as checkpoints/step-000000500. "
@@ -111,10 +113,14 @@ def _load_chosen(run: Path, checkpoint: Path, config: Config) -> checkpoints.Loa
         raise InputError(f"{found[0]} is torn or foreign: {error}. Omit --checkpoint for the newest.") from error
 
 
-def _find_best(folder: RunFolder, by: Judge | None) -> Path:
-    """The best of the scored checkpoints that still exist."""
+def find_best(folder: RunFolder, by: Judge | None) -> tuple[Judge, Result] | None:
+    """The best of the scored checkpoints that exist, and the score that says so; see :func:`score_log.best`."""
     existing = {path.name for path in checkpoints.checkpoints(folder.checkpoints)}
-    found = best((result for result in read_scores(folder.scores) if result.checkpoint in existing), by)
+    return best((result for result in read_scores(folder.scores) if result.checkpoint in existing), by)
+
+
+def _choose_best(folder: RunFolder, by: Judge | None) -> Path:
+    found = find_best(folder, by)
     if found is None:
         raise InputError(
             f"{folder.path} has no scored checkpoint. To score all: python -m trainer.evaluate {folder.path} "

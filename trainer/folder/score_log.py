@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from shards.common.errors import InputError
 from trainer.config import Judge
@@ -30,6 +30,7 @@ class Subject:
     position: int
     weights: str  # averaged or current
     batch_norm: str
+    digest: str = ""  # of the checkpoint: a step may be trained again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,11 @@ class Result(Subject):
     reals: int  # real images
     data: str  # digest of their data set
     scores: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def question(self) -> tuple[object, ...]:
+        """What was asked of the checkpoint. Values of other questions are not comparable."""
+        return (self.features, self.resize, self.weights, self.batch_norm, self.samples, self.reals, self.data)
 
     @property
     def key(self) -> Result:
@@ -60,11 +66,20 @@ def read_scores(path: Path) -> list[Result]:
     """
     try:
         lines = path.read_text().split("\n")[:-1]
-        return [Result(**json.loads(line)) for line in lines]
+        return [_parse(json.loads(line)) for line in lines]
     except FileNotFoundError:
         return []
     except (ValueError, TypeError) as error:
         raise InputError(f"{path} does not hold results of trainer.evaluate ({error}). Move it away.") from error
+
+
+def _parse(row: dict[str, Any]) -> Result:
+    result = Result(**row)
+    if not isinstance(result.scores, dict) or not all(
+        isinstance(value, float | int) for value in result.scores.values()
+    ):
+        raise TypeError(f"scores are {result.scores!r}")
+    return result
 
 
 def append_scores(path: Path, results: Iterable[Result]) -> None:
@@ -78,18 +93,31 @@ def append_scores(path: Path, results: Iterable[Result]) -> None:
 
 
 def best(results: Iterable[Result], by: Judge | None = None) -> tuple[Judge, Result] | None:
-    """The score that judges, ``by`` or the most preferred one that exists, and the result in which it is lowest.
+    """The score that judges, and the result in which it is lowest. ``by`` judges, if any result has it.
 
-    Only results with the most samples of this score are compared, because its value depends on the number of samples.
+    Otherwise the score judges that most checkpoints have, of several the most preferred one. See :func:`comparable`.
     """
-    names = (by,) if by else JUDGES
-    rows = [(name, result) for result in results for name in names if isfinite(result.scores.get(name, nan))]
-    if not rows:
+    known = list(results)
+    found = {judge: comparable(known, judge) for judge in JUDGES}
+    names = [by] if by and found[by] else [judge for judge in JUDGES if found[judge]]
+    if not names:
         return None
-    judge = min((name for name, _ in rows), key=JUDGES.index)
-    judged = [result for name, result in rows if name == judge]
-    most = max(result.samples for result in judged)
-    return judge, min((result for result in judged if result.samples == most), key=lambda result: result.scores[judge])
+    judge = max(names, key=lambda name: len(found[name]))  # the first of equals
+    return judge, min(found[judge], key=lambda result: result.scores[judge])
+
+
+def comparable(results: Iterable[Result], name: str) -> list[Result]:
+    """The results whose score ``name`` is finite and answers one question, the last one of each checkpoint.
+
+    A value depends on the numbers of images and on the real ones. Of several questions, the one counts that was asked
+    of most checkpoints, then the one with most samples: a single evaluation by hand does not replace those of a run.
+    """
+    groups: dict[tuple[object, ...], dict[str, Result]] = {}
+    for result in results:
+        if isfinite(result.scores.get(name, nan)):
+            groups.setdefault(result.question, {})[result.checkpoint] = result
+    largest = max(groups.values(), key=lambda group: (len(group), next(iter(group.values())).samples), default={})
+    return list(largest.values())
 
 
 def lacks_scores(results: Iterable[Result], step: int, features: Iterable[str]) -> bool:
@@ -97,15 +125,11 @@ def lacks_scores(results: Iterable[Result], step: int, features: Iterable[str]) 
     return not set(features) <= {result.features for result in results if result.step == step}
 
 
-def curves(results: Iterable[Result]) -> dict[str, Curve]:
-    """Each score over images seen. Of several results of one checkpoint the last one counts; of results from different
-    numbers of samples, on which values depend, only those from the most.
-    """
-    found: dict[str, dict[int, Curve]] = {}
-    for result in results:
-        for name, value in result.scores.items():
-            found.setdefault(name, {}).setdefault(result.samples, {})[result.position] = value
-    return {name: dict(sorted(by_samples[max(by_samples)].items())) for name, by_samples in found.items()}
+def curves(results: Sequence[Result]) -> dict[str, Curve]:
+    """Each score over images seen, see :func:`comparable`."""
+    names = dict.fromkeys(name for result in results for name in result.scores)
+    found = {name: {result.position: result.scores[name] for result in comparable(results, name)} for name in names}
+    return {name: dict(sorted(curve.items())) for name, curve in found.items() if curve}
 
 
 def as_table(results: Sequence[Result]) -> str:

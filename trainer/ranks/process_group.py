@@ -138,6 +138,17 @@ def check_equal(accelerator: Accelerator, tensors: Mapping[str, Tensors], step: 
         raise RuntimeError(f"The ranks drifted apart by step {step}, in {', '.join(names)}. No checkpoint was written.")
 
 
+def share_buffers(network: nn.Module, accelerator: Accelerator) -> None:
+    """Replace the buffers of ``network`` by copies of rank 0's. Every rank must call it."""
+    if accelerator.num_processes == 1:
+        return
+    for module in network.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            copy = buffer.clone()
+            dist.broadcast(copy, 0)
+            setattr(module, name, copy)
+
+
 def fingerprints(tensors: Mapping[str, Tensors]) -> torch.Tensor:
     """Fingerprints of the groups in ``tensors``: int64 of shape (groups,), on the tensors' device.
 

@@ -36,5 +36,6 @@ def read_metrics(
             f"{', '.join(map(''.join, bad.items()))} stopped being finite by step {step}: the training has diverged.",
             "No checkpoint was written of it, and earlier ones are kept. Start anew with a lower learning rate and "
             "another --out.",
+            since=step,
         )
     return row

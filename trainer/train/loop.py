@@ -17,7 +17,6 @@ from trainer.folder.run_folder import RunState
 from trainer.ranks.peers import Peers
 from trainer.ranks.preemption import ANOTHER_RANK, Preemption
 from trainer.train.session import Session
-from trainer.watch.health import Health
 from trainer.watch.meter import Meter
 
 MOST_ROLLBACKS = 3  # of a run, after which it fails
@@ -36,7 +35,7 @@ def train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
         try:
             return _train(session, preemption, peers)
         except WentWrong as error:
-            if session.config.on_collapse != "rollback" or not _roll_back(session, error.problem):
+            if session.config.on_collapse != "rollback" or not _roll_back(session, error):
                 raise
 
 
@@ -91,29 +90,35 @@ def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
     return "done"
 
 
-def _roll_back(session: Session, cause: str) -> bool:
-    """Return to the best checkpoint, or the newest if none is scored, and draw other latents from there.
+def _roll_back(session: Session, problem: WentWrong) -> bool:
+    """Return to the best checkpoint from before the problem, or to the newest if none is scored, and draw other latents
+    from there.
 
     False if there is none that is whole, or if the run went back :data:`MOST_ROLLBACKS` times. All ranks call it.
     """
-    config, state, outputs, main = session.config, session.state, session.outputs, session.accelerator.is_main_process
+    config, state, outputs = session.config, session.state, session.outputs
     session.checkpoints.wait()
-    chosen = [outputs.checkpoint_to_continue(config.evaluate.by) if main else None]
-    broadcast_object_list(chosen)
+    main = session.accelerator.is_main_process
+    names = [outputs.checkpoints_to_return_to(config.evaluate.by, problem.since) if main else []]
+    broadcast_object_list(names)
     rollbacks = state.rollbacks + 1
-    if chosen[0] is None or rollbacks > MOST_ROLLBACKS:
+    if rollbacks > MOST_ROLLBACKS:
         return False
-    try:
-        state.restore(*checkpoint.load(outputs.folder.checkpoints / chosen[0]))
-    except checkpoint.TornCheckpoint:  # on all ranks, because they read one file
+    for name in names[0]:
+        with suppress(checkpoint.TornCheckpoint):  # on all ranks, because they read one file
+            tensors, metadata = checkpoint.load(outputs.folder.checkpoints / name)
+            break
+    else:
         return False
+    state.restore(tensors, metadata)
     state.rollbacks = rollbacks
     session.stop_vote.restart()
-    session.unsaved, session.health = None, Health(session.health.judges)
+    session.unsaved = None
     if main:
-        outputs.roll_back(state, config.data.audit, cause)
+        outputs.roll_back(state, config.data.audit, problem.problem)
     session.accelerator.wait_for_everyone()
-    outputs.record_rollback(state, cause)
+    outputs.record_rollback(state, problem.problem)
+    session.recall_health()
     return True
 
 

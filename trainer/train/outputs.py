@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,13 +17,14 @@ from trainer.config import Judge
 from trainer.evaluate.picture import draw_scores
 from trainer.export.folder import write_folder
 from trainer.folder.background import Background
-from trainer.folder.checkpoint import checkpoint_name, checkpoints
-from trainer.folder.journal import BadSampleLog, Journal, roll_back
-from trainer.folder.load_run import load_run
-from trainer.folder.run_folder import RunFolder
-from trainer.folder.score_log import Result, append_scores, best, format_scores, read_scores
+from trainer.folder.checkpoint import checkpoint_name, checkpoints, remove
+from trainer.folder.journal import BadSampleLog, Journal, read_journal, roll_back
+from trainer.folder.load_run import find_best, load_run
+from trainer.folder.run_folder import RunFolder, RunState
+from trainer.folder.score_log import Result, append_scores, comparable, format_scores, read_scores
 from trainer.gan.state import State
 from trainer.watch.board import AXIS
+from trainer.watch.health import Health
 from trainer.watch.meter import DataAdvisor
 from trainer.watch.progress import Progress
 from trainer.watch.tracker import Tracker
@@ -80,8 +80,8 @@ class Outputs:
             self.progress.write(f"warning: {self.folder.evaluation} is not drawn: {error}.")
 
     def best_checkpoint(self, by: Judge | None) -> str | None:
-        """Name of the checkpoint with the best score so far, which is not removed."""
-        found = best(read_scores(self.folder.scores), by)
+        """Name of the existing checkpoint with the best score so far, which is not removed."""
+        found = find_best(self.folder, by)
         return found[1].checkpoint if found else None
 
     def warn(self, problem: str, state: State, *, alert: bool) -> None:
@@ -93,25 +93,40 @@ class Outputs:
             if alert:
                 self.tracker.alert(f"{self.folder.path}: step {state.step}: {problem}.")
 
-    def write_status(self, state: State) -> None:
-        """Say that the run is at ``state``."""
-        more = {"warnings": self.problems} if self.problems else {}
-        self.folder.write_status("running", state.step, state.position, **more)
+    def write_status(self, state: State, run_state: RunState = "running") -> None:
+        """Say that the run is at ``state``, with the problems of its training."""
+        self.folder.write_status(run_state, state.step, state.position, **self.warnings)
 
-    def checkpoint_to_continue(self, by: Judge | None) -> str | None:
-        """The best checkpoint that exists, or the newest; None if there is none."""
-        names = [path.name for path in checkpoints(self.folder.checkpoints)]
-        found = best((result for result in read_scores(self.folder.scores) if result.checkpoint in names), by)
-        return found[1].checkpoint if found else (names[-1] if names else None)
+    @property
+    def warnings(self) -> dict[str, list[str]]:
+        """What ``status.json`` says of the problems of the training; empty if there are none."""
+        return {"warnings": self.problems} if self.problems else {}
+
+    def checkpoints_to_return_to(self, by: Judge | None, since: int) -> list[str]:
+        """Names of the checkpoints from before step ``since``: the best one, then the others, newest first."""
+        names = [path.name for path in checkpoints(self.folder.checkpoints) if path.name < checkpoint_name(since)]
+        found = find_best(self.folder, by)
+        return sorted(names, key=lambda name: (found is not None and name == found[1].checkpoint, name), reverse=True)
+
+    def recall_health(self, judges: tuple[str, ...]) -> tuple[Health, list[str]]:
+        """What the journals say of the training so far, and its problems, as :meth:`warn` lists them."""
+        health, losses, evaluations = Health(judges), dict[int, float](), dict[int, dict[str, float]]()
+        for row in read_journal(self.folder.metrics):
+            if "loss/d" in row:
+                losses[row["step"]] = row["loss/d"]
+        results = read_scores(self.folder.scores)
+        for name in (*judges, "ms-ssim", "ms-ssim-real"):
+            for result in comparable(results, name):
+                evaluations.setdefault(result.step, {})[name] = result.scores[name]
+        return health, [f"step {step}: {text}" for step, text in health.replay(losses, evaluations)]
 
     def roll_back(self, state: State, audit: Path | None, cause: str) -> None:
         """On the main rank, remove what came after the checkpoint that ``state`` returned to, and record it."""
-        self.problems.clear()
         self.progress.write(f"Back to step {state.step}, with other latents: {cause}")
         self.progress.rewind(state.step)
         for path in reversed(checkpoints(self.folder.checkpoints)):  # the newest first: a kill leaves a run to resume
             if path.name > checkpoint_name(state.step):
-                shutil.rmtree(path)
+                remove(path)
         for path in self.folder.journals(audit):
             roll_back(path, state.step)
         with closing(Journal(self.folder.rollbacks)) as journal:  # last, because steps must not fall within a journal

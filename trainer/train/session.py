@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ from shards.loading.loader import normalise
 from trainer.config import Config
 from trainer.errors import WentWrong
 from trainer.evaluate.evaluation import Evaluator, describe_subject, generated
+from trainer.folder import checkpoint
 from trainer.folder.background import CheckpointWriter
 from trainer.folder.journal import check_bad_samples
-from trainer.folder.score_log import lacks_scores, read_scores
+from trainer.folder.score_log import JUDGES, lacks_scores, read_scores
 from trainer.gan.augmentation import draw
-from trainer.gan.factory import describe_networks
+from trainer.gan.factory import create_generator, describe_networks
 from trainer.gan.kernels.cuda_graph import Replay
 from trainer.gan.networks import Generator, has_batch_norm
 from trainer.gan.noise import AUGMENTATION, LATENT, latents
@@ -29,12 +29,12 @@ from trainer.gan.optimizer import Tensors
 from trainer.gan.schedule import settings
 from trainer.gan.state import State, find_non_finite
 from trainer.gan.step import Metrics, Step
-from trainer.ranks.process_group import StopVote, check_equal
+from trainer.ranks.process_group import StopVote, check_equal, share_buffers
 from trainer.samples import caption, fixed_latents, generate, to_pixels
 from trainer.train.divergence import read_metrics
 from trainer.train.outputs import Outputs
 from trainer.watch.board import AXIS
-from trainer.watch.health import Health
+from trainer.watch.health import Health, Problem
 from trainer.watch.meter import Meter, memory
 
 
@@ -54,9 +54,9 @@ class Session:
     stop_vote: StopVote
     checkpoints: CheckpointWriter
     outputs: Outputs
-    health: Health
     evaluator: Evaluator | None  # scores the generator, if the run asks for it
     first_position: int  # position that this process started from
+    health: Health = field(init=False)  # see recall_health
     unsaved: Metrics | None = None  # metrics of the last step, if no checkpoint holds it yet
 
     @property
@@ -105,15 +105,18 @@ class Session:
         """
         read_metrics(self.accelerator, metrics, self.state.step, find_non_finite(self.state.tensors()))
 
-    @contextmanager
-    def _sampling(self) -> Iterator[Generator]:
-        """The network that samples are drawn with, the average if there is one, in ``eval`` mode inside the block."""
-        network = self.state.average if self.config.ema_images else self.state.generator
-        network.eval()
-        try:
-            yield network
-        finally:
-            self.state.generator.train()
+    def _sampled_network(self) -> Generator:
+        """The generator that samples are drawn with, the average if there is one, as a checkpoint restores it: in
+        ``eval`` mode and without autocast. It shares the weights of the training.
+        """
+        network, manifest = (
+            self.state.average if self.config.ema_images else self.state.generator,
+            self.dataset.manifest,
+        )
+        with torch.device("meta"):
+            copy = create_generator(self.config.model, manifest.size, manifest.channels)
+        copy.load_state_dict(network.state_dict(), assign=True)
+        return copy.eval().requires_grad_(False)
 
     def owes_evaluation(self) -> bool:
         """Whether the checkpoint that this process starts from lacks its scores, because a kill or a stop came first.
@@ -140,28 +143,42 @@ class Session:
             if stopped():
                 raise Stopped
 
-        config, state = self.config, self.state
-        with self._sampling() as network:
-            subject = describe_subject(state.step, state.position, network, averaged=bool(config.ema_images))
-            source = generated(network, config.seed, config.model.z_dim)
-            try:
-                results = self.evaluator.score(subject, source, advance=check)
-            except Stopped:
-                return False
-        if self.accelerator.is_main_process:
+        config, state, main = self.config, self.state, self.accelerator.is_main_process
+        network = self._sampled_network()
+        if not config.model.sync_bn:
+            share_buffers(network, self.accelerator)
+        subject = describe_subject(state.step, state.position, network, averaged=bool(config.ema_images))
+        try:
+            results = self.evaluator.score(subject, generated(network, config.seed, config.model.z_dim), advance=check)
+        except Stopped:
+            return False
+        if main:
+            self.checkpoints.wait()
+            digest = checkpoint.digest(self.outputs.folder.checkpoints / subject.checkpoint)
+            results = [replace(result, digest=digest) for result in results]
             self.outputs.log_scores(results, state.position / len(self.dataset), config.evaluate.by)
         scores = {name: value for result in results for name, value in result.scores.items()}
-        self._react(self.health.check_scores(scores))
+        self._react(self.health.check_scores(state.step, scores))
         return True
 
-    def _react(self, problems: Sequence[str]) -> None:
+    def recall_health(self) -> None:
+        """Judge the training by what the run folder says of its earlier steps. Every rank must call it."""
+        evaluate = self.config.evaluate
+        recalled: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            recalled = [self.outputs.recall_health((evaluate.by,) if evaluate.by else JUDGES)]
+        broadcast_object_list(recalled)
+        self.health, self.outputs.problems = recalled[0]
+
+    def _react(self, problems: Sequence[Problem]) -> None:
         """Show ``problems``, which all ranks found, and raise :class:`WentWrong` unless --on-collapse is ``warn``."""
         for problem in problems:
-            self.outputs.warn(problem, self.state, alert=self.config.tracking.alerts)
+            self.outputs.warn(problem.text, self.state, alert=self.config.tracking.alerts)
         if problems and self.config.on_collapse != "warn":
             raise WentWrong(
-                f"Step {self.state.step}: {'; '.join(problems)}.",
+                f"Step {self.state.step}: {'; '.join(problem.text for problem in problems)}.",
                 "Its checkpoints are kept. Start anew with other settings and another --out.",
+                since=min(problem.since for problem in problems),
             )
 
     def draw_samples(self) -> None:
@@ -170,8 +187,8 @@ class Session:
             return
         config, state = self.config, self.state
         count = config.samples.count
-        with self._sampling() as network:
-            images = generate(network, fixed_latents(config.seed, count, config.model.z_dim))
+        network = self._sampled_network()
+        images = generate(network, fixed_latents(config.seed, count, config.model.z_dim))
         text = caption(config.seed, count, state.step, config.ema_images, batch_norm=has_batch_norm(network))
         self.outputs.draw_sheet("fake", f"step-{state.step:09d}.png", to_pixels(images), text, state.position)
 
@@ -202,7 +219,7 @@ class Session:
                     outputs.tracker.log_checkpoint(path, metadata)
 
             self.checkpoints.save(state, metadata, on_written, outputs.best_checkpoint(self.config.evaluate.by))
-            outputs.folder.write_status("running", state.step, state.position)
+            outputs.write_status(state)
         self.unsaved = None
 
     def _checkpoint_metadata(self) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from trainer.config import Config
 from trainer.folder.background import CheckpointWriter
 from trainer.folder.journal import BadSampleLog, Journal, roll_back, rollbacks_to
 from trainer.folder.run_folder import RunFolder
-from trainer.folder.score_log import JUDGES
 from trainer.folder.start_log import record_start
 from trainer.gan.kernels.cuda_graph import Replay, cuda_graph
 from trainer.gan.state import State, create_state
@@ -33,7 +32,6 @@ from trainer.train.loop import train
 from trainer.train.outputs import Outputs
 from trainer.train.prepare import Prepared, dry_run, prepare
 from trainer.train.session import Session
-from trainer.watch.health import Health
 from trainer.watch.meter import DataAdvisor
 from trainer.watch.progress import Progress
 from trainer.watch.tracker import Tracker, code_version
@@ -102,7 +100,7 @@ def _open_session(
     if main:
         start = {"step": prepared.step, "position": prepared.position, **metadata}
         outputs.sheets.submit(lambda: record_start(folder.starts, {**start, **code_version()}))  # git may take long
-    return Session(
+    session = Session(
         config=config,
         dataset=prepared.dataset,
         accelerator=accelerator,
@@ -111,10 +109,11 @@ def _open_session(
         stop_vote=StopVote(launch.ranks),
         checkpoints=CheckpointWriter(folder.checkpoints, config.checkpoint.keep),
         outputs=outputs,
-        health=Health((config.evaluate.by,) if config.evaluate.by else JUDGES),
         evaluator=create_evaluation(config, accelerator, prepared.reals),
         first_position=state.position,
     )
+    session.recall_health()
+    return session
 
 
 def _restore_state(config: Config, accelerator: Accelerator, prepared: Prepared) -> State:
@@ -137,20 +136,25 @@ def _roll_back_folder(config: Config, folder: RunFolder, step: int) -> None:
 
 
 @contextmanager
-def _failure_recorded(folder: RunFolder, launch: Launch, reached: Prepared | State) -> Iterator[None]:
+def _failure_recorded(
+    folder: RunFolder, launch: Launch, reached: Prepared | State, outputs: Outputs | None = None
+) -> Iterator[None]:
     """If the block fails, write its cause, and the step and position of ``reached``, to the main rank's status."""
     try:
         yield
     except Exception as error:
-        _record_failure(error, folder, launch, reached)
+        _record_failure(error, folder, launch, reached, outputs)
         raise
 
 
-def _record_failure(error: Exception, folder: RunFolder, launch: Launch, reached: Prepared | State) -> str:
+def _record_failure(
+    error: Exception, folder: RunFolder, launch: Launch, reached: Prepared | State, outputs: Outputs | None
+) -> str:
     cause = explain_failure(error, launch, reached.step)
     if launch.rank == 0:
+        warnings = outputs.warnings if outputs else {}
         with suppress(OSError):  # on a full disk, the first error is the one to report
-            folder.write_status("failed", reached.step, reached.position, error=cause)
+            folder.write_status("failed", reached.step, reached.position, error=cause, **warnings)
     return cause
 
 
@@ -161,7 +165,7 @@ def _train(session: Session, preemption: Preemption, launch: Launch) -> None:
 
     def on_lost(connection: str) -> None:
         """In a thread, when the main thread is stuck."""
-        cause = _record_failure(RuntimeError(f"{LOST_CONNECTION[0]}: {connection}"), folder, launch, state)
+        cause = _record_failure(RuntimeError(f"{LOST_CONNECTION[0]}: {connection}"), folder, launch, state, outputs)
         if os.environ.get("LOCAL_RANK", "0") == "0":  # once in each node's log
             print(f"error (rank {launch.rank} on {platform.node()}): {cause}", file=sys.stderr, flush=True)
         writing = Thread(target=session.checkpoints.close, daemon=True)
@@ -169,9 +173,9 @@ def _train(session: Session, preemption: Preemption, launch: Launch) -> None:
         writing.join(WRITING)  # a device that is stuck may hold up the writer too
 
     try:
-        with _failure_recorded(folder, launch, state), Peers(launch, on_lost, preemption.request) as peers:
+        with _failure_recorded(folder, launch, state, outputs), Peers(launch, on_lost, preemption.request) as peers:
             if main:
-                folder.write_status("running", state.step, state.position)
+                outputs.write_status(state)
             if state.step == 0:
                 session.draw_reals()
                 session.draw_samples()
@@ -179,7 +183,7 @@ def _train(session: Session, preemption: Preemption, launch: Launch) -> None:
             failed = False
             if main:
                 folder.stop.unlink(missing_ok=True)
-                folder.write_status(ending, state.step, state.position)
+                outputs.write_status(state, ending)
                 if ending == "done" and session.config.tracking.artifacts:
                     outputs.log_generator()
     finally:

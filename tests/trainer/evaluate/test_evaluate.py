@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from shards.common.errors import InputError
-from tests.support.launching import SMALL, run
+from tests.support.launching import SMALL, run, status
 from tests.support.make import make_shards
 from trainer.cli import conclude
+from trainer.evaluate import __main__ as main
 from trainer.evaluate import evaluation
 from trainer.evaluate.__main__ import Evaluate, evaluate
+from trainer.folder.checkpoint import CHECKSUMS, checkpoint_name, remove
 from trainer.folder.load_run import load_run
+from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import append_scores, read_scores
 
 PIXELS = ("swd-32", "swd-16", "swd", "ms-ssim", "ms-ssim-real")
@@ -78,6 +82,36 @@ def test_watching_an_ended_run_scores_what_it_has(trained: Path) -> None:
     (trained / "scores.jsonl").unlink(missing_ok=True)
     evaluate(Evaluate(trained, features="pixels", samples=128, watch=True))
     assert {result.step for result in read_scores(trained / "scores.jsonl")} == {2, 4}
+
+
+def test_watching_scores_what_is_written_again_and_misses_what_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that goes back writes a step twice, and one that goes on removes old checkpoints."""
+    folder, seen = RunFolder(tmp_path), list[str]()
+
+    def write(step: int, content: str) -> None:
+        path = folder.checkpoints / checkpoint_name(step)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / CHECKSUMS).write_text(content)
+
+    def score(path: Path) -> None:
+        seen.append((path / CHECKSUMS).read_text())
+        if seen == ["2a"]:
+            write(2, "2b")
+            remove(folder.checkpoints / checkpoint_name(4))
+            folder.write_status("done", 8, 64)
+        if seen[-1] == "6a":
+            remove(path)
+            raise InputError("torn")
+
+    for step in (2, 4, 6, 8):
+        write(step, f"{step}a")
+    folder.write_status("running", 8, 64)
+    monkeypatch.setattr(main, "read_status", lambda path: SimpleNamespace(**status(path)))  # no process trains here
+    monkeypatch.setattr(main, "PAUSE", 0.01)
+    main.watch(folder, score)
+    assert seen == ["2a", "6a", "8a", "2b"] and not list(folder.checkpoints.glob(".*"))
 
 
 def test_a_run_without_scores_has_no_best(trained: Path) -> None:

@@ -57,11 +57,11 @@ def test_patches_lie_in_their_image_and_are_normalised(faces: Tensor) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 50.0])
-def test_sorting_by_16_bits_keeps_six_digits(scale: float) -> None:
+def test_sorting_by_16_bits_keeps_five_digits(scale: float) -> None:
     generator = torch.Generator().manual_seed(1)
     a, b = (scale * torch.randn(16, 5000, generator=generator) for _ in range(2))
     expected = np.abs(np.sort(a.numpy(), axis=1) - np.sort(b.numpy(), axis=1)).mean()
-    assert pixels._sorted_distance(a, b).item() == pytest.approx(expected, rel=1e-4)
+    assert pixels._sorted_distance(a, b).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_similarity_is_one_for_equal_images_and_low_for_noise(faces: Tensor) -> None:
@@ -72,8 +72,3 @@ def test_similarity_is_one_for_equal_images_and_low_for_noise(faces: Tensor) -> 
     assert multiscale_similarity(few[torch.randperm(128, generator=torch.Generator().manual_seed(2))]) > (
         multiscale_similarity(faces[:128])
     )
-
-
-def test_large_images_use_all_scales(faces: Tensor) -> None:
-    large = torch.nn.functional.interpolate(faces[:4].float(), size=192).byte()
-    assert multiscale_similarity(large) > multiscale_similarity(faces[:4])  # enlarged, they differ only coarsely

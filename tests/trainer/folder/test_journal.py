@@ -13,7 +13,7 @@ from shards.common.errors import InputError
 from shards.loading.reader import Bad
 from tests.support.launching import SMALL, rows, run, status
 from tests.support.make import key, make_shards, reindex
-from trainer.folder.journal import BadSampleLog, Journal, check_bad_samples, roll_back
+from trainer.folder.journal import BadSampleLog, Journal, check_bad_samples, roll_back, rollbacks_to
 
 BAD = Bad(7, "a.tar", "000000007", 512, "broken")
 
@@ -85,12 +85,26 @@ def test_a_journal_not_begun_yet_is_fine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [b"3\n", b"[]\n", b"{}\n", b"null\n"])
-def test_a_line_that_is_no_row_ends_the_journal(tmp_path: Path, line: bytes) -> None:
+def test_a_line_that_is_no_row_goes(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "x"
     lines = write(path, [1])
     path.write_bytes(lines[0] + line + lines[0])
     roll_back(path, 5)
-    assert path.read_bytes() == lines[0]
+    assert path.read_bytes() == 2 * lines[0]
+
+
+def test_lines_out_of_order_stay_if_their_steps_do(tmp_path: Path) -> None:
+    """As the scores, of which somebody may ask twice."""
+    path = tmp_path / "x"
+    lines = write(path, [2, 4, 6, 2, 6, 4])
+    roll_back(path, 4)
+    assert path.read_bytes() == b"".join(lines[place] for place in (0, 1, 3, 5))
+
+
+def test_a_torn_line_hides_no_rollback(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text('{"step": 4, "rollbacks": 1}\n{"step": 4, "rollbacks": 2}\n{"step": 4, "roll')
+    assert rollbacks_to(path, 4) == 2 and rollbacks_to(path, 3) == 0 == rollbacks_to(tmp_path / "none", 4)
 
 
 def test_every_bad_sample_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,11 +14,16 @@ import torch
 from tests.support.launching import SMALL, keys, status
 from tests.support.ranks import on_ranks, train_here
 from trainer.folder import checkpoint
+from trainer.folder.journal import BadSampleLog
+from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import Result, append_scores
 from trainer.gan.step import Metrics
 from trainer.train.loop import MOST_ROLLBACKS
+from trainer.train.outputs import Outputs
 from trainer.train.session import Session
 from trainer.watch import health
+from trainer.watch.meter import DataAdvisor
+from trainer.watch.progress import Progress
 
 BAD = 5  # the step that goes wrong
 
@@ -35,9 +40,12 @@ def attempt(words: list[str], times: int = 0, kind: str = "nan", best: int = 0) 
         metrics = advance(self, batches, report=report)
         if self.state.step == BAD and spoilt < times:
             spoilt += 1
-            if kind == "nan":
+            if kind in ("nan", "torn"):
                 with torch.no_grad():
                     next(self.state.generator.parameters()).fill_(torch.nan)
+            if kind == "torn":
+                self.checkpoints.wait()
+                (checkpoint.checkpoints(self.outputs.folder.checkpoints)[-1] / "average.safetensors").write_bytes(b"")
             if best and spoilt == 2:
                 append_scores(self.outputs.folder.scores, [score_of(best)])
         if kind == "zero" and spoilt and spoilt <= times and self.state.rollbacks < times:
@@ -54,6 +62,11 @@ def score_of(step: int) -> Result:
         checkpoint=checkpoint.checkpoint_name(step), step=step, position=8 * step, weights="averaged",
         batch_norm="none", features="pixels", resize="none", samples=100, reals=100, data="", scores={"swd": 1.0},
     )  # fmt: skip
+
+
+def create_outputs(path: Path) -> Outputs:
+    return Outputs(folder=RunFolder(path), progress=Progress(0, 1, shown=False), tracker=None, audit=None,
+                   bad_samples=BadSampleLog(path / "bad.jsonl"), advisor=DataAdvisor(0, "jpg", False, 1))  # fmt: skip
 
 
 def words(shards: Path, out: Path, *more: str) -> list[str]:
@@ -126,6 +139,26 @@ def test_a_run_that_is_killed_after_its_return_draws_the_same_latents(faces32: P
     assert equal(whole, killed)
 
 
+def test_a_torn_checkpoint_is_passed_over(faces32: Path, tmp_path: Path) -> None:
+    code, said = on_ranks(1, attempt, words(faces32, tmp_path, "--on-collapse", "rollback"), 1, "torn")[0]
+    assert code == 0 and said.count("Back to step 2, with other latents: ") == 1, said
+    assert status(tmp_path)["state"] == "done"
+
+
+def test_a_run_returns_to_before_its_problem_began(tmp_path: Path) -> None:
+    """Without scores, checkpoints of a collapsed training are newer. A best one that is gone is none."""
+    folder, outputs = RunFolder(tmp_path), create_outputs(tmp_path)
+    for step in (2, 4, 6):
+        (folder.checkpoints / checkpoint.checkpoint_name(step)).mkdir(parents=True)
+
+    def steps(since: int) -> list[int]:
+        return [int(name[5:]) for name in outputs.checkpoints_to_return_to(None, since)]
+
+    assert steps(7) == [6, 4, 2] and steps(5) == [4, 2] and steps(4) == [2] and steps(2) == []
+    append_scores(folder.scores, [score_of(8), score_of(2)])
+    assert steps(7) == [2, 6, 4] and outputs.best_checkpoint(None) == checkpoint.checkpoint_name(2)
+
+
 def test_a_run_goes_back_three_times_at_most(faces32: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     code, said = on_ranks(1, attempt, words(faces32, out, "--on-collapse", "rollback"), 10)[0]
@@ -145,4 +178,7 @@ def test_a_run_goes_on_with_a_warning_otherwise(faces32: Path, tmp_path: Path) -
     out = tmp_path / "run"
     code, said = on_ranks(1, attempt, words(faces32, out), 1, "zero")[0]
     assert code == 0 and said.count("warning: step 6: the discriminator's loss has been 0") == 1
-    assert status(out)["state"] == "done"
+    assert status(out)["state"] == "done" and status(out)["warnings"][0].startswith("step 6: ")
+    code, said = on_ranks(1, attempt, words(faces32, out, "--steps", "10"), 0)[0]
+    assert code == 0 and "warning: step" not in said  # it is named once
+    assert status(out)["step"] == 10 and status(out)["warnings"][0].startswith("step 6: ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.support.ranks import on_ranks, train_here
 from trainer.config import Config, Data, Evaluation, Model
 from trainer.evaluate.__main__ import Evaluate, evaluate
 from trainer.evaluate.evaluation import describe_subject, generated
+from trainer.folder import checkpoint
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import append_scores, best, read_scores
 from trainer.folder.start_log import read_starts
@@ -156,6 +158,33 @@ def test_any_number_of_ranks_gives_the_same_scores(faces32: Path, tmp_path: Path
         assert results == [pytest.approx(alone, rel=1e-6, abs=1e-9)] * ranks
     (cached,) = on_ranks(1, scores_here, str(faces32), str(tmp_path / "2"))
     assert cached == pytest.approx(alone, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_scores_are_those_of_the_checkpoint_and_change_no_weight(faces32: Path, tmp_path: Path, ranks: int) -> None:
+    """Without averaged weights, with bf16 where a CPU has it, and with other statistics on each rank."""
+
+    def train(name: str, *more: str) -> dict[str, dict[str, torch.Tensor]]:
+        words = ["--data.shards", str(faces32), "--out", str(tmp_path / name), "--data.workers", "0", *SMALL,
+                 "--steps", "4", "--ema-images", "0", "--model.sync-bn", "false", "--data.cache",
+                 str(tmp_path / "cache"), "--evaluate.features", "pixels", *more]  # fmt: skip
+        assert [code for code, _ in on_ranks(ranks, train_in_bf16, words)] == [0] * ranks
+        return checkpoint.load(tmp_path / name / "checkpoints" / "step-000000004")[0]
+
+    scored = train("scored", "--evaluate.every", "1", "--evaluate.samples", "100")
+    plain = train("plain", "--evaluate.samples", "0")
+    assert all(torch.equal(scored[group][name], plain[group][name]) for group in plain for name in plain[group])
+    last = read_scores(tmp_path / "scored" / "scores.jsonl")[-1]
+    (tmp_path / "scored" / "scores.jsonl").unlink()
+    evaluate(Evaluate(tmp_path / "scored", features="pixels", samples=100))
+    (again,) = read_scores(tmp_path / "scored" / "scores.jsonl")
+    assert again.key == last.key and last.weights == "current"
+    assert again.scores == pytest.approx(last.scores, rel=1e-6)
+
+
+def train_in_bf16(words: list[str]) -> tuple[int, str]:
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"  # this process ends after it
+    return train_here(words)
 
 
 def test_a_judge_needs_its_features() -> None:

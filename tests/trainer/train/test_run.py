@@ -130,7 +130,7 @@ def test_float64_trains_in_float64(faces32: Path, tmp_path: Path) -> None:
 def test_a_warning_at_the_end_does_not_print_into_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     monkeypatch.setattr(warnings, "warn", lambda message, **_: events.append(message))
-    parts = {field.name: Mock() for field in fields(Session)} | {"checkpoints": Background()}
+    parts = {field.name: Mock() for field in fields(Session) if field.init} | {"checkpoints": Background()}
     parts["outputs"].progress.close.side_effect = lambda: events.append("the bar is closed")
     parts["checkpoints"].submit(Mock(side_effect=OSError("disk full")))
     Session(**parts).close(failed=True)

@@ -179,10 +179,10 @@ def test_an_online_run_sends_everything_including_what_the_dashboard_shows(faces
     assert [item["images"] for item in server.rows if figures & item.keys()] == [row["images"] for row in journal]
     assert len([item for item in server.rows if "samples/fake" in item]) == 3
     sent = {name for row in journal for name in row}
-    of_fp16, of_a_gpu = {"amp/scale", "amp/skipped_d", "amp/skipped_g"}, {"memory/device_gb"}
+    others = {"amp/scale", "amp/skipped_d", "amp/skipped_g", "memory/device_gb", "penalty/r1", "penalty/r2"}
     charted = [name for panels in SECTIONS.values() for metrics in panels.values() for name in metrics]
     of_an_evaluation = {name for name in charted if name.startswith("evaluation/")}
     assert of_an_evaluation <= sent  # W&B charts the others by itself
     reported = {name for name in sent if not name.startswith("evaluation/")}
-    assert sorted(charted) == sorted((reported | of_an_evaluation | of_fp16 | of_a_gpu) - {"step", "epoch", AXIS})
+    assert sorted(charted) == sorted((reported | of_an_evaluation | others) - {"step", "epoch", AXIS})
     assert not files_with(KEY, tmp_path / "run")

@@ -1,0 +1,79 @@
+"""Which checkpoint is the best, of which results may be compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards.common.errors import InputError
+from trainer.folder.checkpoint import checkpoint_name
+from trainer.folder.load_run import find_best
+from trainer.folder.run_folder import RunFolder
+from trainer.folder.score_log import Result, append_scores, best, comparable, curves, read_scores
+
+
+def result(step: int, *, samples: int = 1000, data: str = "own", **scores: float) -> Result:
+    named = {name.replace("_", "-"): value for name, value in scores.items()}
+    return Result(checkpoint=checkpoint_name(step), step=step, position=8 * step, weights="averaged", batch_norm="none",
+                  features="x", resize="none", samples=samples, reals=samples, data=data, scores=named)  # fmt: skip
+
+
+TRAINING = [result(2, swd=330), result(4, swd=311), result(6, swd=255), result(8, swd=260)]
+
+
+def chosen(results: list[Result], **more: Any) -> tuple[str, int] | None:
+    found = best(results, **more)
+    return (found[0], found[1].step) if found else None
+
+
+@pytest.mark.parametrize(
+    "by_hand", [result(4, samples=10_000, swd=300), result(4, data="test", swd=10), result(4, fid=1), result(2, fd_x=1)]
+)
+def test_one_evaluation_by_hand_does_not_replace_those_of_the_run(by_hand: Result) -> None:
+    """With more samples, of other images, or of a preferred score."""
+    assert chosen([*TRAINING[:2], by_hand, *TRAINING[2:]]) == ("swd", 6)
+    assert curves([*TRAINING, by_hand])["swd"] == {8 * old.step: old.scores["swd"] for old in TRAINING}
+
+
+def test_the_preferred_score_judges_where_all_checkpoints_have_it() -> None:
+    by_hand = [result(old.step, fid=old.step) for old in TRAINING]
+    assert chosen([*TRAINING, *by_hand]) == ("fid", 2)
+    assert chosen([*TRAINING, *by_hand], by="swd") == ("swd", 6)
+    assert chosen(TRAINING, by="fid") == ("swd", 6)  # which nobody has computed
+    assert chosen([result(2, ms_ssim=1), result(4, swd=float("nan"))]) is None
+
+
+def test_the_last_score_of_a_checkpoint_counts() -> None:
+    assert chosen([*TRAINING, result(6, swd=500)]) == ("swd", 8)
+
+
+@given(
+    st.lists(st.builds(result, st.integers(1, 5), samples=st.sampled_from([100, 200]), swd=st.floats(0, 9)), min_size=1)
+)
+def test_compared_results_answer_one_question_about_different_checkpoints(results: list[Result]) -> None:
+    found = comparable(results, "swd")
+    assert len({each.question for each in found}) == 1
+    asked = {each.question: {other.step for other in results if other.question == each.question} for each in results}
+    assert len(found) == len({each.step for each in found}) == max(map(len, asked.values()))
+
+
+def test_only_checkpoints_that_exist_are_best(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    append_scores(folder.scores, TRAINING)
+    for step in (2, 4):
+        (folder.checkpoints / checkpoint_name(step)).mkdir(parents=True)
+    found = find_best(folder, None)
+    assert found is not None and found[1].step == 4
+
+
+@pytest.mark.parametrize("scores", ["null", "[]", '{"swd": "low"}'])
+def test_scores_that_are_no_numbers_are_named(tmp_path: Path, scores: str) -> None:
+    path = tmp_path / "scores.jsonl"
+    append_scores(path, TRAINING[:1])
+    path.write_text(path.read_text() + path.read_text().replace('{"swd": 330}', scores))
+    with pytest.raises(InputError, match="does not hold results"):
+        read_scores(path)

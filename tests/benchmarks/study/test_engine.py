@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -51,11 +52,25 @@ def test_a_study_in_this_process_scores_two_variants_on_equal_images(
     assert run_study(plan, (TWO, ONE), [0]) == rows and (plan.out / RESULTS).read_bytes() == before
 
 
+@contextmanager
+def slowly() -> Iterator[None]:
+    """A tenth of a second for each step, so that the run is in the middle when it is killed."""
+    from trainer.gan.state import State
+
+    def update(self: State, images: int, half_life: int) -> None:
+        time.sleep(0.1)
+        average(self, images, half_life)
+
+    average = State.update_average
+    with patch.object(State, "update_average", update):
+        yield
+
+
 def killed(plan: Plan) -> None:
     """Kills a study in the middle of its only run."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(NEEDED)
-    process = context.Process(target=run_study, args=(plan, (ONE,), [0]))
+    process = context.Process(target=run_study, args=(plan, (replace(ONE, prepare=slowly),), [0]))
     process.start()
     folder, until = RunFolder(plan.run_folder(ONE, 0)), time.monotonic() + 200
     while not checkpoints(folder.checkpoints):
@@ -71,7 +86,7 @@ def killed(plan: Plan) -> None:
 
 
 def test_a_killed_study_continues_and_ends_as_an_undisturbed_one(plan: Plan) -> None:
-    plan = replace(plan, marks=(8 * 100,))
+    plan = replace(plan, marks=(8 * 40,))
     killed(plan)
     (continued,) = run_study(plan, (ONE,), [0])
     assert "from the start" not in plan.log(ONE, 0).read_text()

@@ -16,7 +16,7 @@ from shards.common.errors import InputError
 PLAN = Plan("mnist", Path("shards"), Path("study"), (640,), 64)
 
 
-@settings(max_examples=10, deadline=None)  # the trainer's command line takes 40 ms to parse
+@settings(max_examples=5, deadline=None)  # the trainer's command line takes 40 ms to parse
 @given(batch=st.integers(1, 64), k=st.integers(1, 8), count=st.integers(1, 50))
 def test_steps_times_images_of_a_step_are_the_images_asked_for(batch: int, k: int, count: int) -> None:
     plan, variant = replace(PLAN, batch_size=batch), Variant("k", "", ("--d-steps", str(k)))

@@ -66,8 +66,9 @@ def initialise(network: nn.Module, seed: int, bn_mean: float = 1.0) -> None:
     1 in dcgan.torch and 0 in the tutorial, which almost silences the signal at the start. Biases of convolutions and
     all of a linear layer keep PyTorch's own uniform distribution. Directions of spectral normalisation are uniform.
 
-    In a network without BatchNorm, N(0, 0.02) would divide the signal by three in each layer. There, convolutions that
-    nothing normalises have the variance for LeakyReLU 0.2 of He et al. (arXiv 1502.01852), which keeps it.
+    In a network without BatchNorm, N(0, 0.02) would weaken the signal in each layer: with 16 features, the first logits
+    would be equal for all images, to 0.002. There, convolutions that nothing normalises have the variance for LeakyReLU
+    0.2 of He et al. (arXiv 1502.01852), which keeps it.
     """
     generator, normalised = torch.Generator().manual_seed(seed), has_batch_norm(network)
     for module in network.modules():

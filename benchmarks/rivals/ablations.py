@@ -10,6 +10,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
+import trainer.gan.networks
 from trainer.config import Model
 from trainer.gan import factory, state
 from trainer.gan.dcgan import DcganDiscriminator, DcganGenerator
@@ -77,8 +78,11 @@ def _pooling_discriminator(model: Model, size: int, channels: int) -> Discrimina
 
 @contextmanager
 def without_batch_norm() -> Iterator[None]:
-    """In the block, the kind ``NO_BATCH_NORM`` exists: neither network has BatchNorm."""
+    """In the block, the kind ``NO_BATCH_NORM`` exists: neither network has BatchNorm. Its weights start at N(0, 0.02),
+    as DCGAN's; by default, the product gives networks without BatchNorm larger ones.
+    """
     with (
+        patch.object(trainer.gan.networks, "has_batch_norm", lambda _network: True),  # only ``initialise`` looks there
         patch.dict(factory.GENERATORS, {NO_BATCH_NORM: _plain_generator}),
         patch.dict(factory.DISCRIMINATORS, {NO_BATCH_NORM: _plain_discriminator}),
     ):

@@ -50,6 +50,16 @@ def test_nothing_is_left_of_batch_norm_but_its_bias() -> None:
         )
 
 
+def test_without_batch_norm_the_weights_still_start_small() -> None:
+    with without_batch_norm():
+        model = Model(kind=NO_BATCH_NORM, features_g=8, features_d=8)  # type: ignore[arg-type]
+        state = create_state(Config(model=model), 32, 1, torch.device("cpu"))
+    for network in (state.generator, state.discriminator):
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                assert 0.015 < module.weight.std() < 0.025
+
+
 def test_no_convolution_of_pooling_networks_has_a_stride_but_the_last() -> None:
     with with_pooling():
         generator, discriminator = networks(POOLING)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         skipped = [str(report.longrepr) for report in reporter.stats.get("skipped", ())]
         if any(NO_GPU not in why for why in skipped):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(autouse=True)
+def keep_denormals() -> Iterator[None]:
+    """A training flushes them to 0 in its whole thread, and hypothesis refuses to work without them."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

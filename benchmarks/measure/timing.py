@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -52,13 +53,13 @@ def breakdown(shardgan: Shardgan, images: torch.Tensor, iterations: int) -> dict
     clock = Clock(shardgan.device)
     discriminator_step, generator_step, optimize = Step._discriminator_step, Step._generator_step, Adam.step
 
-    def timed_d(self: Step, *values: torch.Tensor, report: bool) -> object:
+    def timed_d(self: Step, *values: Any, report: bool) -> object:
         with clock.phase("discriminator's step"):
             return discriminator_step(self, *values, report=report)
 
-    def timed_g(self: Step, fake: torch.Tensor, *, report: bool) -> object:
+    def timed_g(self: Step, *values: Any, report: bool) -> object:
         with clock.phase("generator's step, after its forward"):
-            return generator_step(self, fake, report=report)
+            return generator_step(self, *values, report=report)
 
     def timed_adam(self: Adam) -> None:
         with clock.phase("of which both optimizers"):

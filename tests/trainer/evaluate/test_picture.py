@@ -54,6 +54,7 @@ def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: py
     assert capsys.readouterr().err == f"warning: {tmp_path / 'evaluation.png'} cannot be written (Is a directory).\n"
 
 
-def test_windows_are_never_opened(tmp_path: Path) -> None:
+def test_windows_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)  # torchmetrics imports it
     draw_scores(results(20, scores=PIXELS), None, tmp_path / "evaluation.png")
     assert "matplotlib.pyplot" not in sys.modules

@@ -14,7 +14,10 @@ from trainer.ranks.launch import Launch
 from trainer.ranks.peers import ADDRESS, Peers
 
 # Connections close when their process ends.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 WAIT = 60.0
 
 

@@ -90,7 +90,8 @@ def test_a_killed_and_resumed_run_is_one_without_a_gap(faces32: Path, tmp_path: 
 
     items = [entry["item"] for part in parts for entry in part["history"]]
     sent = [entry["item"] for entry in parts[1]["history"]]
-    assert [item["images"] for item in sent] == sorted(item["images"] for item in sent)
+    places = [item["images"] for item in sent if "loss/d" in item]  # sheets are sent from a thread of their own
+    assert places == sorted(places)
     reports = {item["images"]: item for item in items if "loss/d" in item}
     assert sorted(reports) == list(range(16, 1601, 16))
     journal = rows(tmp_path / "run" / "metrics.jsonl")

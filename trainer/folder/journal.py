@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from math import inf
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -56,9 +55,11 @@ class Journal:
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of ``path`` that have a step, in order; none if it does not exist."""
+    """The rows of ``path``, in order; none if it does not exist. What is no whole line with a step is left out."""
     with suppress(FileNotFoundError), path.open("rb") as file:
-        yield from (json.loads(line) for line in file if _step(line) < inf)
+        for line in file:
+            if row := _parse(line):
+                yield row
 
 
 def roll_back(path: Path, step: int) -> None:
@@ -67,7 +68,7 @@ def roll_back(path: Path, step: int) -> None:
         return
     with path.open("rb+") as file:
         end = _skip(file, step)  # journals of a training end here: their lines are in order
-        rest = [line for line in file if _step(line) <= step]
+        rest = [line for line in file if _stays(line, step)]
         file.seek(end)
         file.writelines(rest)
         file.truncate()
@@ -79,17 +80,24 @@ def _skip(file: BinaryIO, step: int) -> int:
     """Read ``file`` up to the first line to remove, and that line; returns where it starts."""
     end = 0
     for line in file:
-        if _step(line) > step:
+        if not _stays(line, step):
             break
         end += len(line)
     return end
 
 
-def _step(line: bytes) -> float:
-    """The step of a line; infinity if it is torn or no object with a step."""
-    with suppress(ValueError, TypeError, KeyError):
-        return float(json.loads(line)["step"]) if line.endswith(b"\n") else inf
-    return inf
+def _stays(line: bytes, step: int) -> bool:
+    row = _parse(line)
+    return row is not None and row["step"] <= step
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The row of a line; None if the line is torn or no object with a step."""
+    with suppress(ValueError, TypeError, LookupError, RecursionError):
+        row = json.loads(line)
+        if line.endswith(b"\n") and isinstance(row["step"], int):
+            return dict(row)
+    return None
 
 
 def rollbacks_to(path: Path, step: int) -> int:

@@ -65,19 +65,24 @@ def read_scores(path: Path) -> list[Result]:
     Raises ``InputError`` if another line is not a result.
     """
     try:
-        lines = path.read_text().split("\n")[:-1]
-        return [_parse(json.loads(line)) for line in lines]
+        lines = path.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         return []
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path} does not hold results of trainer.evaluate ({error}). Move it away.") from error
+    results = []
+    for number, line in enumerate(lines, 1):
+        try:
+            results.append(_parse(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{path} does not hold results of trainer.evaluate (line {number}: {error}). Delete that line."
+            ) from error
+    return results
 
 
 def _parse(row: dict[str, Any]) -> Result:
     result = Result(**row)
-    if not isinstance(result.scores, dict) or not all(
-        isinstance(value, float | int) for value in result.scores.values()
-    ):
+    values = result.scores.values() if isinstance(result.scores, dict) else [None]
+    if not all(isinstance(value, float | int) for value in values):
         raise TypeError(f"scores are {result.scores!r}")
     return result
 

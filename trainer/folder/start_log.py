@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trainer.folder.journal import Journal
+from trainer.folder.journal import Journal, read_journal
 
 
 def record_start(path: Path, facts: Mapping[str, Any]) -> None:
@@ -19,18 +18,10 @@ def record_start(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def read_starts(path: Path) -> list[dict[str, Any]]:
-    """All starts in ``path``, oldest first. A line that cannot be read, such as a torn one, is skipped."""
-    starts = []
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:  # a run of an earlier version
-        return []
-    for line in lines:
-        try:
-            starts.append(dict(json.loads(line)))
-        except (ValueError, TypeError, RecursionError):
-            continue
-    return starts
+    """All starts in ``path``, oldest first; see :func:`read_journal`."""
+    with suppress(OSError):  # nobody fails for want of it
+        return list(read_journal(path))
+    return []
 
 
 def summarise(start: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from trainer.config import Config
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings at one position, named as in ``trainer.config.Schedule``."""
+    """Settings at one position, named as in ``trainer.recipe.Schedule``."""
 
     lr_g: float
     lr_d: float

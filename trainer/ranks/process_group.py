@@ -67,10 +67,9 @@ class StopVote:
     """Makes all ranks stop before the same step when any of them has to.
 
     Every rank must vote before every step, with the step's data in its hands, and equally often during an evaluation,
-    without them. A vote is an all-reduce of one byte over
-    gloo on the CPU. It starts before one step and is read before the next, so that no rank waits for it and no device
-    is synchronised. Only if the data of the next step are late on some rank, all wait there for a second vote: a rank
-    that began the step would be stuck in its collectives.
+    without them. A vote is an all-reduce of one byte over gloo on the CPU. It starts before one step and is read before
+    the next, so that no rank waits for it and no device is synchronised. Only if the data of the next step are late on
+    some rank, all wait there for a second vote: a rank that began the step would be stuck in its collectives.
     """
 
     def __init__(self, ranks: int) -> None:

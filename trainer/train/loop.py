@@ -33,6 +33,7 @@ def train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
     """
     while True:
         try:
+            session.recall_health()
             return _train(session, preemption, peers)
         except WentWrong as error:
             if session.config.on_collapse != "rollback" or not _roll_back(session, error):
@@ -118,7 +119,6 @@ def _roll_back(session: Session, problem: WentWrong) -> bool:
         outputs.roll_back(state, config.data.audit, problem.problem)
     session.accelerator.wait_for_everyone()
     outputs.record_rollback(state, problem.problem)
-    session.recall_health()
     return True
 
 

@@ -24,7 +24,7 @@ from trainer.folder.run_folder import RunFolder, RunState
 from trainer.folder.score_log import Result, append_scores, comparable, format_scores, read_scores
 from trainer.gan.state import State
 from trainer.watch.board import AXIS
-from trainer.watch.health import Health
+from trainer.watch.health import Health, Problem
 from trainer.watch.meter import DataAdvisor
 from trainer.watch.progress import Progress
 from trainer.watch.tracker import Tracker
@@ -108,8 +108,8 @@ class Outputs:
         found = find_best(self.folder, by)
         return sorted(names, key=lambda name: (found is not None and name == found[1].checkpoint, name), reverse=True)
 
-    def recall_health(self, judges: tuple[str, ...]) -> tuple[Health, list[str]]:
-        """What the journals say of the training so far, and its problems, as :meth:`warn` lists them."""
+    def recall_health(self, judges: tuple[str, ...]) -> tuple[Health, list[tuple[int, Problem]]]:
+        """What the journals say of the training so far, and its problems, each with the step that showed it."""
         health, losses, evaluations = Health(judges), dict[int, float](), dict[int, dict[str, float]]()
         for row in read_journal(self.folder.metrics):
             if "loss/d" in row:
@@ -118,21 +118,21 @@ class Outputs:
         for name in (*judges, "ms-ssim", "ms-ssim-real"):
             for result in comparable(results, name):
                 evaluations.setdefault(result.step, {})[name] = result.scores[name]
-        return health, [f"step {step}: {text}" for step, text in health.replay(losses, evaluations)]
+        return health, health.replay(losses, evaluations)
 
     def roll_back(self, state: State, audit: Path | None, cause: str) -> None:
         """On the main rank, remove what came after the checkpoint that ``state`` returned to, and record it."""
         self.progress.write(f"Back to step {state.step}, with other latents: {cause}")
         self.progress.rewind(state.step)
+        with closing(Journal(self.folder.rollbacks)) as journal:  # first, or a kill would repeat the same latents
+            row = {"step": state.step, "position": state.position, "rollbacks": state.rollbacks, "cause": cause}
+            journal.append(row)
+            journal.sync()
         for path in reversed(checkpoints(self.folder.checkpoints)):  # the newest first: a kill leaves a run to resume
             if path.name > checkpoint_name(state.step):
                 remove(path)
         for path in self.folder.journals(audit):
             roll_back(path, state.step)
-        with closing(Journal(self.folder.rollbacks)) as journal:  # last, because steps must not fall within a journal
-            row = {"step": state.step, "position": state.position, "rollbacks": state.rollbacks, "cause": cause}
-            journal.append(row)
-            journal.sync()
 
     def record_rollback(self, state: State, cause: str) -> None:
         """Say in the audit that the samples after ``state`` are trained on again."""

@@ -162,18 +162,26 @@ class Session:
         return True
 
     def recall_health(self) -> None:
-        """Judge the training by what the run folder says of its earlier steps. Every rank must call it."""
+        """Judge the training by what the run folder says of its earlier steps. Every rank must call it.
+
+        A training that went wrong before it was stopped or killed raises :class:`WentWrong`, as :meth:`_react` does.
+        """
         evaluate = self.config.evaluate
         recalled: list[Any] = [None]
         if self.accelerator.is_main_process:
             recalled = [self.outputs.recall_health((evaluate.by,) if evaluate.by else JUDGES)]
         broadcast_object_list(recalled)
-        self.health, self.outputs.problems = recalled[0]
+        self.health, found = recalled[0]
+        self.outputs.problems = [f"step {step}: {problem.text}" for step, problem in found]
+        self._leave_if([problem for _, problem in found])
 
     def _react(self, problems: Sequence[Problem]) -> None:
         """Show ``problems``, which all ranks found, and raise :class:`WentWrong` unless --on-collapse is ``warn``."""
         for problem in problems:
             self.outputs.warn(problem.text, self.state, alert=self.config.tracking.alerts)
+        self._leave_if(problems)
+
+    def _leave_if(self, problems: Sequence[Problem]) -> None:
         if problems and self.config.on_collapse != "warn":
             raise WentWrong(
                 f"Step {self.state.step}: {'; '.join(problem.text for problem in problems)}.",

@@ -100,7 +100,7 @@ def _open_session(
     if main:
         start = {"step": prepared.step, "position": prepared.position, **metadata}
         outputs.sheets.submit(lambda: record_start(folder.starts, {**start, **code_version()}))  # git may take long
-    session = Session(
+    return Session(
         config=config,
         dataset=prepared.dataset,
         accelerator=accelerator,
@@ -112,8 +112,6 @@ def _open_session(
         evaluator=create_evaluation(config, accelerator, prepared.reals),
         first_position=state.position,
     )
-    session.recall_health()
-    return session
 
 
 def _restore_state(config: Config, accelerator: Accelerator, prepared: Prepared) -> State:

@@ -36,13 +36,13 @@ class Health:
 
     def replay(
         self, losses: Mapping[int, float], evaluations: Mapping[int, Mapping[str, float]]
-    ) -> list[tuple[int, str]]:
-        """Check D's losses and the scores of earlier steps, by step. Returns their problems."""
+    ) -> list[tuple[int, Problem]]:
+        """Check the losses of D and the scores of earlier steps. Returns the problems, each with its step."""
         found = []
         for step in sorted({*losses, *evaluations}):
             problems = self.check_losses(step, {"loss/d": losses[step]}) if step in losses else []
             problems += self.check_scores(step, evaluations[step]) if step in evaluations else []
-            found += [(step, problem.text) for problem in problems]
+            found += [(step, problem) for problem in problems]
         return found
 
     def check_losses(self, step: int, figures: Mapping[str, float]) -> list[Problem]:

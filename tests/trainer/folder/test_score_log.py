@@ -75,5 +75,5 @@ def test_scores_that_are_no_numbers_are_named(tmp_path: Path, scores: str) -> No
     path = tmp_path / "scores.jsonl"
     append_scores(path, TRAINING[:1])
     path.write_text(path.read_text() + path.read_text().replace('{"swd": 330}', scores))
-    with pytest.raises(InputError, match="does not hold results"):
+    with pytest.raises(InputError, match=r"does not hold results of trainer\.evaluate \(line 2: "):
         read_scores(path)

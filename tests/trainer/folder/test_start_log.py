@@ -20,8 +20,8 @@ def test_each_start_has_a_line_with_its_time(tmp_path: Path) -> None:
 
 def test_lines_that_cannot_be_read_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "environment.jsonl"
-    path.write_bytes(b'\xff\xfe\n[1]\n"text"\nnull\n{"ranks": 1}\n{"ranks": 2')
-    assert read_starts(path) == [{"ranks": 1}]
+    path.write_bytes(b'\xff\xfe\n[1]\n"text"\nnull\n{"step": 0, "ranks": 1}\n{"step": 4')
+    assert read_starts(path) == [{"step": 0, "ranks": 1}]
 
 
 def test_a_summary_leaves_out_what_is_not_known() -> None:

@@ -100,7 +100,8 @@ def test_the_environment_of_each_start_is_shown(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     for host in ("node1", "node2", "node1"):
         record_start(
-            folder / "environment.jsonl", {"ranks": 2, "hosts": [host, "node3"], "cuda": None, "code.dirty": False}
+            folder / "environment.jsonl",
+            {"step": 0, "ranks": 2, "hosts": [host, "node3"], "cuda": None, "code.dirty": False},
         )
     text = page_of(folder).text
     assert "hosts\nnode1, node3, then node2, node3\n" in text and "ranks\n2\n" in text and "starts\n3\n" in text

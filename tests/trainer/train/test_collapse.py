@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,23 @@ def test_a_run_stops_if_it_is_asked_to(faces32: Path, tmp_path: Path) -> None:
     code, said = on_ranks(1, attempt, words(faces32, out, "--on-collapse", "stop"), 1, "zero")[0]
     assert code == 2 and "the discriminator's loss has been 0" in said and said.count("error: ") == 1
     assert status(out)["state"] == "failed"
+
+
+@pytest.mark.parametrize("how", ["stop", "rollback", "warn"])
+def test_what_went_wrong_before_a_kill_is_not_forgotten(faces32: Path, healthy: Path, tmp_path: Path, how: str) -> None:
+    """Its checkpoint and its scores were written, and a rollback was not."""
+    out, scores = tmp_path / "run", {2: 2.0, 4: 1.0, 5: 9.0, 6: 9.0, 8: 9.0}
+    shutil.copytree(healthy, out)
+    append_scores(
+        out / "scores.jsonl", [replace(score_of(step), scores={"swd": value}) for step, value in scores.items()]
+    )
+    code, said = on_ranks(1, attempt, words(faces32, out, "--on-collapse", how, "--steps", "10"), 0)[0]
+    problem = "swd has been far worse than its best for 3 evaluations: 9, once 1"
+    if how == "stop":
+        assert code == 2 and said.count(f"error: Step 8: {problem}.") == 1 and status(out)["state"] == "failed"
+    else:
+        assert code == 0 and status(out)["step"] == 10 and said.count("Back to step 4, ") == (how == "rollback")
+        assert status(out).get("warnings", []) == ([f"step 8: {problem}"] if how == "warn" else [])
 
 
 def test_a_run_goes_on_with_a_warning_otherwise(faces32: Path, tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def draw_scores(results: Sequence[Result], by: Judge | None, path: Path) -> None
     for place, (title, names) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(rows, COLUMNS, place)
         marked = chosen[1].position if chosen else None
-        _draw_panel(axes, {name: found[name] for name in names}, marked, rising=title.endswith("↑"))
-        axes.set_title(title, fontsize=10, loc="left")
+        _draw_panel(axes, {name: found[name] for name in names}, marked)
+        axes.set_title(title, fontsize=10, loc="left", pad=20 if len(names) > 1 else None)  # room for the legend
     if chosen:
         judge, result = chosen
         text = f"{result.checkpoint}, {judge} {result.scores[judge]:.4g}"
@@ -71,14 +71,13 @@ def family(score: str) -> str | None:
     return "Shares of the classes in common ↑" if score == "class-coverage" else None  # not of each class
 
 
-def _draw_panel(axes: Axes, found: dict[str, Curve], best_position: int | None, *, rising: bool) -> None:
+def _draw_panel(axes: Axes, found: dict[str, Curve], best_position: int | None) -> None:
     for name, curve in found.items():
-        goal = name == "ms-ssim-real"  # the same for all checkpoints
-        (line,) = axes.plot(
-            [*curve], [*curve.values()], label=name, linewidth=1.4,
-            marker="" if goal else "o", markersize=3, linestyle="--" if goal else "-", color=GREY if goal else None,
-        )  # fmt: skip
-        if best_position in curve and not goal:
+        if name == "ms-ssim-real":  # the same for all checkpoints
+            axes.axhline([*curve.values()][-1], label=name, linewidth=1.4, linestyle="--", color=GREY)
+            continue
+        (line,) = axes.plot([*curve], [*curve.values()], label=name, linewidth=1.4, marker="o", markersize=3)
+        if best_position in curve:
             axes.plot(best_position, curve[best_position], "o", markersize=9, fillstyle="none", color=line.get_color())
     if best_position is not None:
         axes.axvline(best_position, color=GREY, linewidth=0.8, linestyle=":")
@@ -89,5 +88,7 @@ def _draw_panel(axes: Axes, found: dict[str, Curve], best_position: int | None, 
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if len(found) > 1:
-        # A given corner: matplotlib warns if its search for the best one takes long. Good curves leave this one free.
-        axes.legend(fontsize=8, frameon=False, loc="upper left" if rising else "upper right")
+        axes.legend(
+            fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(found), borderaxespad=0,
+            columnspacing=1.0, handlelength=1.2, handletextpad=0.4,
+        )  # fmt: skip  # above the curves, between them and the title

@@ -53,7 +53,8 @@ def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
     def stopped() -> bool:
         return session.stop_vote.vote(stop_reason() is not None, ready=False, waiting=stop_reason)
 
-    whole = not session.owes_evaluation() or session.evaluate(stopped)
+    with meter.measure("speed/evaluation"):
+        whole = not session.owes_evaluation() or session.evaluate(stopped)
     with closing(_open_stream(session, stop_reason)) as stream:
         while session.steps_left and whole:
             _read(session, stream, meter, parts)

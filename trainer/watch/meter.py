@@ -34,11 +34,12 @@ class Meter:
         self._seconds[figure] += time.perf_counter() - start
 
     def read(self, position: int) -> dict[str, float]:
-        """Images per second and the shares of time since the last call."""
+        """Images per second, without the time of evaluations, and the shares of time since the last call."""
         images, seconds = position - self._position, time.perf_counter() - self._since
         shares = {figure: spent / seconds for figure, spent in self._seconds.items()}
+        training = seconds - self._seconds["speed/evaluation"]
         self._start(position)
-        return {"speed/images_per_second": images / seconds, **shares}
+        return {"speed/images_per_second": images / training, **shares}
 
 
 @dataclass

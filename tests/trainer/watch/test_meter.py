@@ -33,6 +33,11 @@ def test_speed_and_waiting_are_counted_since_the_last_reading(clock: SimpleNames
         clock.now += 0.5
     shares = {"data/wait": 0.0, **nothing, "speed/checkpoints": 0.25}
     assert meter.read(1210) == {"speed/images_per_second": 5.0, **shares}
+    clock.now += 0.5
+    with meter.measure("speed/evaluation"):
+        clock.now += 1.5
+    shares = {"data/wait": 0.0, **nothing, "speed/evaluation": 0.75}
+    assert meter.read(1220) == {"speed/images_per_second": 20.0, **shares}, "without the evaluation"
 
 
 def test_advice_is_given_once_and_not_at_the_first_report() -> None:

@@ -128,7 +128,8 @@ class Evaluation:
     features: Literal["auto", "pixels", "lite0"] = "auto"
     """auto: lite0 and pixels, or pixels alone without the extra `scores`. lite0: both, or an error."""
     by: Judge | None = None
-    """Score that chooses the best checkpoint, which is kept. Default: kd-lite0, without it swd."""
+    """Score that chooses the best checkpoint, which is kept, and tells if the training goes wrong. Default: kd-lite0,
+    without it swd."""
 
 
 @dataclass(frozen=True)

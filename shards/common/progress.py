@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 PERIOD = 10.0  # seconds
+
+Advance = Callable[[int], object]
+"""Called with the number of units that were just done."""
 
 
 class PlainLines(io.StringIO):
@@ -24,15 +27,19 @@ class PlainLines(io.StringIO):
 
 
 @contextmanager
-def progress_bar(total: int, done: int, unit: str = "images") -> Iterator[tqdm[NoReturn]]:
-    """Counts ``unit`` up to ``total`` on stderr, with rate and time left; ``done`` of them were done before."""
+def progress_bar(total: int, done: int, unit: str = "images", what: str = "") -> Iterator[tqdm[NoReturn]]:
+    """Counts ``unit`` up to ``total`` on stderr, with rate and time left; ``done`` of them were done before. ``what``
+    stands before the count.
+    """
     from tqdm import tqdm  # takes 0.05 s, which a command that fails at once does not need
 
     log: dict[str, Any] = {}
     if not sys.stderr.isatty():
-        line = "{n:,} of {total:,}{unit}, {rate_noinv_fmt}, {remaining} left"
+        line = "{desc}{n:,} of {total:,}{unit}, {rate_noinv_fmt}, {remaining} left"
         log = {"bar_format": line, "leave": False, "mininterval": PERIOD, "delay": PERIOD, "file": PlainLines()}
-    with tqdm(total=total, initial=done, unit=f" {unit}", unit_scale=True, smoothing=0.1, **log) as bar:
+    with tqdm(
+        desc=what and f"{what}: ", total=total, initial=done, unit=f" {unit}", unit_scale=True, smoothing=0.1, **log
+    ) as bar:
         yield bar
         if log:
             bar.refresh()  # the last line

@@ -5,26 +5,29 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from tyro.conf import Positional
 
 from shards.common.errors import InputError
-from shards.common.progress import progress_bar
+from shards.common.progress import Advance, progress_bar
 from trainer.cli import conclude, parse_command
 from trainer.config import MIN_SAMPLES, Judge
 from trainer.evaluate.picture import draw_scores
 from trainer.folder.run_folder import RunFolder
-from trainer.folder.score_log import Result, append_scores, as_table, read_scores
+from trainer.folder.score_log import Result, append_scores, as_table, format_scores, read_scores
 from trainer.status.__main__ import read_status
 
 FEATURES = ("lite0", "inception", "labels", "pixels")
 PAUSE = 5.0  # seconds between two looks for new checkpoints
+PROBE = 2**16  # bytes, more than the results of a checkpoint take
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,8 @@ class Evaluate:
             raise InputError(f"--samples is {self.samples}; it must be at least {MIN_SAMPLES}.")
         if self.watch and self.checkpoint != "newest":
             raise InputError("--watch scores every checkpoint. Give it without --checkpoint.")
-
-    @property
-    def path(self) -> Path | None:
-        """The checkpoint asked for, as :func:`trainer.folder.load_run.load_run` takes it."""
-        return None if self.checkpoint == "newest" else Path(self.checkpoint)
+        if self.weights and "inception" not in self.names:
+            raise InputError("--weights are those of --features inception. Add these features, or omit --weights.")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -77,6 +77,9 @@ class Evaluate:
 
 def evaluate(options: Evaluate) -> None:
     """Scores the checkpoints and prints the results; raises ``InputError`` if something does not suit the run."""
+    folder = RunFolder(options.run)
+    config = folder.read_config()
+    check_writable(folder)
     # Not at the top: torch takes seconds to import, which --help and a typo should not wait for.
     import torch
 
@@ -84,44 +87,76 @@ def evaluate(options: Evaluate) -> None:
     from trainer.evaluate.evaluation import Evaluator, check_reals, describe_subject, generated
     from trainer.evaluate.measures import create_measure
     from trainer.folder.checkpoint import checkpoints
-    from trainer.folder.load_run import load_run
+    from trainer.folder.load_run import DamagedCheckpoint, load_run
 
-    folder = RunFolder(options.run)
-    config = folder.read_config()
     device, cache = torch.device("cuda" if torch.cuda.is_available() else "cpu"), open_feature_cache(config.data)
-    dataset = open_images(config.data, options.shards)
-    with closing(dataset.reader):
+    dataset, output, damaged = open_images(config.data, options.shards), Output(options), list[str]()
 
-        @functools.cache
-        def create_evaluator() -> Evaluator:  # after the first checks, because a classifier may have to be trained
-            measures = [create_measure(name, device, dataset, cache, options.weights) for name in options.names]
-            return Evaluator(measures, dataset, options.samples, device, cache)
+    @functools.cache
+    def create_evaluator() -> Evaluator:  # after the first checks, because a classifier may have to be trained
+        measures = [create_measure(name, device, dataset, cache, options.weights) for name in options.names]
+        return Evaluator(measures, dataset, options.samples, device, cache)
 
-        def score(checkpoint: Path | None) -> list[Result]:
-            run, known = load_run(options.run, checkpoint), read_scores(folder.scores)
-            check_reals(dataset, run.shape)
-            averaged = bool(run.config.ema_images)
-            subject = describe_subject(run.step, run.position, run.generator, averaged=averaged, digest=run.digest)
-            fakes = generated(run.generator.to(device), run.config.seed, run.config.model.z_dim)
-            evaluator = create_evaluator()
-            with progress_bar(evaluator.total(), 0) as bar:
-                results = evaluator.score(subject, fakes, known, bar.update)
-            append_scores(folder.scores, [result for result in results if result not in known])
-            return results
+    def score(checkpoint: Path | None) -> None:
+        run, known = load_run(options.run, checkpoint), read_scores(folder.scores)
+        check_reals(dataset, run.shape)
+        averaged = bool(run.config.ema_images)
+        subject = describe_subject(run.step, run.position, run.generator, averaged=averaged, digest=run.digest)
+        evaluator = create_evaluator()
+        questions = evaluator.questions(subject)
+        output.announce([evaluator.describe_numbers(question) for question in questions])
+        if {question.features for question in questions} == {old.features for old in known if old.key in questions}:
+            print(f"{subject.checkpoint} is scored already.", file=sys.stderr)
+        fakes = generated(run.generator.to(device), run.config.seed, run.config.model.z_dim)
+        results = evaluator.score(subject, fakes, known, functools.partial(show_progress, subject.checkpoint))
+        output.add(results)  # first: it is of use even if the file cannot be written
+        append_scores(folder.scores, [result for result in results if result not in known])
 
+    def score_one_of_several(checkpoint: Path) -> None:
+        try:
+            score(checkpoint)
+        except InputError as error:
+            if not checkpoint.exists():
+                return  # the training removed it, because newer ones exist
+            if not isinstance(error, DamagedCheckpoint):
+                raise
+            damaged.append(checkpoint.name)
+            print(f"warning: {error.problem} It is left out.", file=sys.stderr)
+
+    with closing(dataset.reader), output:
         if options.watch:
 
             def score_and_show(path: Path) -> None:
-                show(score(path), as_json=options.json)
+                score_one_of_several(path)
+                output.show_table()
                 draw(folder, config.evaluate.by)
 
             watch(folder, score_and_show)
-            return
-        paths: Sequence[Path | None] = [options.path]
-        if options.checkpoint == "all":
-            paths = checkpoints(folder.checkpoints) or [None]  # of which load_run says that there is none
-        show([result for path in paths for result in score(path)], as_json=options.json)
+        elif options.checkpoint == "all" and (paths := checkpoints(folder.checkpoints)):
+            for path in paths:
+                score_one_of_several(path)
+        else:
+            score(None if options.checkpoint in ("newest", "all") else Path(options.checkpoint))
+    if not options.watch:
         draw(folder, config.evaluate.by)
+    if damaged:
+        raise InputError(f"These checkpoints are damaged and have no scores: {', '.join(damaged)}.")
+
+
+def check_writable(folder: RunFolder) -> None:
+    """Raises ``InputError`` if the results could not be kept: they take long to compute."""
+    try:
+        with TemporaryFile(dir=folder.path) as file:
+            file.write(bytes(PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+        if folder.scores.exists():
+            folder.scores.open("ab").close()
+    except OSError as error:
+        raise InputError(
+            f"The scores could not be kept: {folder.path} cannot be written ({error.strerror}). Make room or correct "
+            "the permissions, or evaluate a copy of the folder."
+        ) from error
 
 
 def watch(folder: RunFolder, score: Callable[[Path], object]) -> None:
@@ -133,25 +168,59 @@ def watch(folder: RunFolder, score: Callable[[Path], object]) -> None:
         running = read_status(folder.path).state in ("starting", "running")  # first, or the last one might be missed
         for path in checkpoints(folder.checkpoints):
             try:
-                if (content := digest(path)) not in done:
-                    score(path)
-                    done.add(content)
-            except (InputError, FileNotFoundError):
-                if path.exists():
-                    raise
-                # else the training removed it, because newer ones exist
+                content = digest(path)
+            except FileNotFoundError:
+                content = path.name  # it is damaged, or the training removed it
+            if content not in done and path.exists():
+                score(path)
+                done.add(content)
         if not running:
             return
         time.sleep(PAUSE)
 
 
-def show(results: Sequence[Result], *, as_json: bool) -> None:
-    """Prints ``results``."""
-    if as_json:
-        for result in results:
-            print(json.dumps(dataclasses.asdict(result)), flush=True)
-    elif results:
-        print(as_table(results), flush=True)
+@contextmanager
+def show_progress(checkpoint: str, what: str, total: int, unit: str) -> Iterator[Advance]:
+    """A bar for a part of the work; see :data:`trainer.evaluate.evaluation.Progress`."""
+    with progress_bar(total, 0, unit, f"{checkpoint}, {what}") as bar:
+        yield bar.update
+
+
+class Output:
+    """Prints results: as JSON at once, or as one table at the end, also if an error is the end."""
+
+    def __init__(self, options: Evaluate) -> None:
+        self._as_json, self._several = options.json, options.checkpoint == "all"
+        self._numbers: list[str] = []
+        self._results: list[Result] = []
+
+    def announce(self, numbers: list[str]) -> None:
+        """Say how many images are compared, once."""
+        if numbers != self._numbers:
+            print(*numbers, sep="\n", file=sys.stderr)
+        self._numbers = numbers
+
+    def add(self, results: Sequence[Result]) -> None:
+        if self._as_json:
+            for result in results:
+                print(json.dumps(dataclasses.asdict(result)), flush=True)
+            return
+        self._results += results
+        if self._several:
+            scores = {name: value for result in results for name, value in result.scores.items()}
+            print(f"{results[0].checkpoint}: {format_scores(scores)}", file=sys.stderr)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self.show_table()
+
+    def show_table(self) -> None:
+        """Print the table of what was added since the last call."""
+        if self._results:
+            print(as_table(self._results), *self._numbers, sep="\n", flush=True)
+        self._results = []
 
 
 def draw(folder: RunFolder, by: Judge | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from shards.common.errors import InputError
 from shards.common.files import atomic_write
+from shards.common.progress import Advance
 from shards.loading.dataset import ShardDataset
 from trainer.evaluate.measures import Measure
 from trainer.folder.checkpoint import checkpoint_name
@@ -31,8 +32,17 @@ ROWS = "rows"  # name of the tensor in a cached file
 
 Source = Callable[[int, int], Tensor]
 """Images ``start`` to ``stop`` of a set, uint8 (n, channels, side, side). Each depends on its number alone."""
-Advance = Callable[[int], object]
-"""Called with the number of images that were just described."""
+
+
+def silent(*_: object) -> AbstractContextManager[Advance]:
+    """Shows no progress."""
+    return nullcontext(lambda _: None)
+
+
+Progress = Callable[[str, int, str], AbstractContextManager[Advance]]
+"""Called with what is to be done, how much of it, and in which unit: images to describe, on all ranks, or parts of a
+comparison, on rank 0.
+"""
 
 
 @dataclass(frozen=True)
@@ -92,36 +102,6 @@ def describe(
     return ordered.flatten(0, 2)[:count]
 
 
-def describe_reals(
-    measure: Measure,
-    dataset: ShardDataset,
-    count: int,
-    device: torch.device,
-    group: Group,
-    advance: Advance,
-    cache: Path | None,
-) -> Tensor | None:
-    """:func:`describe` of ``dataset``, from rank 0's ``cache`` if it was done before: then None on other ranks."""
-    reader, order = dataset.reader, dataset.order
-    images = (dataset.manifest.digest, reader.seed, reader.flip, order.lanes, order.block, count)
-    name = hashlib.sha256(repr((measure.name, measure.resize, measure.network, images)).encode()).hexdigest()[:32]
-    path = cache / f"{measure.name}-{name}.safetensors" if cache and group.rank == 0 else None
-    rows = None
-    if path:
-        with suppress(OSError, SafetensorError, KeyError):  # absent, or torn by a crash of the machine
-            rows = load_file(path)[ROWS].to(device)
-    cached = [rows is not None]
-    group.broadcast(cached)
-    if cached[0]:
-        advance(count)
-        return rows
-    rows = describe(measure, real(dataset), count, device, group, advance)
-    if path:
-        with suppress(OSError), atomic_write(path) as file:  # without it, the next evaluation takes longer
-            file.write(save({ROWS: rows.contiguous().cpu()}))
-    return rows
-
-
 @dataclass(frozen=True)
 class Evaluator:
     """Scores checkpoints of one run."""
@@ -133,48 +113,92 @@ class Evaluator:
     cache: Path | None  # folder for what was described of the real images
     group: Group = Group()
 
-    def total(self) -> int:
-        """Images that the evaluation of one checkpoint describes."""
-        return sum(sum(self._counts(measure)) for measure in self.measures)
-
-    def _counts(self, measure: Measure) -> tuple[int, int]:
-        """Numbers of real and of generated images."""
-        count = min(self.samples, measure.limit or self.samples)
-        reals = min(count, len(self.dataset))
-        return reals, reals if measure.paired else count
+    def questions(self, subject: Subject) -> list[Result]:
+        """What is asked of ``subject``: a result without scores for each measure."""
+        return [self._question(subject, measure) for measure in self.measures]
 
     def score(
-        self, subject: Subject, fakes: Source, known: Sequence[Result] = (), advance: Advance = lambda _: None
+        self,
+        subject: Subject,
+        fakes: Source,
+        known: Sequence[Result] = (),
+        progress: Progress = silent,
     ) -> list[Result]:
         """The result of each measure for the images ``fakes`` of ``subject``, on every rank. One that is ``known`` is
         not computed again.
         """
-        return [self._score(subject, measure, fakes, known, advance) for measure in self.measures]
+        answers = {measure.name: self._question(subject, measure) for measure in self.measures}
+        found = {result.features: result for result in known if result.key == answers.get(result.features)}
+        return [
+            found.get(measure.name) or self._score(measure, answers[measure.name], fakes, progress)
+            for measure in self.measures
+        ]
 
-    def _score(
-        self, subject: Subject, measure: Measure, fakes: Source, known: Sequence[Result], advance: Advance
-    ) -> Result:
-        reals, samples = self._counts(measure)
-        question = Result(
+    def describe_numbers(self, question: Result) -> str:
+        """Numbers of images, and why they are fewer than were asked for."""
+        limit = next(measure.limit for measure in self.measures if measure.name == question.features)
+        text = f"{question.features}: {question.samples:,} generated images against {question.reals:,} real ones"
+        if question.reals == self.samples:
+            return text
+        return f"{text}, {'the most that it compares' if question.reals == limit else 'which are all'}"
+
+    def _question(self, subject: Subject, measure: Measure) -> Result:
+        count = min(self.samples, measure.limit or self.samples)
+        reals = min(count, len(self.dataset))
+        return Result(
             **dataclasses.asdict(subject),
             features=measure.name,
             resize=measure.resize,
-            samples=samples,
+            samples=reals if measure.paired else count,
             reals=reals,
             data=self.dataset.manifest.digest,
         )
-        for result in known:
-            if result.key == question:
-                advance(reals + samples)
-                return result
+
+    def _score(self, measure: Measure, question: Result, fakes: Source, progress: Progress) -> Result:
         device, group = self.device, self.group
-        ours = describe_reals(measure, self.dataset, reals, device, group, advance, self.cache)
-        theirs = describe(measure, fakes, samples, device, group, advance)
+        ours = self._describe_reals(measure, question.reals, progress)
+        with progress(f"{measure.name}, generated", question.samples, "images") as advance:
+            theirs = describe(measure, fakes, question.samples, device, group, advance)
         scores: list[dict[str, float]] = [{}]
         if group.rank == 0 and ours is not None:
-            scores = [measure.compare(ours, theirs)]
+            with progress(f"{measure.name}, comparison", measure.parts(ours, theirs), "parts") as advance:
+                scores = [measure.compare(ours, theirs, advance)]
         group.broadcast(scores)
         return question.with_scores(scores[0])
+
+    def _describe_reals(self, measure: Measure, count: int, progress: Progress) -> Tensor | None:
+        """:func:`describe` of the real images, from rank 0's cache if it was done before: then None on other ranks."""
+        group, path, rows = self.group, self.cached(measure, count), None
+        if path:
+            with suppress(OSError, SafetensorError, KeyError):  # absent, or torn by a crash of the machine
+                rows = load_file(path)[ROWS].to(self.device)
+        cached = [rows is not None]
+        group.broadcast(cached)
+        if cached[0]:
+            return rows
+        with progress(f"{measure.name}, real", count, "images") as advance:
+            rows = describe(measure, real(self.dataset), count, self.device, group, advance)
+        if path:
+            with suppress(OSError), atomic_write(path) as file:  # without it, the next evaluation takes longer
+                file.write(save({ROWS: rows.contiguous().cpu()}))
+        return rows
+
+    def cached(self, measure: Measure, count: int) -> Path | None:
+        """Where rank 0 keeps what was described of ``count`` real images."""
+        if not self.cache or self.group.rank:
+            return None
+        reader, order = self.dataset.reader, self.dataset.order
+        images = (self.dataset.manifest.digest, reader.seed, reader.flip, order.lanes, order.block, count)
+        key = (measure.name, measure.resize, measure.network, _precision(self.device), images)
+        return self.cache / f"{measure.name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.safetensors"
+
+
+def _precision(device: torch.device) -> str:
+    """How ``device`` multiplies float32 numbers, on which the last digits of features depend."""
+    if device.type != "cuda":
+        return "ieee"
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    return ", ".join(backend.fp32_precision for backend in backends)
 
 
 def check_reals(dataset: ShardDataset, shape: tuple[int, int]) -> None:

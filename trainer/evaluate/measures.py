@@ -18,10 +18,16 @@ from torch import Tensor
 
 from shards.common.errors import InputError, require
 from shards.common.files import compute_sha256
+from shards.common.progress import Advance
 from shards.loading.dataset import ShardDataset
 from trainer.evaluate import lite0, pixels
 from trainer.evaluate.classifier import WIDTH, load_classifier
-from trainer.evaluate.scores import frechet_distance, kernel_distance, precision_recall_density_coverage
+from trainer.evaluate.scores import (
+    comparisons,
+    frechet_distance,
+    kernel_distance,
+    precision_recall_density_coverage,
+)
 
 PIXEL_SAMPLES = 2048  # images that the pixel scores compare; 10,000 would take minutes
 BATCH = 64
@@ -58,7 +64,10 @@ class Measure(Protocol):
     def describe(self, images: Tensor) -> Tensor:
         """One row for each of ``images``, uint8 (n, channels, side, side), independent of the others."""
 
-    def compare(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+    def parts(self, real: Tensor, fake: Tensor) -> int:
+        """How often :meth:`compare` of these rows calls ``advance(1)``, in about equal intervals."""
+
+    def compare(self, real: Tensor, fake: Tensor, advance: Advance = lambda _: None) -> dict[str, float]:
         """Scores by name, from the rows of both sets."""
 
 
@@ -78,15 +87,17 @@ class Features:
     def describe(self, images: Tensor) -> Tensor:
         return torch.cat([self.extract(part) for part in torch.split(images, BATCH)]).float()
 
-    def compare(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+    def parts(self, real: Tensor, fake: Tensor) -> int:
+        return comparisons(len(real), len(fake))
+
+    def compare(self, real: Tensor, fake: Tensor, advance: Advance = lambda _: None) -> dict[str, float]:
         frechet, kernel = self.distances
-        shares = zip(
-            ("precision", "recall", "density", "coverage"), precision_recall_density_coverage(real, fake), strict=True
-        )
+        names = ("precision", "recall", "density", "coverage")
+        shares = precision_recall_density_coverage(real, fake, advance=advance)
         return {
             frechet: frechet_distance(real, fake),
-            kernel: kernel_distance(real, fake),
-            **{f"{share}-{self.name}": value for share, value in shares},
+            kernel: kernel_distance(real, fake, advance),
+            **{f"{share}-{self.name}": value for share, value in zip(names, shares, strict=True)},
         }
 
 
@@ -94,13 +105,13 @@ class Features:
 class Labels(Features):
     """Distances between features of a classifier of the data set's own labels, and the shares of its classes."""
 
-    def compare(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+    def compare(self, real: Tensor, fake: Tensor, advance: Advance = lambda _: None) -> dict[str, float]:
         shares = [
             torch.bincount(rows[:, WIDTH:].argmax(1), minlength=rows.shape[1] - WIDTH) / len(rows)
             for rows in (real, fake)
         ]
         return {
-            **super().compare(real[:, :WIDTH], fake[:, :WIDTH]),
+            **super().compare(real[:, :WIDTH], fake[:, :WIDTH], advance),
             "class-coverage": torch.minimum(*shares).sum().item(),
             **{f"class-{number}": share for number, share in enumerate(shares[1].tolist())},
         }
@@ -119,14 +130,17 @@ class Pixels:
     def describe(self, images: Tensor) -> Tensor:
         return images
 
-    def compare(self, real: Tensor, fake: Tensor) -> dict[str, float]:
-        bands = pixels.sliced_wasserstein(real, fake)
-        return {
-            **{f"swd-{side}": distance for side, distance in bands.items()},
-            "swd": sum(bands.values()) / len(bands),
-            "ms-ssim": pixels.multiscale_similarity(fake),
-            "ms-ssim-real": pixels.multiscale_similarity(real),
-        }
+    def parts(self, real: Tensor, fake: Tensor) -> int:  # noqa: ARG002  # as many as there are real ones
+        return pixels.projections(real.shape[-1]) + 2
+
+    def compare(self, real: Tensor, fake: Tensor, advance: Advance = lambda _: None) -> dict[str, float]:
+        bands = pixels.sliced_wasserstein(real, fake, advance=advance)
+        scores = {f"swd-{side}": distance for side, distance in bands.items()}
+        scores["swd"] = sum(bands.values()) / len(bands)
+        for name, images in (("ms-ssim", fake), ("ms-ssim-real", real)):
+            scores[name] = pixels.multiscale_similarity(images)
+            advance(1)
+        return scores
 
 
 def create_measure(
@@ -188,9 +202,13 @@ def _inception(device: torch.device, weights: Path | None) -> Measure:
     if weights is None:
         raise InputError(f"--features inception needs the weights of the FID network. {advice}")
     require("scores", "torch_fidelity")
-    with weights.open("rb") as file:
-        if compute_sha256(file) != INCEPTION_SHA256:
-            raise InputError(f"{weights} is not the file {INCEPTION_FILE} that FID is defined with. {advice}")
+    try:
+        with weights.open("rb") as file:
+            digest = compute_sha256(file)
+    except OSError as error:
+        raise InputError(f"--weights {weights} cannot be read ({error.strerror}). {advice}") from error
+    if digest != INCEPTION_SHA256:
+        raise InputError(f"{weights} is not the file {INCEPTION_FILE} that FID is defined with. {advice}")
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(weights))

@@ -7,12 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shards.common.progress import Advance
+
 SMALLEST = 16  # pixels, side of the coarsest band
 PATCH, PATCHES = 7, 128  # side of a patch, patches of an image
 REPEATS, DIRECTIONS = 4, 128
 
 
-def sliced_wasserstein(real: Tensor, fake: Tensor, seed: int = 0) -> dict[int, float]:
+def projections(side: int) -> int:
+    """Comparisons of all patches by :func:`sliced_wasserstein`, for images of ``side`` pixels."""
+    return REPEATS * (side // SMALLEST).bit_length()
+
+
+def sliced_wasserstein(
+    real: Tensor, fake: Tensor, seed: int = 0, advance: Advance = lambda _: None
+) -> dict[int, float]:
     """Sliced Wasserstein distance x 1000 between patches of each band of the Laplacian pyramid (Karras et al., arXiv
     1710.10196), by the side of the band in pixels, finest first.
 
@@ -23,7 +32,7 @@ def sliced_wasserstein(real: Tensor, fake: Tensor, seed: int = 0) -> dict[int, f
     for ours, theirs in zip(_pyramid(real), _pyramid(fake), strict=True):
         generator = torch.Generator().manual_seed(seed + ours.shape[-1])
         a, b = (_normalised_patches(band, generator.clone_state()) for band in (ours, theirs))
-        result[ours.shape[-1]] = 1000 * _projected_distance(a, b, generator)
+        result[ours.shape[-1]] = 1000 * _projected_distance(a, b, generator, advance)
     return result
 
 
@@ -79,7 +88,7 @@ def _normalised_patches(band: Tensor, generator: torch.Generator) -> Tensor:
     return ((patches - mean) / std.clamp(min=1e-6)).flatten(1)
 
 
-def _projected_distance(a: Tensor, b: Tensor, generator: torch.Generator) -> float:
+def _projected_distance(a: Tensor, b: Tensor, generator: torch.Generator, advance: Advance) -> float:
     """Mean distance between the sorted projections of ``a`` and ``b`` on random directions."""
     means = []
     for _ in range(REPEATS):
@@ -87,6 +96,7 @@ def _projected_distance(a: Tensor, b: Tensor, generator: torch.Generator) -> flo
         directions /= directions.norm(dim=1, keepdim=True)
         projected = directions @ a.T, directions @ b.T
         means.append(_sorted_distance(*projected))
+        advance(1)
     return torch.stack(means).mean().item()
 
 

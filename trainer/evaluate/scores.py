@@ -11,7 +11,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from shards.common.progress import Advance
+
 CHUNK = 4096  # images
+
+
 NEIGHBOURS = 5
 """The k of the k-nearest neighbours, as in the paper of density and coverage."""
 
@@ -29,18 +33,27 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     return float((mean_real - mean_fake).square().sum() + cov_real.trace() + cov_fake.trace() - 2 * overlap)
 
 
-def kernel_distance(real: Tensor, fake: Tensor) -> float:
+def comparisons(real: int, fake: int) -> int:
+    """Chunks that :func:`kernel_distance` and :func:`precision_recall_density_coverage` compare, for these numbers of
+    images.
+    """
+    return 4 * -(-real // CHUNK) + 2 * -(-fake // CHUNK)
+
+
+def kernel_distance(real: Tensor, fake: Tensor, advance: Advance = lambda _: None) -> float:
     """Squared maximum mean discrepancy with the kernel (x·y/d + 1)³ (Bińkowski et al., arXiv 1801.01401).
 
     The estimator is unbiased, so its value for equal distributions is around 0 and may be negative.
     """
     n, m = len(real), len(fake)
-    within_real = (_kernel_sum(real, real) - _kernel_diagonal(real)) / (n * (n - 1))
-    within_fake = (_kernel_sum(fake, fake) - _kernel_diagonal(fake)) / (m * (m - 1))
-    return within_real + within_fake - 2 * _kernel_sum(real, fake) / (n * m)
+    within_real = (_kernel_sum(real, real, advance) - _kernel_diagonal(real)) / (n * (n - 1))
+    within_fake = (_kernel_sum(fake, fake, advance) - _kernel_diagonal(fake)) / (m * (m - 1))
+    return within_real + within_fake - 2 * _kernel_sum(real, fake, advance) / (n * m)
 
 
-def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = NEIGHBOURS) -> tuple[float, ...]:
+def precision_recall_density_coverage(
+    real: Tensor, fake: Tensor, k: int = NEIGHBOURS, advance: Advance = lambda _: None
+) -> tuple[float, ...]:
     """Precision and recall (Kynkäänniemi et al., arXiv 1904.06991), density and coverage (Naeem et al., arXiv
     2002.09797).
 
@@ -48,7 +61,7 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = NEIGH
     ball of a real image, recall the share of reals in a ball of a fake, density the mean number of real balls around a
     fake, divided by ``k``, and coverage the share of reals whose ball holds a fake.
     """
-    real_radii, fake_radii = _neighbour_distance(real, k), _neighbour_distance(fake, k)
+    real_radii, fake_radii = (_neighbour_distance(images, k, advance) for images in (real, fake))
     in_real_ball = torch.zeros(len(fake), dtype=torch.long, device=fake.device)
     recalled, covered = [], []
     for rows, distances in _distances(real, fake):
@@ -56,6 +69,7 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = NEIGH
         in_real_ball += inside.sum(0)
         covered.append(inside.any(1))
         recalled.append((distances <= fake_radii).any(1))
+        advance(1)
     precision = (in_real_ball > 0).double().mean().item()
     density = in_real_ball.sum().item() / (k * len(fake))
     return precision, _share(recalled), density, _share(covered)
@@ -69,11 +83,12 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     return mean, centred.T @ centred / (len(features) - 1)
 
 
-def _kernel_sum(a: Tensor, b: Tensor) -> float:
+def _kernel_sum(a: Tensor, b: Tensor, advance: Advance) -> float:
     total = 0.0
     for rows in torch.split(a, CHUNK):
         for columns in torch.split(b, CHUNK):
             total += ((rows @ columns.T).double() / a.shape[1] + 1).pow_(3).sum().item()
+        advance(1)
     return total
 
 
@@ -88,10 +103,13 @@ def _distances(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield rows, torch.cdist(a[rows], b)
 
 
-def _neighbour_distance(features: Tensor, k: int) -> Tensor:
+def _neighbour_distance(features: Tensor, k: int, advance: Advance) -> Tensor:
     """The distance of each row to its ``k``-th nearest other row."""
-    # k + 1, because each row is its own nearest.
-    return torch.cat([distances.kthvalue(k + 1, dim=1).values for _, distances in _distances(features, features)])
+    found = []
+    for _, distances in _distances(features, features):
+        found.append(distances.kthvalue(k + 1, dim=1).values)  # each row is its own nearest
+        advance(1)
+    return torch.cat(found)
 
 
 def _share(parts: list[Tensor]) -> float:

@@ -1,24 +1,35 @@
-"""Journals of JSON lines, which are cut back to the checkpoint on resume, and the one of samples that do not decode."""
+"""Journals of JSON lines: how they are written, read past damage, and cut back to the checkpoint on resume."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from shards.common.errors import InputError
 from shards.common.files import sync_folder
 from shards.loading.reader import Bad
 from trainer.errors import SharedInputError
+from trainer.folder.run_folder import RunFolder
+
+DAMAGED = (ValueError, TypeError, LookupError, OverflowError, RecursionError)
+"""What the parser of a line raises if the line is damaged."""
+NAMED = 5  # damaged lines that a warning names
+
+Row = TypeVar("Row")
+Warn = Callable[[str], object]
+"""Called with a sentence on what is left out."""
 
 
 class Journal:
-    """An append-only file of JSON objects, each with its ``step``.
+    """An append-only file of JSON objects, each with its ``step``. A line that was cut by a kill is ended, not removed.
 
     Every method but ``close`` raises ``InputError`` if the file cannot be written.
     """
@@ -28,6 +39,8 @@ class Journal:
         with self._explain_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab", buffering=0)  # unbuffered, so that close() has nothing to write
+            if _is_cut(path):
+                self._file.write(b"\n")
             sync_folder(path.parent)
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -54,21 +67,77 @@ class Journal:
             raise InputError(f"{self._path} cannot be written ({error.strerror}). {hint}") from error
 
 
-def read_journal(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of ``path``, in order; none if it does not exist. What is no whole line with a step is left out."""
-    with suppress(FileNotFoundError), path.open("rb") as file:
-        for line in file:
-            if row := _parse(line):
-                yield row
+@cache
+def warn_once(message: str) -> None:
+    """Print a warning that this process has not printed yet: a training reads its journals again and again."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
-def roll_back(path: Path, step: int) -> None:
-    """Remove from ``path``, if it exists, the lines whose step is larger than ``step``, and what is no whole line."""
+def ignore(_: str) -> None:
+    """In place of :func:`warn_once` where somebody else warns."""
+
+
+def read_journal(
+    path: Path,
+    parse: Callable[[dict[str, Any]], Row],
+    warn: Warn = warn_once,
+    *,
+    last: int | None = None,
+    size: int | None = None,
+) -> Iterator[Row]:
+    """What ``parse`` makes of the rows of ``path``, in order; nothing if it does not exist. ``last`` is the number of
+    rows at its end, ``size`` that of bytes at its beginning, to which the reading is limited.
+
+    A damaged line is left out: one that is cut, that is no JSON object with a step, or of which ``parse`` raises one of
+    :data:`DAMAGED`. One call of ``warn``, at the end, names all of them.
+    """
+    damaged, seen = [], 0
+    try:
+        with path.open("rb") as file:
+            lines = enumerate(file, 1)
+            for number, line in lines if last is None else deque(lines, last):
+                seen += len(line)
+                if size is not None and seen > size:
+                    break
+                try:
+                    row = parse(_parse(line))
+                except DAMAGED:
+                    damaged.append(number)
+                else:
+                    yield row
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        warn(f"{path} cannot be read ({error.strerror}) and is left out.")
+    if damaged:
+        warn(f"{path}: {_name_lines(damaged)} damaged and left out.")
+
+
+def read_figures(path: Path, warn: Warn = warn_once, size: int | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a run's ``metrics.jsonl``, each with ``images``, the real ones seen; see :func:`read_journal`."""
+    return read_journal(path, lambda row: {**row, "images": _integer(row["images"])}, warn, size=size)
+
+
+def read_rollbacks(path: Path, warn: Warn = warn_once) -> Iterator[dict[str, Any]]:
+    """The rollbacks of a run, each with its number, ``rollbacks``; see :func:`read_journal`."""
+    return read_journal(path, lambda row: {**row, "rollbacks": _integer(row["rollbacks"])}, warn)
+
+
+def rollbacks_to(path: Path, step: int, warn: Warn = warn_once) -> int:
+    """The number, by the journal ``path``, of the last rollback that led to ``step``; 0 if none did."""
+    return max((row["rollbacks"] for row in read_rollbacks(path, warn) if row["step"] == step), default=0)
+
+
+def roll_back(path: Path, step: int, *, keep_damaged: bool = False) -> None:
+    """Remove from ``path``, if it exists, the lines whose step is larger than ``step``, and what is no whole line.
+
+    Damaged lines stay if they are to be kept, all but one that a kill cut at the end.
+    """
     if not path.exists():
         return
     with path.open("rb+") as file:
-        end = _skip(file, step)  # journals of a training end here: their lines are in order
-        rest = [line for line in file if _stays(line, step)]
+        end = _skip(file, step, keep_damaged)  # journals of a training end here: their lines are in order
+        rest = [line for line in file if _stays(line, step, keep_damaged)]
         file.seek(end)
         file.writelines(rest)
         file.truncate()
@@ -76,33 +145,64 @@ def roll_back(path: Path, step: int) -> None:
         os.fsync(file.fileno())  # the rank that wrote it may not exist in this run and sync it later
 
 
-def _skip(file: BinaryIO, step: int) -> int:
+def roll_back_folder(folder: RunFolder, audit: Path | None, step: int) -> None:
+    """Remove the sheets and the journals' lines of steps after ``step``, also from the folder ``audit``.
+
+    Scores and rollbacks, which may not be in order, keep damaged lines. In the other journals, what is damaged is
+    behind the step, as they are synced before a checkpoint.
+    """
+    for path in folder.journals(audit):
+        roll_back(path, step)
+    for path in (folder.scores, folder.rollbacks):
+        roll_back(path, step, keep_damaged=True)
+    folder.remove_sheets(step)
+
+
+def _skip(file: BinaryIO, step: int, keep_damaged: bool) -> int:
     """Read ``file`` up to the first line to remove, and that line; returns where it starts."""
     end = 0
     for line in file:
-        if not _stays(line, step):
+        if not _stays(line, step, keep_damaged):
             break
         end += len(line)
     return end
 
 
-def _stays(line: bytes, step: int) -> bool:
-    row = _parse(line)
-    return row is not None and row["step"] <= step
+def _stays(line: bytes, step: int, keep_damaged: bool) -> bool:
+    try:
+        return bool(_parse(line)["step"] <= step)
+    except DAMAGED:
+        return keep_damaged and line.endswith(b"\n")
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """The row of a line; None if the line is torn or no object with a step."""
-    with suppress(ValueError, TypeError, LookupError, RecursionError):
-        row = json.loads(line)
-        if line.endswith(b"\n") and isinstance(row["step"], int):
-            return dict(row)
-    return None
+def _parse(line: bytes) -> dict[str, Any]:
+    """The row of a line; raises an error if the line is cut, or no object with a step."""
+    if not line.endswith(b"\n"):
+        raise ValueError("cut")
+    row = json.loads(line)
+    return {**row, "step": _integer(row["step"])}
 
 
-def rollbacks_to(path: Path, step: int) -> int:
-    """The number, by the journal ``path``, of the last rollback that led to ``step``; 0 if none did."""
-    return max((row["rollbacks"] for row in read_journal(path) if row["step"] == step), default=0)
+def _integer(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError("no integer")
+    return value
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether the last line of a file lacks its end."""
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
+
+
+def _name_lines(numbers: list[int]) -> str:
+    if len(numbers) == 1:
+        return f"line {numbers[0]} is"
+    more = f" and {len(numbers) - NAMED:,} more" if len(numbers) > NAMED else ""
+    return f"lines {', '.join(map(str, numbers[:NAMED]))}{more} are"
 
 
 class BadSampleLog:

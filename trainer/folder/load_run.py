@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shards.common.errors import InputError
-from trainer.config import Config, Judge, Model
+from trainer.config import Config, Model
 from trainer.folder import checkpoint as checkpoints
 from trainer.folder.run_folder import RunFolder
-from trainer.folder.score_log import Result, best, read_scores
+from trainer.folder.score_log import find_best, read_scores
 from trainer.gan.factory import describe_networks, restore_networks
 from trainer.gan.networks import Discriminator, Generator
 from trainer.gan.optimizer import Tensors
+
+
+class DamagedCheckpoint(InputError):
+    """A checkpoint that cannot be loaded. Others of its run may be whole."""
+
+    def __init__(self, problem: str, advice: str = "") -> None:
+        super().__init__(f"{problem} {advice}".rstrip())
+        self.problem = problem
 
 
 @dataclass(frozen=True)
@@ -35,12 +44,12 @@ class LoadedRun:
 def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
     """Load ``checkpoint``, by default the newest complete one, of the run in the folder ``run``. Nothing is unpickled.
 
-    ``checkpoint`` is a path, a name, or ``best`` for the one with the best score, which is then named on stderr.
+    ``checkpoint`` is a path, a name, or ``best`` for the whole one with the best score, which is then named on stderr.
 
-    Raises ``InputError`` if there is no such run, or no complete checkpoint of its networks.
+    Raises ``InputError`` if there is no such run, or no complete checkpoint of its networks; ``DamagedCheckpoint`` if
+    that is the fault of the one that was named.
     """
     folder = RunFolder(run)
-    folder.check_exists()
     config = folder.read_config()
     newest = _load_chosen(run, checkpoint, config) if checkpoint else checkpoints.load_newest(folder.checkpoints)
     if newest is None:
@@ -59,9 +68,9 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
         discriminator.load_state_dict(tensors["discriminator"], assign=True)
         step, position = int(metadata["step"]), int(metadata["position"])
     except FileNotFoundError as error:
-        raise InputError(f"{path} was removed meanwhile, as a training does with old checkpoints.") from error
+        raise DamagedCheckpoint(f"{path} was removed meanwhile, as a training does with old checkpoints.") from error
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
+        raise DamagedCheckpoint(
             f"{path} does not hold the networks that {run / 'config.yaml'} describes; it belongs to another run."
         ) from error
     for network in (generator, discriminator):
@@ -89,10 +98,10 @@ def _read_off(model: Model, weights: Tensors) -> dict[str, Any]:
     return describe_networks(model, size, weights["blocks.0.0.weight"].shape[1])
 
 
-def _load_chosen(run: Path, checkpoint: Path, config: Config) -> checkpoints.Loaded:
+def _load_chosen(run: Path, checkpoint: Path, config: Config) -> checkpoints.Loaded | None:
     """Load ``checkpoint``, a path or a name, from those of ``run``; another run's might fit the networks too."""
     if checkpoint == Path("best"):
-        checkpoint = _choose_best(RunFolder(run), config.evaluate.by)
+        return _load_best(RunFolder(run), config)
     if checkpoint.is_file():
         raise InputError(
             f"{checkpoint} is a file; a checkpoint is a folder such as checkpoints/step-000000500. "
@@ -110,22 +119,29 @@ def _load_chosen(run: Path, checkpoint: Path, config: Config) -> checkpoints.Loa
     try:
         return found[0], *checkpoints.load(found[0])
     except checkpoints.TornCheckpoint as error:
-        raise InputError(f"{found[0]} is torn or foreign: {error}. Omit --checkpoint for the newest.") from error
+        raise DamagedCheckpoint(
+            f"{found[0]} is torn or foreign: {error}.", "Omit --checkpoint for the newest."
+        ) from error
 
 
-def find_best(folder: RunFolder, by: Judge | None) -> tuple[Judge, Result] | None:
-    """The best of the scored checkpoints that exist, and the score that says so; see :func:`score_log.best`."""
-    existing = {path.name for path in checkpoints.checkpoints(folder.checkpoints)}
-    return best((result for result in read_scores(folder.scores) if result.checkpoint in existing), by)
-
-
-def _choose_best(folder: RunFolder, by: Judge | None) -> Path:
-    found = find_best(folder, by)
-    if found is None:
-        raise InputError(
-            f"{folder.path} has no scored checkpoint. To score all: python -m trainer.evaluate {folder.path} "
-            "--checkpoint all"
-        )
-    judge, result = found
-    print(f"Using {result.checkpoint}, the best by {judge} ({result.scores[judge]:.4g}).", file=sys.stderr)
-    return folder.checkpoints / result.checkpoint
+def _load_best(folder: RunFolder, config: Config) -> checkpoints.Loaded | None:
+    """Load the best checkpoint that is whole, and warn of better ones that are not; None if there is no checkpoint."""
+    if not checkpoints.checkpoints(folder.checkpoints):
+        return None
+    scored = read_scores(folder.scores)
+    results = scored
+    while found := find_best(folder, results, config.evaluate.by):
+        judge, result = found
+        path = folder.checkpoints / result.checkpoint
+        try:
+            loaded = path, *checkpoints.load(path)
+        except checkpoints.TornCheckpoint as error:
+            warnings.warn(f"skipping a torn or diverged checkpoint: {error}", stacklevel=2)
+            results = [other for other in results if other.checkpoint != result.checkpoint]
+        else:
+            print(f"Using {result.checkpoint}, the best by {judge} ({result.scores[judge]:.4g}).", file=sys.stderr)
+            return loaded
+    raise InputError(
+        f"{folder.path} has no scored checkpoint{'' if results is scored else ' that is whole'}. To score all: "
+        f"python -m trainer.evaluate {folder.path} --checkpoint all"
+    )

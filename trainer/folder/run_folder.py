@@ -73,15 +73,16 @@ class RunFolder:
             )
 
     def journals(self, audit: Path | None) -> list[Path]:
-        """The journals that a resume cuts back to its checkpoint, those of the folder ``audit`` included."""
+        """The journals that only the training writes, step by step, those of the folder ``audit`` included."""
         audits = audit.glob("rank-*.jsonl") if audit else ()
-        return [self.metrics, self.scores, self.rollbacks, *self.path.glob("bad-rank-*.jsonl"), *audits]
+        return [self.metrics, *self.path.glob("bad-rank-*.jsonl"), *audits]
 
     def read_config(self) -> Config:
         """Read the config of the run. A field that an earlier version did not have gets its default.
 
         Raises ``InputError`` if this is not a run folder, or its config is not valid.
         """
+        self.check_exists()
         if (flat := self._read_fields()) is None:
             raise InputError(f"{self.path} is not a run folder: it holds no config.yaml.")
         try:
@@ -159,6 +160,13 @@ class RunFolder:
         with suppress(FileNotFoundError):
             if self.stop.stat().st_mtime < before:
                 self.stop.unlink()
+
+    def remove_sheets(self, after: int) -> None:
+        """Remove the sheets of samples of later steps than ``after``, which the run draws again."""
+        for path in self.samples.glob("step-*.png"):
+            number = path.stem.removeprefix("step-")
+            if number.isdecimal() and int(number) > after:
+                path.unlink(missing_ok=True)
 
     def write_status(self, state: RunState, step: int, position: int, **more: Any) -> None:
         """Replace ``status.json`` atomically."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any, get_args
 
-from shards.common.errors import InputError
 from trainer.config import Judge
-from trainer.folder.journal import Journal
+from trainer.folder.journal import Journal, Warn, read_journal, warn_once
+from trainer.folder.run_folder import RunFolder
 
 Curve = dict[int, float]
 """Values over real images seen, in order; not finite where the training was not."""
@@ -59,38 +57,23 @@ class Result(Subject):
         return dataclasses.replace(self, scores=scores)
 
 
-def read_scores(path: Path) -> list[Result]:
-    """All results in ``path``, oldest first. A torn last line, which a full disk may leave, is skipped.
-
-    Raises ``InputError`` if another line is not a result.
-    """
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return []
-    results = []
-    for number, line in enumerate(lines, 1):
-        try:
-            results.append(_parse(json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise InputError(
-                f"{path} does not hold results of trainer.evaluate (line {number}: {error}). Delete that line."
-            ) from error
-    return results
+def read_scores(path: Path, warn: Warn = warn_once) -> list[Result]:
+    """All results in ``path``, oldest first; see :func:`read_journal`."""
+    return list(read_journal(path, _parse, warn))
 
 
 def _parse(row: dict[str, Any]) -> Result:
-    result = Result(**row)
-    values = result.scores.values() if isinstance(result.scores, dict) else [None]
-    if not all(isinstance(value, float | int) for value in values):
-        raise TypeError(f"scores are {result.scores!r}")
-    return result
+    """The result of a row; raises ``TypeError`` or ``OverflowError`` if it is none."""
+    result, kinds = Result(**row), {"int": int, "str": str}
+    if not all(isinstance(getattr(result, each.name), kinds.get(str(each.type), dict)) for each in fields(result)):
+        raise TypeError("a field has another type")
+    if not all(isinstance(value, float | int) for value in result.scores.values()):
+        raise TypeError("a score is no number")
+    return result.with_scores({name: float(value) for name, value in result.scores.items()})
 
 
 def append_scores(path: Path, results: Iterable[Result]) -> None:
-    """Append ``results`` to ``path``, in place of a torn last line; raises ``InputError`` if it cannot be written."""
-    if path.exists() and not (data := path.read_bytes()).endswith(b"\n"):
-        os.truncate(path, data.rfind(b"\n") + 1)
+    """Append ``results`` to ``path``; raises ``InputError`` if it cannot be written."""
     with closing(Journal(path)) as journal:
         for result in results:
             journal.append(dataclasses.asdict(result))
@@ -111,6 +94,12 @@ def best(results: Iterable[Result], by: Judge | None = None) -> tuple[Judge, Res
     return judge, min(found[judge], key=lambda result: result.scores[judge])
 
 
+def find_best(folder: RunFolder, results: Iterable[Result], by: Judge | None) -> tuple[Judge, Result] | None:
+    """:func:`best` of the ``results`` whose checkpoints exist in ``folder``."""
+    existing = {path.name for path in folder.checkpoints.glob("step-*")}
+    return best((result for result in results if result.checkpoint in existing), by)
+
+
 def comparable(results: Iterable[Result], name: str) -> list[Result]:
     """The results whose score ``name`` is finite and answers one question, the last one of each checkpoint.
 
@@ -123,6 +112,19 @@ def comparable(results: Iterable[Result], name: str) -> list[Result]:
             groups.setdefault(result.question, {})[result.checkpoint] = result
     largest = max(groups.values(), key=lambda group: (len(group), next(iter(group.values())).samples), default={})
     return list(largest.values())
+
+
+def newest(results: Sequence[Result], data: str | None) -> tuple[str, dict[str, float]] | None:
+    """The newest scored checkpoint and its scores, see :func:`comparable`. They are those against the real images with
+    the digest ``data``, if there are any.
+    """
+    own = [result for result in results if result.data == data] or results
+    found = curves(own)
+    position = max((max(curve) for curve in found.values()), default=None)
+    if position is None:
+        return None
+    name = next(result.checkpoint for result in own if result.position == position)
+    return name, {score: curve[position] for score, curve in found.items() if position in curve}
 
 
 def lacks_scores(results: Iterable[Result], step: int, features: Iterable[str]) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trainer.folder.journal import Journal, read_journal
+from trainer.folder.journal import Journal, Warn, read_journal, warn_once
 
 
 def record_start(path: Path, facts: Mapping[str, Any]) -> None:
@@ -17,11 +17,9 @@ def record_start(path: Path, facts: Mapping[str, Any]) -> None:
         journal.append({"time": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC", **facts})
 
 
-def read_starts(path: Path) -> list[dict[str, Any]]:
+def read_starts(path: Path, warn: Warn = warn_once) -> list[dict[str, Any]]:
     """All starts in ``path``, oldest first; see :func:`read_journal`."""
-    with suppress(OSError):  # nobody fails for want of it
-        return list(read_journal(path))
-    return []
+    return list(read_journal(path, dict, warn))
 
 
 def summarise(start: Mapping[str, Any]) -> str:

@@ -38,18 +38,19 @@ class Report:
 
 
 def report(options: Report) -> None:
-    """Writes the page; raises ``InputError`` if it exists or cannot be written, or if a run cannot be read."""
+    """Writes the page; raises ``InputError`` if it exists or cannot be written, or if no run can be read."""
     # Not at the top: --help should not wait for Pillow.
     from trainer.report.page import make_page
     from trainer.report.read import read_runs
 
-    runs = read_runs(options.runs)
-    out = options.out or (options.runs[0] if len(runs) == 1 else Path()) / "report.html"
+    left_out: list[str] = []
+    runs = read_runs(options.runs, left_out.append)
+    single = len({path.resolve() for path in options.runs}) == 1
+    out = options.out or (options.runs[0] if single else Path()) / "report.html"
     check_free([out], force=options.force)
-    page = make_page(runs)
-    for run in runs:
-        for problem in run.problems:
-            print(f"warning: {problem}", file=sys.stderr)
+    page = make_page(runs, left_out)
+    for problem in [*left_out, *(problem for run in runs for problem in run.problems)]:
+        print(f"warning: {problem}", file=sys.stderr)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(out) as file:

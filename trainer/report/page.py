@@ -41,8 +41,8 @@ def join(parts: Iterable[str]) -> Html:
     return Html("".join(part if isinstance(part, Html) else escape(part) for part in parts))
 
 
-def make_page(runs: Sequence[Run]) -> str:
-    """The page on ``runs``; adds to their problems what else cannot be read."""
+def make_page(runs: Sequence[Run], left_out: Sequence[str] = ()) -> str:
+    """The page on ``runs``, which names what was ``left_out``; adds to their problems what else cannot be read."""
     data: dict[str, Any] = {"scores": score_charts(runs), "training": training_charts(runs)}
     seen = [sheet.images for run in runs for sheet in run.sheets]
     seen += [line["x"][-1] for charts in data.values() for chart in charts for line in chart["lines"]]
@@ -56,7 +56,7 @@ def make_page(runs: Sequence[Run]) -> str:
         "scores": _scores(runs),
         "facts": _table(["", *_keys(runs)], _facts(runs), "facts"),
         "configuration": _configuration(runs),
-        "problems": join(tag("li", problem) for run in runs for problem in run.problems),
+        "problems": join(tag("li", text) for text in [*left_out, *(text for run in runs for text in run.problems)]),
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
     }
     return Template(page).substitute(
@@ -184,7 +184,8 @@ def _facts(runs: Sequence[Run]) -> list[Row]:
         state = {name: value for name, value in run.state.items() if name not in ("step", "position", "scaler")}
         data = {"data": state.pop("data", ""), "digest of the data": str(state.pop("manifest", ""))[:16]}
         last = {"newest checkpoint": run.status.checkpoint, "starts": len(run.starts) or None}
-        fact = {"folder": run.status.run, **data, **state, **_environment(run.starts), **last}
+        returns = {"rollbacks": [f"to step {row['step']:,}" for row in run.rollbacks]} if run.rollbacks else {}
+        fact = {"folder": run.status.run, **data, **state, **_environment(run.starts), **last, **returns}
         facts.append({_words(name): _text(value) for name, value in fact.items() if value is not None and _text(value)})
     names = dict.fromkeys(name for fact in facts for name in fact)
     return [[name, *(fact.get(name, "–") for fact in facts)] for name in names]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from shards.common.errors import InputError
 from trainer.config import flatten
+from trainer.folder.journal import Warn, ignore, read_figures, read_rollbacks, warn_once
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import Curve, Result, best, curves, read_scores
 from trainer.folder.start_log import read_starts
@@ -45,6 +46,7 @@ class Run:
     scores: dict[str, Curve]
     state: dict[str, Any]  # what the newest checkpoint says of its run
     starts: list[dict[str, Any]]  # oldest first
+    rollbacks: list[dict[str, Any]]  # those that led to the present weights, oldest first
     sheets: list[Sheet]  # oldest first
     real: Sheet | None
     problems: list[str] = field(default_factory=list)  # sentences on what was left out
@@ -55,33 +57,41 @@ class Run:
         return best(self.results, self.config.get("evaluate.by"))
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
+def read_runs(paths: Sequence[Path], warn: Warn = warn_once) -> list[Run]:
     """Read run folders. A run is called like its folder, or by its path if another one is called the same.
 
-    Raises ``InputError`` if one is no run folder, or its status or its scores are not valid.
+    One that is no run folder, or whose status is not valid, is left out and named to ``warn``. Raises ``InputError`` if
+    none is left.
     """
     folders = [path for place, path in enumerate(paths) if path.resolve() not in map(Path.resolve, paths[:place])]
     names = [path.resolve().name for path in folders]
-    return [
-        _read_run(path, name if names.count(name) == 1 else str(path))
-        for path, name in zip(folders, names, strict=True)
-    ]
+    runs, problems = [], []
+    for path, name in zip(folders, names, strict=True):
+        try:
+            runs.append(_read_run(path, name if names.count(name) == 1 else str(path)))
+        except InputError as error:
+            problems.append(str(error))
+    if not runs:
+        raise InputError(" ".join(problems))
+    for problem in problems:
+        warn(f"{problem} It is left out.")
+    return runs
 
 
 def _read_run(path: Path, name: str) -> Run:
-    status, folder, problems = read_status(path), RunFolder(path), list[str]()
+    status, folder, problems = read_status(path, ignore), RunFolder(path), list[str]()  # the same files are read here
     try:
         config = flatten(folder.read_config())
     except InputError as error:
         config = {}
         problems.append(str(error))
-    rows = sorted(_read_journal(folder.metrics, problems), key=lambda row: row["images"])
+    rows = sorted(read_figures(folder.metrics, problems.append), key=lambda row: row["images"])
     metrics: dict[str, Curve] = {}
     for row in rows:
         for metric, value in row.items():
             if metric not in ("step", "images") and (number := _number(value)) is not None:
                 metrics.setdefault(metric, {})[row["images"]] = number
-    results = read_scores(folder.scores)
+    results = read_scores(folder.scores, problems.append)
     sheets = _read_sheets(folder.samples, rows[-1]["images"] / max(1, rows[-1]["step"]) if rows else 0, problems)
     return Run(
         name=name,
@@ -91,7 +101,8 @@ def _read_run(path: Path, name: str) -> Run:
         results=results,
         scores=curves(results),
         state=_read_state(folder),
-        starts=read_starts(folder.starts),
+        starts=read_starts(folder.starts, problems.append),
+        rollbacks=list(read_rollbacks(folder.rollbacks, problems.append)),
         sheets=[sheet for sheet in sheets if sheet.path.stem != "real"],
         real=next((sheet for sheet in sheets if sheet.path.stem == "real"), None),
         problems=problems,
@@ -105,24 +116,6 @@ def _number(value: object) -> float | None:
         return float(value)
     except OverflowError:  # an integer of hundreds of digits
         return math.inf
-
-
-def _read_journal(path: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """The rows of ``path`` that say their step and the images seen. A torn last line is normal."""
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return []
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-            rows.append({**row, "step": int(row["step"]), "images": int(row["images"])})
-        except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
-            continue
-    if bad := len(lines) - len(rows):
-        problems.append(f"{path}: {bad} of {len(lines)} lines cannot be read and are left out.")
-    return rows
 
 
 def _read_state(folder: RunFolder) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,10 +19,13 @@ from tyro.conf import Positional, arg
 from shards.common.errors import InputError
 from trainer.cli import INTERRUPTED, conclude, parse_command
 from trainer.config import Config
+from trainer.folder.journal import Warn, read_journal, warn_once
 from trainer.folder.run_folder import REPAIR, RunFolder, is_locked
-from trainer.folder.score_log import best, format_scores, read_scores
+from trainer.folder.score_log import find_best, format_scores, newest, read_scores
 from trainer.folder.start_log import read_starts, summarise
 from trainer.watch.progress import format_figures
+
+ROWS = 3  # of metrics.jsonl, the newest; older ones are not read
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,9 @@ class RunStatus:
     images_per_second: float | None
     eta_seconds: float | None  # only while the run trains
     figures: dict[str, float]  # newest values in metrics.jsonl
-    scores: dict[str, float]  # of the checkpoint that was scored last
+    scores: dict[str, float]  # of the newest scored checkpoint, against the run's own images
     scored: str | None  # that checkpoint
-    best: str | None  # the checkpoint with the best score
+    best: str | None  # the checkpoint that ``--checkpoint best`` means
     checkpoint: str | None
     checkpoint_age_seconds: float | None
     samples: str | None  # path of the newest sheet
@@ -69,8 +71,11 @@ class RunStatus:
     error: str | None  # why the run failed
 
 
-def read_status(run: Path) -> RunStatus:
-    """The state of the run in ``run``; raises ``InputError`` if that is no run folder or its status is not valid."""
+def read_status(run: Path, warn: Warn = warn_once) -> RunStatus:
+    """The state of the run in ``run``; ``warn`` is called with what is left out, because it is damaged.
+
+    Raises ``InputError`` if that is no run folder or its status is not valid.
+    """
     folder = RunFolder(run)
     folder.check_exists()
     alive = is_locked(run)
@@ -85,13 +90,14 @@ def read_status(run: Path) -> RunStatus:
         raise InputError(f"{folder.status} is not a run's status: {error}. {REPAIR}") from error
     if state == "running" and alive is False:
         state = "killed"
-    row = _newest_figures(folder.metrics)
+    row = _newest_figures(folder.metrics, warn)
     config = None
     with suppress(InputError):  # a damaged config hides no state
         config = folder.read_config()
-    results = read_scores(folder.scores)
-    judged = best(results, config.evaluate.by if config else None)
-    scored = results[-1].checkpoint if results else None
+    starts, results = read_starts(folder.starts, warn), read_scores(folder.scores, warn)
+    environment = starts[-1] if starts else {}
+    scored, scores = newest(results, environment.get("data.digest")) or (None, {})
+    judged = find_best(folder, results, config.evaluate.by if config else None)
     speed = row.get("speed/images_per_second")
     steps_left, images_left = _remaining(config, step, position, row)
     checkpoint = max(folder.checkpoints.glob("step-*"), default=None)
@@ -105,13 +111,13 @@ def read_status(run: Path) -> RunStatus:
         images_per_second=speed,
         eta_seconds=images_left / speed if state == "running" and images_left is not None and speed else None,
         figures=row,
-        scores={name: value for r in results if r.checkpoint == scored for name, value in r.scores.items()},
+        scores=scores,
         scored=scored,
         best=judged[1].checkpoint if judged else None,
         checkpoint=checkpoint.name if checkpoint else None,
         checkpoint_age_seconds=max(0.0, time.time() - checkpoint.stat().st_mtime) if checkpoint else None,
         samples=str(max(folder.samples.glob("step-*.png"), default="")) or None,
-        environment=starts[-1] if (starts := read_starts(folder.starts)) else None,
+        environment=environment or None,
         warnings=status.get("warnings", []),
         error=status.get("error"),
     )
@@ -129,17 +135,11 @@ def _remaining(config: Config | None, step: int, position: int, row: dict[str, f
     return steps, steps * config.batch_size * config.d_steps
 
 
-def _newest_figures(path: Path) -> dict[str, float]:
-    """The newest value of each figure in the last complete rows: those of an evaluation have figures of their own."""
+def _newest_figures(path: Path, warn: Warn) -> dict[str, float]:
+    """The newest value of each figure in the last rows: those of an evaluation have figures of their own."""
     figures: dict[str, float] = {}
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))  # bytes, more than two rows have
-            for line in file.read().split(b"\n")[-3:-1]:
-                row = json.loads(line)
-                figures |= {name: value for name, value in row.items() if isinstance(value, int | float)}
-    except (OSError, ValueError, AttributeError):
-        pass
+    for row in read_journal(path, dict, warn, last=ROWS):
+        figures |= {name: value for name, value in row.items() if isinstance(value, int | float)}
     return figures
 
 

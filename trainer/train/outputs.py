@@ -18,10 +18,10 @@ from trainer.evaluate.picture import draw_scores
 from trainer.export.folder import write_folder
 from trainer.folder.background import Background
 from trainer.folder.checkpoint import checkpoint_name, checkpoints, remove
-from trainer.folder.journal import BadSampleLog, Journal, read_journal, roll_back
-from trainer.folder.load_run import find_best, load_run
+from trainer.folder.journal import BadSampleLog, Journal, read_figures, roll_back_folder
+from trainer.folder.load_run import load_run
 from trainer.folder.run_folder import RunFolder, RunState
-from trainer.folder.score_log import Result, append_scores, comparable, format_scores, read_scores
+from trainer.folder.score_log import Result, append_scores, comparable, find_best, format_scores, read_scores
 from trainer.gan.state import State
 from trainer.watch.board import AXIS
 from trainer.watch.health import Health, Problem
@@ -81,7 +81,7 @@ class Outputs:
 
     def best_checkpoint(self, by: Judge | None) -> str | None:
         """Name of the existing checkpoint with the best score so far, which is not removed."""
-        found = find_best(self.folder, by)
+        found = find_best(self.folder, read_scores(self.folder.scores), by)
         return found[1].checkpoint if found else None
 
     def warn(self, problem: str, state: State, *, alert: bool) -> None:
@@ -105,14 +105,14 @@ class Outputs:
     def checkpoints_to_return_to(self, by: Judge | None, since: int) -> list[str]:
         """Names of the checkpoints from before step ``since``: the best one, then the others, newest first."""
         names = [path.name for path in checkpoints(self.folder.checkpoints) if path.name < checkpoint_name(since)]
-        found = find_best(self.folder, by)
+        found = find_best(self.folder, read_scores(self.folder.scores), by)
         return sorted(names, key=lambda name: (found is not None and name == found[1].checkpoint, name), reverse=True)
 
     def recall_health(self, judges: tuple[str, ...]) -> tuple[Health, list[tuple[int, Problem]]]:
         """What the journals say of the training so far, and its problems, each with the step that showed it."""
         health, losses, evaluations = Health(judges), dict[int, float](), dict[int, dict[str, float]]()
-        for row in read_journal(self.folder.metrics):
-            if "loss/d" in row:
+        for row in read_figures(self.folder.metrics):
+            if isinstance(row.get("loss/d"), int | float):
                 losses[row["step"]] = row["loss/d"]
         results = read_scores(self.folder.scores)
         for name in (*judges, "ms-ssim", "ms-ssim-real"):
@@ -131,8 +131,8 @@ class Outputs:
         for path in reversed(checkpoints(self.folder.checkpoints)):  # the newest first: a kill leaves a run to resume
             if path.name > checkpoint_name(state.step):
                 remove(path)
-        for path in self.folder.journals(audit):
-            roll_back(path, state.step)
+        self.sheets.wait()  # or a sheet that is being drawn would stay
+        roll_back_folder(self.folder, audit, state.step)
 
     def record_rollback(self, state: State, cause: str) -> None:
         """Say in the audit that the samples after ``state`` are trained on again."""

@@ -17,6 +17,7 @@ from shards.sources.faces import Faces
 from trainer.config import OF_A_NODE, Config, flatten
 from trainer.data import open_images
 from trainer.folder import checkpoint
+from trainer.folder.journal import ignore, warn_once
 from trainer.folder.load_run import describe_checkpoint
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import lacks_scores, read_scores
@@ -54,7 +55,8 @@ def prepare(
     precision, note = _check_launch(config, launch)
     locks.enter_context(folder.lock(launch.rank == 0))
     folder.check(config)
-    features, results = feature_names(config.evaluate), read_scores(folder.scores)
+    features = feature_names(config.evaluate)
+    results = read_scores(folder.scores, warn_once if launch.rank == 0 else ignore)
     if _uses_missing_default(preset, config):
         if launch.rank == 0:
             print(f"Drawing the embedded data set into {config.data.shards}, once.", file=sys.stderr, flush=True)

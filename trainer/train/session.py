@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from shards.common.progress import Advance
 from shards.loading.dataset import Batch, ShardDataset
 from shards.loading.loader import normalise
 from trainer.config import Config
@@ -143,13 +145,18 @@ class Session:
             if stopped():
                 raise Stopped
 
+        def progress(_what: str, _total: int, unit: str) -> AbstractContextManager[Advance]:
+            return nullcontext(check if unit == "images" else lambda _: None)  # rank 0 compares alone
+
         config, state, main = self.config, self.state, self.accelerator.is_main_process
         network = self._sampled_network()
         if not config.model.sync_bn:
             share_buffers(network, self.accelerator)
         subject = describe_subject(state.step, state.position, network, averaged=bool(config.ema_images))
         try:
-            results = self.evaluator.score(subject, generated(network, config.seed, config.model.z_dim), advance=check)
+            check(0)  # the next call reads this vote
+            fakes = generated(network, config.seed, config.model.z_dim)
+            results = self.evaluator.score(subject, fakes, progress=progress)
         except Stopped:
             return False
         if main:

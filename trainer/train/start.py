@@ -15,7 +15,7 @@ from shards.common.processes import available_cores
 from shards.common.urls import is_remote
 from trainer.config import Config
 from trainer.folder.background import CheckpointWriter
-from trainer.folder.journal import BadSampleLog, Journal, roll_back, rollbacks_to
+from trainer.folder.journal import BadSampleLog, Journal, ignore, roll_back_folder, rollbacks_to, warn_once
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.start_log import record_start
 from trainer.gan.kernels.cuda_graph import Replay, cuda_graph
@@ -82,7 +82,9 @@ def _open_session(
     main, rank, manifest = launch.rank == 0, launch.rank, prepared.dataset.manifest
     state = _restore_state(config, accelerator, prepared)
     if main:
-        _roll_back_folder(config, folder, state.step)
+        if KEEP_STOP not in os.environ:
+            folder.remove_old_stop(before=launch_time())
+        roll_back_folder(folder, config.data.audit, state.step)
     accelerator.wait_for_everyone()
     generator, discriminator = wrap(accelerator, state, sync_bn=config.model.sync_bn)
     step = Step(state, generator, discriminator, config)
@@ -121,16 +123,9 @@ def _restore_state(config: Config, accelerator: Accelerator, prepared: Prepared)
         _, tensors, metadata = prepared.resumed
         state.restore(tensors, metadata)
     # The checkpoint that a rollback led to was written before it.
-    state.rollbacks = max(state.rollbacks, rollbacks_to(RunFolder(config.out).rollbacks, state.step))
+    warn = warn_once if accelerator.is_main_process else ignore
+    state.rollbacks = max(state.rollbacks, rollbacks_to(RunFolder(config.out).rollbacks, state.step, warn))
     return state
-
-
-def _roll_back_folder(config: Config, folder: RunFolder, step: int) -> None:
-    """Remove an old STOP file, and what the journals hold of steps after the checkpoint."""
-    if KEEP_STOP not in os.environ:
-        folder.remove_old_stop(before=launch_time())
-    for journal in folder.journals(config.data.audit):
-        roll_back(journal, step)
 
 
 @contextmanager

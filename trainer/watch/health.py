@@ -61,7 +61,7 @@ class Health:
         return [*self._check_diversity(step, scores), *self._check_judge(step, scores)]
 
     def _check_diversity(self, step: int, scores: Mapping[str, float]) -> list[Problem]:
-        if "ms-ssim" not in scores:
+        if not {"ms-ssim", "ms-ssim-real"} <= scores.keys():
             return []
         share = (1 - scores["ms-ssim"]) / max(1 - scores["ms-ssim-real"], 1e-6)
         self._diversity = max(self._diversity, share)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -20,7 +19,7 @@ from shards.common.errors import InputError
 from shards.common.files import atomic_write
 from shards.format.image import FORMATS
 from trainer.config import Config, Tracking, flatten
-from trainer.folder.journal import Journal
+from trainer.folder.journal import Journal, read_figures
 from trainer.folder.run_folder import RunFolder
 from trainer.watch.board import AXIS, Board, BoardThread, Job, JobSkipped, TensorBoard
 from trainer.watch.wandb_board import WandbBoard, resolve_mode
@@ -145,8 +144,7 @@ def create_resend_job(folder: RunFolder, sent: int, position: int) -> Job:
 
     def resend(board: Board) -> None:
         first = 0 if board.is_empty else sent + 1
-        with folder.metrics.open("rb") as file:
-            rows = [row for row in map(json.loads, file.read(size).splitlines()) if first <= row[AXIS] <= position]
+        rows = [row for row in read_figures(folder.metrics, size=size) if first <= row[AXIS] <= position]
         calls: list[tuple[int, Callable[[], None]]] = [(row[AXIS], partial(board.log, row)) for row in rows]
         for path in sheets:
             try:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from shards.common.errors import InputError
 from tests.support.launching import SMALL, run, status
 from tests.support.make import make_shards
 from trainer.cli import conclude
+from trainer.data import open_images
 from trainer.evaluate import __main__ as main
-from trainer.evaluate import evaluation
+from trainer.evaluate import evaluation, measures
 from trainer.evaluate.__main__ import Evaluate, evaluate
+from trainer.evaluate.evaluation import Evaluator
 from trainer.folder.checkpoint import CHECKSUMS, checkpoint_name, remove
 from trainer.folder.load_run import load_run
 from trainer.folder.run_folder import RunFolder
-from trainer.folder.score_log import append_scores, read_scores
+from trainer.folder.score_log import read_scores
 
 PIXELS = ("swd-32", "swd-16", "swd", "ms-ssim", "ms-ssim-real")
 
@@ -49,16 +53,21 @@ def test_all_checkpoints_are_scored_once(scored: Path, capsys: pytest.CaptureFix
     capsys.readouterr()
     evaluate(Evaluate(scored, checkpoint="all", features="pixels", samples=128, json=True))
     assert read_scores(scored / "scores.jsonl") == results
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["scores"] for row in rows] == [result.scores for result in results]
+    out, said = capsys.readouterr()
+    assert [json.loads(line)["scores"] for line in out.splitlines()] == [result.scores for result in results]
+    assert said.count(" is scored already.") == 2 and " parts" not in said
 
 
-def test_the_table_has_a_column_for_each_checkpoint(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_a_column_for_each_checkpoint_and_says_how_many_images(
+    scored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     capsys.readouterr()
     evaluate(Evaluate(scored, checkpoint="all", features="pixels", samples=128))
-    head, *lines = capsys.readouterr().out.splitlines()
+    out, said = capsys.readouterr()
+    head, *lines, numbers = out.splitlines()
     assert head.split() == ["step-000000002", "step-000000004"]
     assert [line.split()[0] for line in lines] == list(PIXELS)
+    assert numbers == said.splitlines()[0] == "pixels: 128 generated images against 128 real ones"
 
 
 def test_the_reals_are_described_once(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +78,17 @@ def test_the_reals_are_described_once(scored: Path, monkeypatch: pytest.MonkeyPa
     (scored / "scores.jsonl").unlink()
     evaluate(Evaluate(scored, features="pixels", samples=128))
     assert len(read_scores(scored / "scores.jsonl")) == 1
+
+
+def test_the_kept_features_belong_to_a_precision(trained: Path, tmp_path: Path) -> None:
+    dataset, matmul = open_images(RunFolder(trained).read_config().data), torch.backends.cuda.matmul
+    before, names = matmul.fp32_precision, set()
+    for kind, precision in (("cpu", "ieee"), ("cuda", "ieee"), ("cuda", "tf32")):
+        matmul.fp32_precision = precision
+        names.add(Evaluator([], dataset, 100, torch.device(kind), tmp_path).cached(measures.Pixels(), 100))
+    matmul.fp32_precision = before
+    dataset.reader.close()
+    assert len(names) == 3
 
 
 def test_the_best_checkpoint_has_the_lowest_score(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,14 +116,12 @@ def test_watching_scores_what_is_written_again_and_misses_what_is_removed(
         (path / CHECKSUMS).write_text(content)
 
     def score(path: Path) -> None:
-        seen.append((path / CHECKSUMS).read_text())
+        seen.append((path / CHECKSUMS).read_text() if (path / CHECKSUMS).exists() else "damaged")
         if seen == ["2a"]:
             write(2, "2b")
             remove(folder.checkpoints / checkpoint_name(4))
+            (folder.checkpoints / checkpoint_name(6) / CHECKSUMS).unlink()
             folder.write_status("done", 8, 64)
-        if seen[-1] == "6a":
-            remove(path)
-            raise InputError("torn")
 
     for step in (2, 4, 6, 8):
         write(step, f"{step}a")
@@ -111,7 +129,7 @@ def test_watching_scores_what_is_written_again_and_misses_what_is_removed(
     monkeypatch.setattr(main, "read_status", lambda path: SimpleNamespace(**status(path)))  # no process trains here
     monkeypatch.setattr(main, "PAUSE", 0.01)
     main.watch(folder, score)
-    assert seen == ["2a", "6a", "8a", "2b"] and not list(folder.checkpoints.glob(".*"))
+    assert seen == ["2a", "damaged", "8a", "2b"] and not list(folder.checkpoints.glob(".*"))
 
 
 def test_a_run_without_scores_has_no_best(trained: Path) -> None:
@@ -120,17 +138,63 @@ def test_a_run_without_scores_has_no_best(trained: Path) -> None:
         load_run(trained, Path("best"))
 
 
-def test_a_torn_last_line_is_skipped_and_garbage_is_named(scored: Path) -> None:
-    path = scored / "scores.jsonl"
-    whole = read_scores(path)
-    path.write_bytes(path.read_bytes()[:-10])
-    assert read_scores(path) == whole[:-1]
-    append_scores(path, whole[-1:])
-    assert read_scores(path) == whole
-    path.write_text("{}\n")
-    with pytest.raises(InputError, match="does not hold results"):
-        read_scores(path)
-    path.unlink()
+@pytest.fixture
+def copy(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the run to damage, with scores of its own."""
+    shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("scores.jsonl"))
+    return tmp_path / "run"
+
+
+def damage(checkpoint: Path) -> None:
+    (checkpoint / "average.safetensors").write_bytes(b"")
+
+
+@pytest.mark.parametrize("more", [{"checkpoint": "all"}, {"watch": True}])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_damaged_checkpoint_is_left_out_and_the_end_is_an_error(
+    copy: Path, more: dict[str, object], as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(copy / "checkpoints" / "step-000000002")
+    options = Evaluate(copy, features="pixels", samples=100, json=as_json, **more)  # type: ignore[arg-type]
+    assert conclude(lambda: evaluate(options)) == 2
+    out, said = capsys.readouterr()
+    assert "step-000000004" in out and "step-000000002" not in out
+    assert said.count("warning: ") == 1 and "step-000000002/average.safetensors does not match its checksum." in said
+    assert said.splitlines()[-1] == "error: These checkpoints are damaged and have no scores: step-000000002."
+    assert [result.step for result in read_scores(copy / "scores.jsonl")] == [4]
+
+
+def test_the_best_checkpoint_that_is_whole_is_used(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(Evaluate(copy, checkpoint="all", features="pixels", samples=100))
+    best = load_run(copy, Path("best")).checkpoint
+    (other,) = {path.name for path in best.parent.iterdir()} - {best.name}
+    damage(best)
+    with pytest.warns(UserWarning, match=f"skipping a torn or diverged checkpoint: {best}/average"):
+        assert load_run(copy, Path("best")).checkpoint.name == other
+    assert f"Using {other}, the best by swd" in capsys.readouterr().err
+    damage(best.with_name(other))
+    with (
+        pytest.warns(UserWarning, match="skipping"),
+        pytest.raises(InputError, match="no scored checkpoint that is wh"),
+    ):
+        load_run(copy, Path("best"))
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_before_the_work(copy: Path) -> None:
+    (copy / "scores.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"scores could not be kept: .* cannot be written \(Is a directory\)"):
+        evaluate(Evaluate(copy, features="pixels", samples=100))
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_scores_that_cannot_be_kept_are_shown(
+    copy: Path, as_json: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "check_writable", lambda _: (copy / "scores.jsonl").mkdir())
+    assert conclude(lambda: evaluate(Evaluate(copy, features="pixels", samples=100, json=as_json))) == 2
+    out, said = capsys.readouterr()
+    assert "ms-ssim-real" in out
+    assert f"error: {copy}/scores.jsonl cannot be written (Is a directory)" in said.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -140,13 +204,17 @@ def test_a_torn_last_line_is_skipped_and_garbage_is_named(scored: Path) -> None:
         ({"features": ","}, "--features ,: give one or more"),
         ({"samples": 10}, "--samples is 10; it must be at least 100."),
         ({"features": "inception"}, "needs the weights of the FID network"),
+        ({"features": "inception", "weights": Path("/nope")}, "--weights /nope cannot be read (No such file or direct"),
+        ({"weights": Path("/nope")}, "--weights are those of --features inception."),
         ({"checkpoint": "step-9"}, "is no checkpoint of"),
+        ({"run": Path("/nope")}, "There is no run at /nope: no such folder."),
+        ({"run": Path(__file__)}, "is a file. Name the folder of a run"),
     ],
 )
 def test_bad_options_are_one_line(
     trained: Path, options: dict[str, object], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert conclude(lambda: evaluate(Evaluate(trained, **{"features": "pixels", **options}))) == 2  # type: ignore[arg-type]
+    assert conclude(lambda: evaluate(Evaluate(**{"run": trained, "features": "pixels", **options}))) == 2  # type: ignore[arg-type]
     error = capsys.readouterr().err
     assert message in error and error.count("error: ") == 1
 
@@ -171,7 +239,7 @@ def test_labels_need_labels(trained: Path) -> None:
 
 def test_a_run_without_checkpoints_says_so(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
-    for checkpoint in ("newest", "all"):
+    for checkpoint in ("newest", "all", "best"):
         with pytest.raises(InputError, match="has no checkpoint yet"):
             evaluate(Evaluate(tmp_path / "run", checkpoint=checkpoint, features="pixels"))
 
@@ -185,10 +253,20 @@ def test_a_few_images_are_no_sample(trained: Path, tmp_path: Path) -> None:
     (trained / "scores.jsonl").unlink()
 
 
-def test_fewer_reals_than_asked_for_are_counted(trained: Path, tmp_path: Path) -> None:
+def test_fewer_images_than_asked_for_are_named(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measures, "Pixels", partial(measures.Pixels, limit=32))
     make_shards(tmp_path / "few", channels=3, samples=40)
-    evaluate(Evaluate(trained, features="lite0", samples=100, shards=str(tmp_path / "few")))
-    (result,) = read_scores(trained / "scores.jsonl")
+    evaluate(Evaluate(trained, samples=100, shards=str(tmp_path / "few")))
+    (result, _) = read_scores(trained / "scores.jsonl")
+    out, said = capsys.readouterr()
+    assert "step-000000004, lite0, comparison: 6 of 6 parts, " in said
+    assert "step-000000004, pixels, comparison: 10 of 10 parts, " in said
+    assert out.splitlines()[-2:] == [
+        "lite0: 100 generated images against 40 real ones, which are all",
+        "pixels: 32 generated images against 32 real ones, the most that it compares",
+    ]
     assert (result.reals, result.samples) == (40, 100)
     assert set(result.scores) == {
         f"{name}-lite0" for name in ("fd", "kd", "precision", "recall", "density", "coverage")

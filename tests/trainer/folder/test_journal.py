@@ -13,7 +13,17 @@ from shards.common.errors import InputError
 from shards.loading.reader import Bad
 from tests.support.launching import SMALL, rows, run, status
 from tests.support.make import key, make_shards, reindex
-from trainer.folder.journal import BadSampleLog, Journal, check_bad_samples, roll_back, rollbacks_to
+from trainer.folder.journal import (
+    BadSampleLog,
+    Journal,
+    check_bad_samples,
+    read_figures,
+    read_journal,
+    roll_back,
+    roll_back_folder,
+    rollbacks_to,
+)
+from trainer.folder.run_folder import RunFolder
 
 BAD = Bad(7, "a.tar", "000000007", 512, "broken")
 
@@ -84,13 +94,63 @@ def test_a_journal_not_begun_yet_is_fine(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("line", [b"3\n", b"[]\n", b"{}\n", b"null\n"])
-def test_a_line_that_is_no_row_goes(tmp_path: Path, line: bytes) -> None:
+DAMAGED = [b"3\n", b"[]\n", b"{}\n", b"null\n", b"\0\n", b"\xff\n", b"\n", b'{"step": "1"}\n', b"[" * 9999 + b"\n"]
+
+
+@pytest.mark.parametrize("line", DAMAGED)
+def test_a_line_that_is_no_row_goes_unless_it_is_kept(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "x"
-    lines = write(path, [1])
-    path.write_bytes(lines[0] + line + lines[0])
+    lines = write(path, [1, 9])
+    path.write_bytes(lines[0] + line + lines[1] + line + lines[0][:-1])
+    roll_back(path, 5, keep_damaged=True)
+    assert path.read_bytes() == lines[0] + line + line
     roll_back(path, 5)
-    assert path.read_bytes() == 2 * lines[0]
+    assert path.read_bytes() == lines[0]
+
+
+def test_damaged_lines_are_left_out_and_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, said = tmp_path / "x", list[str]()
+    write(path, [1, 2, 3])
+    first, *others = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([first, *DAMAGED, *others, first[:-1]]))
+    for _ in range(2):
+        assert [row["step"] for row in read_journal(path, dict, said.append)] == [1, 2, 3]
+        assert [row["step"] for row in read_journal(path, dict, last=2)] == [3]
+    assert said == [f"{path}: lines 2, 3, 4, 5, 6 and 5 more are damaged and left out."] * 2
+    assert capsys.readouterr().err == f"warning: {path}: line 13 is damaged and left out.\n"
+    assert [*read_journal(tmp_path / "none", dict, said.append)] == [] and len(said) == 2
+    assert [*read_journal(tmp_path, dict, said.append)] == []
+    assert said[2] == f"{tmp_path} cannot be read (Is a directory) and is left out."
+
+
+def test_figures_have_a_number_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x"
+    path.write_text('{"step": 1, "images": 8}\n{"step": 2}\n{"step": 3, "images": NaN}\n')
+    assert [row["step"] for row in read_figures(path)] == [1]
+    assert capsys.readouterr().err.endswith("lines 2, 3 are damaged and left out.\n")
+
+
+def test_a_cut_line_is_ended_before_others_follow(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    cut = write(path, [1])[0][:-5]
+    path.write_bytes(cut)
+    assert write(path, [2])[0] == cut + b"\n"
+    assert [row["step"] for row in read_journal(path, dict)] == [2]
+
+
+def test_a_folder_goes_back_with_its_sheets_and_keeps_its_damaged_scores(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.samples.mkdir()
+    sheets = ["real.png", "step-000000002.png", "step-000000004.png", "step-mine.png"]
+    for name in sheets:
+        (folder.samples / name).touch()
+    for path in (folder.metrics, folder.scores, folder.rollbacks, tmp_path / "audit" / "rank-0.jsonl"):
+        lines = write(path, [1, 3])
+        path.write_bytes(b"".join([*lines, b"damaged\n"]))
+    roll_back_folder(folder, tmp_path / "audit", 2)
+    assert folder.scores.read_bytes() == folder.rollbacks.read_bytes() == lines[0] + b"damaged\n"
+    assert folder.metrics.read_bytes() == (tmp_path / "audit" / "rank-0.jsonl").read_bytes() == lines[0]
+    assert sorted(path.name for path in folder.samples.iterdir()) == ["real.png", "step-000000002.png", "step-mine.png"]
 
 
 def test_lines_out_of_order_stay_if_their_steps_do(tmp_path: Path) -> None:

@@ -9,11 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.common.errors import InputError
 from trainer.folder.checkpoint import checkpoint_name
-from trainer.folder.load_run import find_best
 from trainer.folder.run_folder import RunFolder
-from trainer.folder.score_log import Result, append_scores, best, comparable, curves, read_scores
+from trainer.folder.score_log import Result, append_scores, best, comparable, curves, find_best, newest, read_scores
 
 
 def result(step: int, *, samples: int = 1000, data: str = "own", **scores: float) -> Result:
@@ -63,17 +61,43 @@ def test_compared_results_answer_one_question_about_different_checkpoints(result
 
 def test_only_checkpoints_that_exist_are_best(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    append_scores(folder.scores, TRAINING)
     for step in (2, 4):
         (folder.checkpoints / checkpoint_name(step)).mkdir(parents=True)
-    found = find_best(folder, None)
+    found = find_best(folder, TRAINING, None)
     assert found is not None and found[1].step == 4
 
 
-@pytest.mark.parametrize("scores", ["null", "[]", '{"swd": "low"}'])
-def test_scores_that_are_no_numbers_are_named(tmp_path: Path, scores: str) -> None:
+@pytest.mark.parametrize(
+    ("whole", "damaged"),
+    [
+        ('{"swd": 330}', "null"),
+        ('{"swd": 330}', "[]"),
+        ('{"swd": 330}', '{"swd": "low"}'),
+        ("330", f"{10**400}"),
+        ('"position": 16', '"position": "16"'),
+        ('"samples": 1000, ', ""),
+        ('"samples"', '"of another version": 1, "samples"'),
+        ("{", ""),
+    ],
+)
+def test_what_is_no_result_is_left_out_and_stays_in_the_file(
+    tmp_path: Path, whole: str, damaged: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "scores.jsonl"
     append_scores(path, TRAINING[:1])
-    path.write_text(path.read_text() + path.read_text().replace('{"swd": 330}', scores))
-    with pytest.raises(InputError, match=r"does not hold results of trainer\.evaluate \(line 2: "):
-        read_scores(path)
+    text = path.read_text()
+    assert whole in text
+    path.write_text(text + text.replace(whole, damaged, 1) + text[:-9])
+    append_scores(path, TRAINING[1:2])
+    assert read_scores(path) == read_scores(path) == TRAINING[:2]
+    assert capsys.readouterr().err == f"warning: {path}: lines 2, 3 are damaged and left out.\n"
+    assert path.read_text().startswith(text + text.replace(whole, damaged, 1) + text[:-9])
+
+
+def test_the_newest_scores_are_those_against_the_runs_own_images() -> None:
+    by_hand = [result(8, data="test", swd=1), result(8, samples=10_000, swd=2), result(2, swd=320, kid=7)]
+    assert newest([*TRAINING, *by_hand], "own") == ("step-000000008", {"swd": 260})
+    assert newest([*by_hand[:1], *TRAINING[:1]], "own") == ("step-000000002", {"swd": 330})
+    for data in ("lost", None):
+        assert newest(by_hand[:1], data) == ("step-000000008", {"swd": 1})
+    assert newest([], "own") is None

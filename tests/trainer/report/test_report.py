@@ -153,7 +153,7 @@ NO_RUN = "There is no run at @/nothing: no such folder. `accelerate launch train
     ("line", "message"),
     [
         ("@/nothing", NO_RUN),
-        ("@/run @/nothing --out @/two.html", NO_RUN),
+        ("@/nothing @/./nothing --out @/two.html", NO_RUN),
         ("@", "@ is not a run folder: it holds no status.json."),
         ("@/run/config.yaml", "@/run/config.yaml is a file. Name the folder of a run, such as runs/faces."),
         ("@/run", "@/run/report.html exists and is kept. Give --force to replace it, or another name."),
@@ -193,34 +193,40 @@ def test_several_runs_go_into_the_working_folder(
     assert [line["label"] for line in page.data["training"][0]["lines"]] == ["a/run", "b/run"]
 
 
-def test_damaged_lines_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_lines_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of each journal, on the terminal and on the page."""
     folder = make_run(tmp_path / "run", results=[result(10, {"swd": 9.0})])
-    journal = folder / "metrics.jsonl"
-    good = journal.read_text().splitlines(keepends=True)
-    bad = [
-        "\0\0\0\n",
-        "[1]\n",
-        "null\n",
-        '{"step": 25}\n',
-        '{"step": 1, "images": NaN}\n',
-        "[" * 9999 + "\n",
-        "\xff\n",
-        "\n",
-    ]
-    journal.write_text("".join([*good[:2], *bad, *good[2:], '{"step": 50, "ima']))
-    with (folder / "scores.jsonl").open("a") as file:
-        file.write('{"checkpoint')
+    good = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text(
+        "".join([*good[:2], "[1]\n", '{"step": 25}\n', *good[2:], '{"step": 50, "ima'])
+    )
+    (folder / "scores.jsonl").write_text((folder / "scores.jsonl").read_text() + '{"step": 3}\n')
+    (folder / "environment.jsonl").write_text('{"step": 0, "ranks": 3}\n{"step')
+    (folder / "rollbacks.jsonl").write_text('{"step": 20}\n{"step": 30, "rollbacks": 2, "cause": "NaN."}\n')
     code, _, err = run(str(folder), capsys)
     assert code == 0
-    assert err == f"warning: {journal}: 8 of 12 lines cannot be read and are left out.\n"
+    assert [line.removeprefix(f"warning: {folder}/") for line in err.splitlines()] == [
+        "metrics.jsonl: lines 3, 4, 7 are damaged and left out.",
+        "scores.jsonl: line 2 is damaged and left out.",
+        "environment.jsonl: line 2 is damaged and left out.",
+        "rollbacks.jsonl: line 1 is damaged and left out.",
+    ]
     page = Page((folder / "report.html").read_text())
     assert page.curve("training", "Losses")["x"] == [320, 640, 960, 1280]
     assert [chart["title"] for chart in page.data["scores"]] == ["Sliced Wasserstein distance"]
-    assert f"{journal}: 8 of 12 lines" in page.text
-    (folder / "scores.jsonl").write_text('{"step": 3}\n')
-    code, _, err = run(f"{folder} --force", capsys)
-    assert code == 2 and err.startswith(f"error: {folder}/scores.jsonl does not hold results of trainer.evaluate")
-    assert err.count("\n") == 1
+    assert all(line.removeprefix("warning: ") in page.text for line in err.splitlines())
+    assert "ranks\n3\n" in page.text and "rollbacks\nto step 30\n" in page.text
+
+
+def test_a_folder_that_cannot_be_read_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    whole, out = make_run(tmp_path / "run"), tmp_path / "page.html"
+    left_out = f"{tmp_path}/empty is not a run folder: it holds no status.json."
+    code, _, err = run(f"{tmp_path}/empty {whole} --out {out}", capsys)
+    assert (code, err) == (0, f"warning: {left_out} It is left out.\n")
+    assert left_out in Page(out.read_text()).text
+    code, _, err = run(f"{tmp_path}/empty {tmp_path}/nothing --out {out} --force", capsys)
+    assert code == 2 and err.startswith(f"error: {left_out} There is no run at") and err.count("\n") == 1
 
 
 def test_values_that_are_not_finite_are_gaps(tmp_path: Path) -> None:

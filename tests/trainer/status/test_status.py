@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.support.launching import ROOT, SMALL, start, wait_for_step
+from tests.trainer.report.make import lines, result
 from trainer.config import Config, flatten
 from trainer.folder.run_folder import RunFolder
 from trainer.status.__main__ import main, read_status
@@ -44,7 +45,8 @@ def make(folder: Path, state: str, **more: Any) -> Path:
 def test_a_run_in_lines_and_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make(tmp_path / "run", "preempted")
     assert main([str(run)]) == 0
-    output = capsys.readouterr().out
+    output, warned = capsys.readouterr()
+    assert warned == f"warning: {run}/metrics.jsonl: line 3 is damaged and left out.\n"
     assert output.startswith(f"{run}: preempted, 40 of 100 steps, epoch 0.50\n")
     assert "D 0.700, G 1.200, D(x) 0.60, D(G(z)) 0.40/0.30, 128 img/s, wait 5%" in output
     assert "step-000000040, 0:00:0" in output and str(run / "samples" / "step-000000040.png") in output
@@ -189,7 +191,26 @@ def test_an_error_of_one_run_does_not_hide_another(tmp_path: Path, capsys: pytes
     run = make(tmp_path / "run", "done")
     assert main([str(tmp_path / "nowhere"), str(run)]) == 2
     out, err = capsys.readouterr()
-    assert out.startswith(f"{run}: done") and err.count("\n") == 1 and "nowhere" in err
+    assert out.startswith(f"{run}: done") and err.count("error: ") == 1 and "nowhere" in err
+
+
+def test_scores_are_against_the_runs_own_images_and_the_best_exists(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Others, of an evaluation by hand, are not comparable; damaged lines hide none."""
+    run = make(tmp_path / "run", "done")
+    rows = [result(20, {"swd": 5.0}), result(40, {"swd": 6.0, "ms-ssim": 0.3}), result(10, {"swd": 1.0})]
+    by_hand = [result(step, {"swd": 2.0}) | {"data": "test"} for step in (10, 20, 40, 30)]
+    (run / "scores.jsonl").write_text(lines([*rows, *by_hand]) + "damaged\n")
+    (run / "environment.jsonl").write_text(f'damaged\n{{"step": 0, "data.digest": "{rows[0]["data"]}"}}\n')
+    status = read_status(run)
+    assert (status.scored, status.scores) == ("step-000000040", {"swd": 6.0, "ms-ssim": 0.3})
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        f"warning: {run}/environment.jsonl: line 1 is damaged and left out.",
+        f"warning: {run}/scores.jsonl: line 8 is damaged and left out.",
+    ]
+    (run / "scores.jsonl").write_text(lines(rows))
+    assert read_status(run).best == "step-000000020"
 
 
 def test_ctrl_c_in_one_run_ends_the_command(

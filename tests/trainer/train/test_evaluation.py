@@ -217,12 +217,27 @@ def test_few_images_and_a_node_without_a_cache_are_no_error(tmp_path: Path) -> N
         assert (out / "scores.jsonl").exists() == (name == "enough")
 
 
-def test_damaged_scores_are_named_before_the_training(faces32: Path, trained: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "run"
-    shutil.copytree(trained, copy)
-    (copy / "scores.jsonl").write_text("{}\n")
-    done = run(
-        "faces", *SMALL, "--data.shards", str(faces32), "--out", str(copy), "--steps", "9", "--data.workers", "0"
-    )
-    assert done.returncode == 2 and done.stderr.count("error: ") == 1
-    assert f"{copy / 'scores.jsonl'} does not hold results" in done.stderr
+def test_damaged_journals_do_not_keep_a_run_from_its_training(faces32: Path, trained: Path, tmp_path: Path) -> None:
+    """Their lines are named once and stay in the file; the board gets the others."""
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    whole = (out / "scores.jsonl").read_text()
+    damaged = {
+        "scores.jsonl": f"{{}}\n{whole}damaged\n",
+        "rollbacks.jsonl": '{"step": 2}\n',
+        "environment.jsonl": f"{(out / 'environment.jsonl').read_text()}damaged",
+    }
+    for name, text in damaged.items():
+        (out / name).write_text(text)
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('damaged\n{"step": 1, "images": 8, "loss/d": "low"}\n')
+    (out / "samples" / "step-000000999.png").touch()
+    done = run("faces", *SMALL, "--data.shards", str(faces32), "--out", str(out), "--data.workers", "0",
+               "--data.cache", str(trained.parent / "cache"), "--evaluate.samples", "100",
+               "--evaluate.features", "pixels", "--steps", "9")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("scores.jsonl: lines 1, ") == done.stderr.count("rollbacks.jsonl: line 1 is damaged") == 1
+    assert all((out / name).read_text().startswith(text) for name, text in damaged.items())
+    assert [result.step for result in read_scores(out / "scores.jsonl")][-1] == 9
+    assert len(read_starts(out / "environment.jsonl")) == len(read_starts(trained / "environment.jsonl")) + 1
+    assert not (out / "samples" / "step-000000999.png").exists()

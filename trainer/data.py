@@ -8,7 +8,7 @@ from typing import Unpack
 from shards.common.errors import InputError
 from shards.loading.dataset import ShardDataset
 from shards.loading.reader import Options
-from shards.storage.cache import make_private_folder
+from shards.storage.cache import BlockCache, make_private_folder
 from shards.storage.locate import CacheOptions, default_cache_folder
 from trainer.config import Data
 
@@ -18,21 +18,25 @@ def open_images(data: Data, shards: str | None = None, **options: Unpack[Options
 
     Raises ``InputError`` if there is no data set, or its parts do not belong together.
     """
-    cache = CacheOptions(_cache_folder(data), int(data.cache_gb * 2**30), data.trust_base)
+    cache = CacheOptions(_cache_folder(data), _cache_limit(data), data.trust_base)
     merged: Options = {**options, "flip": data.flip, "cache": cache}
     return ShardDataset(shards or data.shards, **merged)
 
 
-def open_feature_cache(data: Data) -> Path | None:
-    """The folder for what evaluations compute of real images; None if it cannot be created, which costs only time."""
-    cache = _cache_folder(data)
-    features = cache / "features"
+def open_feature_cache(data: Data) -> BlockCache | None:
+    """The cache for what evaluations compute of real images, which takes as much again as that of the images; None if
+    its folder cannot be created, which costs only time.
+    """
+    folder = _cache_folder(data)
     try:
-        for folder in (cache, features):
-            make_private_folder(folder)
+        make_private_folder(folder)
+        return BlockCache(folder / "features", _cache_limit(data))
     except InputError:
         return None
-    return features
+
+
+def _cache_limit(data: Data) -> int:
+    return int(data.cache_gb * 2**30)
 
 
 def _cache_folder(data: Data) -> Path:

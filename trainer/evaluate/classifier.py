@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from shards.common.errors import InputError
-from shards.common.files import atomic_write
 from shards.loading.dataset import ShardDataset
 from shards.loading.labels import read_labels
+from shards.storage.cache import BlockCache
+from trainer.evaluate.cache import keep_tensors, load_tensors
 from trainer.gan.optimizer import Adam
 
 WIDTH = 128  # features
@@ -47,24 +45,20 @@ class Classifier(nn.Module):
         return torch.cat([features, self.classes(features)], 1)
 
 
-def load_classifier(dataset: ShardDataset, cache: Path | None) -> Classifier:
-    """The classifier of ``dataset``, from the folder ``cache`` if it was trained before. It is trained with seed 0 on
+def load_classifier(dataset: ShardDataset, cache: BlockCache | None) -> Classifier:
+    """The classifier of ``dataset``, from ``cache`` if it was trained before. It is trained with seed 0 on
     the first :data:`TRAINED_ON` images in the order of the data set.
 
     Raises ``InputError`` if the data set has no labels, or a single class.
     """
-    manifest = dataset.manifest
-    if cache is None:
-        return _train(dataset)
-    path = cache / f"classifier-{manifest.digest[:32]}.safetensors"
-    with suppress(OSError, SafetensorError, KeyError, RuntimeError):  # absent, torn, or of another version
-        weights = load_file(path)
-        network = Classifier(manifest.channels, len(weights["classes.bias"]))
-        network.load_state_dict(weights)
-        return network.eval().requires_grad_(False)
+    name = f"classifier-{dataset.manifest.digest[:32]}"
+    if weights := load_tensors(cache, name):
+        with suppress(KeyError, RuntimeError):  # of another version
+            network = Classifier(dataset.manifest.channels, len(weights["classes.bias"]))
+            network.load_state_dict(weights)
+            return network.eval().requires_grad_(False)
     network = _train(dataset)
-    with suppress(OSError), atomic_write(path) as file:  # without it, the next evaluation trains it again
-        file.write(save(dict(network.state_dict())))
+    keep_tensors(cache, name, network.state_dict())
     return network
 
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from shards.common.errors import InputError
-from shards.common.files import atomic_write
 from shards.common.progress import Advance
 from shards.loading.dataset import ShardDataset
+from shards.storage.cache import BlockCache
+from trainer.evaluate.cache import keep_tensors, load_tensors
 from trainer.evaluate.measures import Measure
 from trainer.folder.checkpoint import checkpoint_name
 from trainer.folder.score_log import Result, Subject
@@ -28,7 +26,7 @@ from trainer.samples import generate, to_pixels
 
 CHUNK = 64  # images that a network gets at a time, whatever the number of ranks, so that they change no rounding
 MIN_REALS = 10  # images; the scores need pairs, and neighbours of each image
-ROWS = "rows"  # name of the tensor in a cached file
+ROWS = "rows"  # name of the tensor in the cache
 
 Source = Callable[[int, int], Tensor]
 """Images ``start`` to ``stop`` of a set, uint8 (n, channels, side, side). Each depends on its number alone."""
@@ -110,7 +108,7 @@ class Evaluator:
     dataset: ShardDataset
     samples: int
     device: torch.device
-    cache: Path | None  # folder for what was described of the real images
+    cache: BlockCache | None  # for what was described of the real images
     group: Group = Group()
 
     def questions(self, subject: Subject) -> list[Result]:
@@ -168,29 +166,23 @@ class Evaluator:
 
     def _describe_reals(self, measure: Measure, count: int, progress: Progress) -> Tensor | None:
         """:func:`describe` of the real images, from rank 0's cache if it was done before: then None on other ranks."""
-        group, path, rows = self.group, self.cached(measure, count), None
-        if path:
-            with suppress(OSError, SafetensorError, KeyError):  # absent, or torn by a crash of the machine
-                rows = load_file(path)[ROWS].to(self.device)
-        cached = [rows is not None]
+        group, cache, name = self.group, None if self.group.rank else self.cache, self.name_reals(measure, count)
+        kept = load_tensors(cache, name)
+        cached = [kept is not None]
         group.broadcast(cached)
         if cached[0]:
-            return rows
+            return kept[ROWS].to(self.device) if kept else None
         with progress(f"{measure.name}, real", count, "images") as advance:
             rows = describe(measure, real(self.dataset), count, self.device, group, advance)
-        if path:
-            with suppress(OSError), atomic_write(path) as file:  # without it, the next evaluation takes longer
-                file.write(save({ROWS: rows.contiguous().cpu()}))
+        keep_tensors(cache, name, {ROWS: rows})
         return rows
 
-    def cached(self, measure: Measure, count: int) -> Path | None:
-        """Where rank 0 keeps what was described of ``count`` real images."""
-        if not self.cache or self.group.rank:
-            return None
+    def name_reals(self, measure: Measure, count: int) -> str:
+        """What ``count`` described real images are kept as."""
         reader, order = self.dataset.reader, self.dataset.order
         images = (self.dataset.manifest.digest, reader.seed, reader.flip, order.lanes, order.block, count)
         key = (measure.name, measure.resize, measure.network, _precision(self.device), images)
-        return self.cache / f"{measure.name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.safetensors"
+        return f"{measure.name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}"
 
 
 def _precision(device: torch.device) -> str:

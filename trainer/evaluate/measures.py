@@ -20,6 +20,7 @@ from shards.common.errors import InputError, require
 from shards.common.files import compute_sha256
 from shards.common.progress import Advance
 from shards.loading.dataset import ShardDataset
+from shards.storage.cache import BlockCache
 from trainer.evaluate import lite0, pixels
 from trainer.evaluate.classifier import WIDTH, load_classifier
 from trainer.evaluate.scores import (
@@ -144,11 +145,11 @@ class Pixels:
 
 
 def create_measure(
-    name: str, device: torch.device, dataset: ShardDataset, cache: Path | None, weights: Path | None = None
+    name: str, device: torch.device, dataset: ShardDataset, cache: BlockCache | None, weights: Path | None = None
 ) -> Measure:
     """The measure ``name``, whose network runs on ``device``.
 
-    The classifier of the labels of ``dataset`` is kept in the folder ``cache``. ``weights`` is the file of the FID
+    The classifier of the labels of ``dataset`` is kept in ``cache``. ``weights`` is the file of the FID
     network.
 
     Raises ``InputError`` if a package or the labels are missing, or the file is not the one that FID is defined with.

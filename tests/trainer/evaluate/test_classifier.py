@@ -13,6 +13,7 @@ from shards.common.errors import InputError
 from shards.loading.dataset import ShardDataset
 from shards.loading.labels import read_labels
 from shards.sources.mnist import Mnist
+from shards.storage.cache import BlockCache
 from tests.support.make import make_shards
 from trainer.evaluate import classifier
 from trainer.evaluate.classifier import WIDTH, load_classifier
@@ -31,18 +32,20 @@ def digits(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardDa
 def test_digits_are_told_apart_and_the_classifier_is_kept(
     digits: ShardDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    cache = BlockCache(tmp_path / "cache", 2**20)
     monkeypatch.setattr(classifier, "TRAINED_ON", 3000)
-    network = load_classifier(digits, tmp_path)
+    network = load_classifier(digits, cache)
     images = digits.__getitems__(range(3000, 4000)).images.permute(0, 3, 1, 2).float()
     found = network(images)[:, WIDTH:].argmax(1).numpy()
     assert (found == read_labels(digits.reader, 3000, 1000)).mean() > 0.9
     monkeypatch.setattr(classifier, "EPOCHS", 0)  # a second training would give other weights
-    torch.testing.assert_close(load_classifier(digits, tmp_path)(images), network(images))
+    torch.testing.assert_close(load_classifier(digits, cache)(images), network(images))
 
 
 def test_a_missing_class_is_seen(digits: ShardDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = BlockCache(tmp_path / "cache", 2**20)
     monkeypatch.setattr(classifier, "TRAINED_ON", 3000)
-    measure = create_measure("labels", CPU, digits, tmp_path)
+    measure = create_measure("labels", CPU, digits, cache)
     images = digits.__getitems__(range(2000)).images.permute(0, 3, 1, 2)
     labels = read_labels(digits.reader, 0, 2000)
     real, fake = measure.describe(images[:1000]), measure.describe(images[1000:])
@@ -56,4 +59,4 @@ def test_a_missing_class_is_seen(digits: ShardDataset, tmp_path: Path, monkeypat
 def test_one_class_is_not_enough(tmp_path: Path) -> None:
     make_shards(tmp_path / "shards", samples=1)
     with pytest.raises(InputError, match="All images have the same label"):
-        load_classifier(ShardDataset(tmp_path / "shards"), tmp_path)
+        load_classifier(ShardDataset(tmp_path / "shards"), None)

@@ -26,14 +26,14 @@ from pathlib import Path
 import psutil
 import tyro
 
-from shards.building.build import build
-from shards.building.recipe import Options
 from shards.loading.dataset import ShardDataset
-from shards.sources.faces import Faces
 from tests.support.launching import RECIPE, SMALL, rows, start, status
+from tests.support.make import make_shards
 from trainer.folder import checkpoint
 
-IMAGES, BATCH = 480, 12
+IMAGES, BATCH = 240, 12
+REACH = 12
+"""Steps of a start, at most, after which something is killed in the training."""
 PATIENCE = 300.0
 
 
@@ -58,8 +58,8 @@ class Mayhem:
         self.arguments, self.random = arguments, random.Random(arguments.seed)
         self.shards, self.out, self.work = work / "shards", work / "run", work
         self.deaths: Counter[str] = Counter()
-        self.epochs = 3 + arguments.kills  # each kill comes some tens of steps after the last
-        build(Faces(IMAGES), self.shards, Options(size=32, shard_samples=100))
+        self.epochs = 3 + arguments.kills  # a kill comes few steps after the last, by and large
+        make_shards(self.shards, samples=IMAGES, channels=3, shard_samples=50)
 
     def start(self, out: Path) -> tuple[subprocess.Popen[str], str]:
         """Start the trainer on CPU ranks, as a user does; returns also on how many, and with which batch."""
@@ -136,15 +136,17 @@ class Mayhem:
 
     def _await(self, moment: str, process: subprocess.Popen[str]) -> None:
         """Until the moment comes, or the run is over."""
-        deadline = time.monotonic() + (self.random.uniform(0, 8) if moment == "start" else PATIENCE)
+        seconds, steps, pause = self.random.uniform(0, 8), self.random.randint(1, REACH), self.random.uniform(0, 0.05)
+        deadline = time.monotonic() + (seconds if moment == "start" else PATIENCE)
         left = self._partials()  # by what was killed before
-        before = status(self.out)["step"] if (self.out / "status.json").exists() else 0
+        goal = status(self.out)["step"] if (self.out / "status.json").exists() else 0
+        goal += steps if moment == "training" else 1
         while process.poll() is None and time.monotonic() < deadline:
             if moment == "checkpoint" and self._partials() - left:
                 return
             now = status(self.out) if (self.out / "status.json").exists() else {"state": "", "step": 0}
-            if moment != "checkpoint" and now["state"] == "running" and now["step"] > before:
-                time.sleep(self.random.uniform(0, 0.5) if moment == "training" else 0)
+            if moment != "checkpoint" and now["state"] == "running" and now["step"] >= goal:
+                time.sleep(pause)  # anywhere within a step
                 return
             time.sleep(0.001)
 

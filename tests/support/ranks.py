@@ -10,14 +10,30 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 import torch
 
-PRELOADED = ["accelerate", "torch", "torch._dynamo", "torchmetrics.functional.image", "trainer.gan.step",
+from benchmarks.study.job import NEEDED
+
+PRELOADED = [*NEEDED, "torch._dynamo", "torchmetrics.functional.image", "trainer.gan.step",
              "trainer.ranks.process_group", "trainer.train.evaluation"]  # fmt: skip
 """Imported once, in the process that forks the ranks: each would need 5 s for it, 2 of them for DDP's torch._dynamo."""
+
+
+@cache
+def preloaded() -> ForkServerContext:
+    """Starts processes with ``PRELOADED``. The process that forks them is the only one of a test process, and imports
+    what is asked for at its start: whatever forks in a test asks here first, or ranks started later import it all anew.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
+    return context
 
 
 def on_ranks(
@@ -29,8 +45,7 @@ def on_ranks(
     seed, unless they are to be ``fresh``.
     """
     # CUDA does not survive a fork.
-    context: Any = multiprocessing.get_context("spawn" if fresh or gpu else "forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context: Any = multiprocessing.get_context("spawn") if fresh or gpu else preloaded()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

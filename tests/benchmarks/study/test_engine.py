@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +13,11 @@ from unittest.mock import patch
 import pytest
 
 from benchmarks.study.engine import RESULTS, Row, read_rows, run_study
-from benchmarks.study.job import NEEDED, train_and_score
+from benchmarks.study.job import train_and_score
 from benchmarks.study.plan import Plan, Variant
 from shards.common.errors import InputError
 from tests.support.make import make_shards
+from tests.support.ranks import preloaded
 from trainer.folder.checkpoint import checkpoints, load
 from trainer.folder.run_folder import RunFolder, is_locked
 
@@ -27,6 +27,7 @@ ONE, TWO = Variant("one", "One step of D is enough."), Variant("two", "Two are n
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
+    preloaded()
     make_shards(tmp_path / "shards", samples=110)
     return Plan("mnist", tmp_path / "shards", tmp_path / "study", (64, 128), 8, SMALL, "pixels", samples=100)
 
@@ -68,9 +69,7 @@ def slowly() -> Iterator[None]:
 
 def killed(plan: Plan) -> None:
     """Kills a study in the middle of its only run."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(NEEDED)
-    process = context.Process(target=run_study, args=(plan, (replace(ONE, prepare=slowly),), [0]))
+    process = preloaded().Process(target=run_study, args=(plan, (replace(ONE, prepare=slowly),), [0]))
     process.start()
     folder, until = RunFolder(plan.run_folder(ONE, 0)), time.monotonic() + 200
     while not checkpoints(folder.checkpoints):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import resource
 import signal
 import time
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.common.errors import InputError
+from tests.support.ranks import preloaded
 from trainer.folder import checkpoint
 from trainer.gan.state import Tensors
 
@@ -148,11 +148,9 @@ def save_forever(folder: Path) -> None:
 
 
 def test_killed_while_writing_the_newest_is_whole(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([checkpoint.__name__])  # torch is imported once for all three
     for number, delay in enumerate((0.0, 0.013, 0.031)):
         folder = tmp_path / str(number)
-        process = context.Process(target=save_forever, args=(folder,))
+        process = preloaded().Process(target=save_forever, args=(folder,))
         process.start()
         try:
             while not (folder / f"step-{3:09d}").exists():

@@ -95,8 +95,8 @@ class Shell:
 
     def module(self, command: Command) -> None:
         """What looks at runs; each path that it prints is there."""
-        more = ["--train", "80", "--test", "40"] if "trainer.represent" in command.words else []
-        said = self.run(command, command.words[1:] + more)
+        few = {"trainer.represent": ["--train", "80", "--test", "40"], "trainer.evaluate": ["--samples", "100"]}
+        said = self.run(command, command.words[1:] + few.get(command.words[2], []))
         paths = re.findall(r"(?:runs/|mnist[-.])[\w./-]+\w", said)
         assert paths and all((self.root / path).exists() for path in paths), said
 

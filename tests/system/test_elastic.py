@@ -42,7 +42,7 @@ def test_ranks_workers_and_batch_may_change_at_any_kill(digits: Path, tmp_path: 
     assert set(Counter(undisturbed).values()) == {2} and len(undisturbed) == 2 * SAMPLES
 
     moments = random.Random(3)
-    for ranks, workers in ((1, 3), (4, 0), (2, 1)):
+    for ranks, workers in ((1, 3), (4, 0)):
         launcher = ("--multi_gpu", "--num_processes", str(ranks), "--main_process_port", "0")
         begun = status(out)["step"] if (out / "status.json").exists() else 0
         process = start(
@@ -63,16 +63,16 @@ def test_ranks_workers_and_batch_may_change_at_any_kill(digits: Path, tmp_path: 
 def test_a_rank_that_dies_takes_the_job_down_and_the_launcher_brings_it_back(faces32: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(
-        *SMALL, "--data.shards", str(faces32), "--out", str(out), "--steps", "200", "--checkpoint.every", "20",
+        *SMALL, "--data.shards", str(faces32), "--out", str(out), "--steps", "100", "--checkpoint.every", "10",
         "--data.workers", "1", "--data.audit", str(out / "audit"), env=ON_CPU,
         launcher=("--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "--max_restarts", "1"),
     )  # fmt: skip
-    wait_for_step(out, 30, process)
+    wait_for_step(out, 15, process)
     survivor, victim = sorted(psutil.Process(process.pid).children(), key=lambda child: child.environ()["RANK"])
     victim.kill()
     survivor.wait(60)  # it leaves the launcher five seconds to find who died first
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert "another rank was lost" in said and "Traceback" not in said
-    assert status(out) == {"state": "done", "step": 200, "position": 1600}
-    assert all(count == 8 for count in Counter(keys(out)).values())
+    assert status(out) == {"state": "done", "step": 100, "position": 800}
+    assert all(count == 4 for count in Counter(keys(out)).values())

@@ -50,11 +50,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(autouse=True)
-def keep_denormals() -> Iterator[None]:
-    """A training flushes them to 0 in its whole thread, and hypothesis refuses to work without them."""
+def keep_arithmetic() -> Iterator[None]:
+    """A training in this process flushes denormals to 0, without which hypothesis refuses to work, and sets the number
+    of threads, on which the last digits of the next test depend.
+    """
+    threads = torch.get_num_threads() if (torch := sys.modules.get("torch")) else None
     yield
     if torch := sys.modules.get("torch"):
         torch.set_flush_denormal(False)
+        if threads:
+            torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,89 @@
+"""Measures whether a generator keeps the colours of the drawn faces: the hues of their backgrounds and of their shirts.
+
+Real and generated images are counted by hue (six, and grey) in two parts of the image: the upper corners and the lower
+edge beside the neck. The figure is the total variation distance of the shares, which is 0 for equal shares and 1 if
+they have no hue in common. A generator that paints all backgrounds grey has lost what its data vary in, although its
+faces may look good.
+
+Example: uv run python -m benchmarks.hues --runs runs/faces runs/other
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.measure import cli
+from trainer.data import open_images
+from trainer.folder.load_run import load_run
+from trainer.gan.noise import EVALUATION, latents
+from trainer.samples import generate, to_pixels
+
+HUES = ("red", "yellow", "green", "cyan", "blue", "magenta", "grey")
+FIRST = -30  # degrees where the sector of red begins; 0 is its middle
+GREY = 0.08  # saturation below which a colour is grey; that of the palest background is 0.09
+REGIONS: dict[str, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
+    "backgrounds": lambda images: (images[:, :12, :8], images[:, :12, -8:]),
+    "shirts": lambda images: (images[:, -4:, 10:16], images[:, -4:, -16:-10]),
+}
+"""The left and the right part of images (n, 64, 64, 3) that show one colour."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(cli.Arguments):
+    """Shares of hues, and their distance from the data's."""
+
+    runs: tuple[Path, ...] = (Path("runs/faces"),)
+    """Folders of runs on drawn faces at 64x64."""
+    samples: int = 2048
+    """Generated images, and at most as many real ones."""
+
+
+def hue_shares(images: np.ndarray, region: str) -> np.ndarray:
+    """Shares of ``HUES`` among the mean colours that images, uint8 (n, 64, 64, 3), have in ``region``."""
+    left, right = REGIONS[region](images)
+    colours = np.concatenate([left, right], axis=2).mean(axis=(1, 2)) / 255
+    largest, least = colours.max(axis=1), colours.min(axis=1)
+    chroma = largest - least
+    red, green, blue = (colours - least[:, None]).T / np.where(chroma > 0, chroma, 1)
+    hue = 60 * np.select(
+        [chroma == 0, red == 1, green == 1], [0 * red, green - blue, 2 + blue - red], default=4 + red - green
+    )
+    sector = np.floor((hue - FIRST) % 360 / 60).astype(int)
+    grey = chroma <= GREY * largest
+    return np.bincount(np.where(grey, len(HUES) - 1, sector), minlength=len(HUES)) / len(images)
+
+
+def total_variation(a: np.ndarray, b: np.ndarray) -> float:
+    """Half the sum of the absolute differences of two tables of shares."""
+    return float(np.abs(a - b).sum() / 2)
+
+
+def benchmark(arguments: Arguments) -> None:
+    """Prints the shares of hues of each run and of its data."""
+    figures = {}
+    for folder in arguments.runs:
+        run = load_run(folder)
+        dataset = open_images(run.config.data, None)
+        with closing(dataset.reader):
+            real = dataset.__getitems__(range(min(arguments.samples, len(dataset)))).images.numpy()
+        noise = latents(run.config.seed, 0, arguments.samples, run.generator.z_dim, EVALUATION)
+        fake = to_pixels(generate(run.generator, noise))
+        for region in REGIONS:
+            shares = {"data": hue_shares(real, region), str(folder): hue_shares(fake, region)}
+            distance = total_variation(*shares.values())
+            figures[f"{folder} {region}"] = distance
+            for name, row in shares.items():
+                listed = ", ".join(f"{hue} {share:.0%}" for hue, share in zip(HUES, row, strict=True) if share >= 0.005)
+                print(f"{region} of {name}: {listed}")
+            print(f"{region}: total variation {distance:.2f}")
+    cli.write_json(arguments, total_variation=figures)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(Arguments, benchmark, __doc__))

@@ -215,11 +215,6 @@ class Config:
         self.schedule.check(
             ema_images=self.ema_images, augmented=bool(self.augment.names), cuda_graphs=self.cuda_graphs
         )
-        if self.model.kind != "dcgan":
-            for name in ("norm_d", "upsampling"):
-                if (value := getattr(self.model, name)) != getattr(Model, name):
-                    flag = f"--model.{name.replace('_', '-')} {value}"
-                    raise InputError(f"{flag} needs --model.kind dcgan: {self.model.kind} networks do not have it.")
         values = flatten(self)
 
         def require(valid: bool, name: str, rule: str) -> None:

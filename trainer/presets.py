@@ -13,19 +13,21 @@ from shards.common.command import read_words
 from shards.common.errors import InputError
 from trainer.config import Checkpoints, Config, Data, Evaluation, Model, Samples
 from trainer.flags import normalise
-from trainer.recipe import Optim
+from trainer.recipe import Augment, Optim, Penalty
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "faces": (
         "The default: faces that shardgan draws on first use, with networks small enough for two CPU cores.\n\n"
         "Example: accelerate launch trainer/run.py faces --seed 1 --out runs/other-faces",
         Config(
-            model=Model(features_g=16, features_d=16),
-            optim=Optim(lr_g=1e-3, lr_d=4e-4),  # two rates (TTUR, arXiv 1706.08500): sharp faces in minutes, not hours
-            batch_size=32,
-            checkpoint=Checkpoints(every=200),
-            samples=Samples(every=100),
-            default_steps=480,
+            model=Model(features_g=16, features_d=16, norm_d="none", upsampling="nearest"),
+            loss="relativistic",
+            penalty=Penalty(r1=0.3, r2=0.3, every=8),
+            optim=Optim(lr_g=2e-3, lr_d=2e-3, beta1=0, beta2=0.99),
+            batch_size=16,
+            checkpoint=Checkpoints(every=400),
+            samples=Samples(every=200),
+            default_steps=960,
         ),
     ),
     "mnist": (
@@ -54,6 +56,28 @@ PRESETS: dict[str, tuple[str, Config]] = {
             evaluate=Evaluation(every=2500),
             out=Path("runs/lsun"),
             default_steps=23_696,
+        ),
+    ),
+    "tutorial": (
+        "The recipe of the DCGAN tutorial to the letter: MNIST in one channel at 64x64, 5 epochs.\n\n"
+        "Example: accelerate launch trainer/run.py tutorial --loss minimax",
+        Config(
+            data=Data(shards="data/mnist64"),
+            model=Model(bn_init_mean=0),
+            ema_images=0,
+            out=Path("runs/tutorial"),
+            default_steps=2344,
+        ),
+    ),
+    "small-data": (
+        "A folder of a few thousand images, mirrored and augmented.\n\n"
+        "Example: accelerate launch trainer/run.py small-data --data.shards data/flowers64 --out runs/flowers",
+        Config(
+            data=Data(shards="data/images64", workers=4, flip=True),
+            augment=Augment("color,translation,cutout"),
+            evaluate=Evaluation(every=2500),
+            out=Path("runs/small-data"),
+            default_steps=20_000,
         ),
     ),
 }

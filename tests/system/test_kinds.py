@@ -56,7 +56,7 @@ def test_the_metrics_say_what_the_recipe_does(trained: Path) -> None:
     """Reported are every second step and the last; penalties come in the first step and each third after it."""
     found = rows(trained / "metrics.jsonl")
     assert [(row["step"], "penalty/r1" in row) for row in found] == [(2, False), (4, True), (6, False)]
-    for name, start, end in (("lr_g", 1e-3, 1e-5), ("r2", 1.0, 0.1), ("ema_images", 20_000, 30)):
+    for name, start, end in (("lr_g", 2e-3, 1e-5), ("r2", 1.0, 0.1), ("ema_images", 20_000, 30)):
         wanted = [cosine(start, end, row["images"], 60) for row in found]
         assert [row[f"schedule/{name}"] for row in found] == wanted
 

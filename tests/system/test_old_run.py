@@ -26,6 +26,14 @@ def old(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.fixture
+def flags(old: Path) -> list[str]:
+    """Those of the same command today: the preset has changed, and the error says how to continue the run."""
+    refused = run(*FLAGS, "--out", str(old), "--steps", "5")
+    assert refused.returncode == 2 and "loss: non-saturating -> relativistic" in refused.stderr
+    return [*FLAGS, "--out", str(old), *refused.stderr.rpartition("the old values to continue that one: ")[2].split()]
+
+
 def test_its_networks_load(old: Path) -> None:
     loaded = load_run(old)
     assert (loaded.config.model.kind, loaded.step, loaded.position, loaded.shape) == ("dcgan", 3, 12, (1, 32))
@@ -40,10 +48,10 @@ def test_its_export_loads(old: Path) -> None:
     assert torch.equal(generate(exported, noise), generate(generator, noise)) and not exported.training
 
 
-def test_it_goes_on_and_then_records_its_networks(old: Path) -> None:
-    other = run(*FLAGS, "--out", str(old), "--steps", "5", "--model.features-g", "2")
+def test_it_goes_on_and_then_records_its_networks(old: Path, flags: list[str]) -> None:
+    other = run(*flags, "--steps", "5", "--model.features-g", "2")
     assert other.returncode == 2 and "model.features_g: 1 -> 2" in other.stderr
-    done = run(*FLAGS, "--out", str(old), "--steps", "5")
+    done = run(*flags, "--steps", "5")
     assert done.returncode == 0, done.stderr
     assert status(old) == {"state": "done", "step": 5, "position": 20}
     assert [row["step"] for row in rows(old / "metrics.jsonl")] == [1, 2, 3, 4, 5]
@@ -53,11 +61,11 @@ def test_it_goes_on_and_then_records_its_networks(old: Path) -> None:
     assert load_run(old).shape == (1, 32)
 
 
-def test_networks_are_compared_before_anything_is_written(old: Path) -> None:
-    assert run(*FLAGS, "--out", str(old), "--steps", "5").returncode == 0
+def test_networks_are_compared_before_anything_is_written(old: Path, flags: list[str]) -> None:
+    assert run(*flags, "--steps", "5").returncode == 0
     (old / "config.yaml").unlink()
     for more in ((), ("--dry-run",)):
-        other = run(*FLAGS, "--out", str(old), "--steps", "6", "--model.kind", "mlp", *more)
+        other = run(*flags, "--steps", "6", "--model.kind", "mlp", *more)
         assert other.returncode == 2 and "step-000000005 holds other networks: {'kind': 'dcgan'" in other.stderr
     assert not (old / "config.yaml").exists()
-    assert run(*FLAGS, "--out", str(old), "--steps", "6").returncode == 0
+    assert run(*flags, "--steps", "6").returncode == 0

@@ -50,8 +50,7 @@ def test_only_what_makes_another_run_counts(changed: set[str], missing: bool) ->
     new = {name: value for name, value in FLAT.items() if not (missing and name in changed)}
     if not missing:
         new |= dict.fromkeys(changed, "other")
-    expected = [f"{name}: {FLAT[name]} -> {new.get(name)}" for name in sorted(changed & IDENTITY)
-                if new.get(name) != FLAT[name]]  # fmt: skip
+    expected = {name: (FLAT[name], new.get(name)) for name in changed & IDENTITY if new.get(name) != FLAT[name]}
     assert differences(FLAT, new) == expected
     assert len(differences(new, FLAT)) == (0 if missing else len(expected))
 

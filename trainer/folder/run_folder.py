@@ -6,6 +6,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -97,11 +98,14 @@ class RunFolder:
         Raises ``InputError``, which names every field that differs, if the folder holds a run of another config.
         """
         old = self._read_fields()
-        changed = [] if old is None else differences(old, flatten(config))
+        changed = {} if old is None else differences(old, flatten(config))
         if changed:
+            lines = [f"  {name}: {before} -> {now}" for name, (before, now) in changed.items()]
+            flags = " ".join(_flag(name, before) for name, (before, _) in changed.items() if before is not None)
             raise InputError(
-                f"{self.path} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
-                "Use the old values to continue that run, or another --out to start a new one."
+                "\n".join([f"{self.path} holds a run of another config:", *lines])
+                + "\nGive another --out to start a new run, or the old values to continue that one"
+                + (f": {flags}" if flags else ".")
             )
 
     def _read_fields(self) -> dict[str, Any] | None:
@@ -185,17 +189,26 @@ class RunFolder:
         return InputError(f"The run folder {self.path} cannot be written: {why}. Choose another --out.")
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Fields in which two flat configs describe different runs, as ``name: old -> new``.
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Fields in which two flat configs describe different runs, with their values in ``old`` and in ``new``.
 
     A field that ``old`` lacks counts as its default, because an earlier version did not have it.
     """
     old = {**flatten(Config()), **old}
-    return [
-        f"{name}: {old.get(name)} -> {new.get(name)}"
+    return {
+        name: (old.get(name), new.get(name))
         for name in sorted(old.keys() | new.keys())
         if not name.startswith(FREE) and old.get(name) != new.get(name)
-    ]
+    }
+
+
+def _flag(name: str, value: Any) -> str:
+    """The words that give the field ``name`` this ``value`` on the command line."""
+    group, _, field = name.replace("_", "-").rpartition(".")
+    prefix = f"--{group}." if group else "--"
+    if isinstance(value, bool):
+        return f"{prefix}{'' if value else 'no-'}{field}"
+    return f"{prefix}{field} {shlex.quote(str(value))}"
 
 
 def _unflatten(kind: type, flat: dict[str, Any], prefix: str = "") -> Any:

@@ -67,10 +67,11 @@ def check_penalties(config: Config, manifest: Manifest, precision: str) -> None:
     if has_batch_norm(discriminator):
         raise InputError(
             f"{flag} needs the gradient of each image, and BatchNorm in the discriminator mixes those of a batch. "
-            "Give --model.norm-d none, or no penalty."
+            "Give --model.norm-d none, or --penalty.r1 0 --penalty.r2 0."
         )
     if precision == "fp16":
-        raise InputError(f"{flag} overflows under fp16. Launch with --mixed_precision bf16, or no.")
+        remedy = "Launch with --mixed_precision bf16 or no, or give --penalty.r1 0 --penalty.r2 0."
+        raise InputError(f"{flag} overflows under fp16. {remedy}")
 
 
 def _notes(config: Config, manifest: Manifest, launch: Launch) -> Iterator[str | None]:

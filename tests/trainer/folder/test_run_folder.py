@@ -24,6 +24,7 @@ from shards.common.errors import InputError
 from tests.support.launching import ROOT
 from trainer.config import Config, Data, Model, flatten
 from trainer.folder.run_folder import RunFolder, is_locked
+from trainer.presets import PRESETS, parse
 from trainer.status.__main__ import read_status
 
 
@@ -192,3 +193,15 @@ def test_the_status_is_whole_at_any_time(tmp_path: Path) -> None:
     assert len(seen) > 20
     assert all(row["position"] == 2 * row["step"] for row in seen)  # type: ignore[operator]
     assert list(tmp_path.iterdir()) == [folder.status]
+
+
+@pytest.mark.parametrize("before", PRESETS)
+def test_the_error_about_another_config_has_the_flags_that_continue_the_run(before: str, tmp_path: Path) -> None:
+    """As after an upgrade that changed a preset."""
+    old = dataclasses.replace(PRESETS[before][1], out=tmp_path / "run", ema_images=123, loss="minimax")
+    claim(old.out, old)
+    folder, words = RunFolder(old.out), ["faces", "--data.no-flip", "--seed", "7", "--out", str(old.out)]
+    with pytest.raises(InputError, match="another config") as caught:
+        folder.check(parse(words)[1])
+    flags = str(caught.value).rpartition("that one: ")[2].split()
+    folder.check(parse([*words, *flags])[1])

@@ -83,7 +83,7 @@ def begun(faces32: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("generator", "blocks.3.0.bias", torch.nan, "", ()),
         ("generator", "blocks.0.0.weight", -torch.inf, "", ("--steps", "4")),
         ("discriminator", "blocks.0.0.weight", torch.nan, "STOP", LATE),
-        ("discriminator", "blocks.1.1.running_var", torch.inf, "SIGINT", LATE),
+        ("discriminator", "blocks.1.0.bias", torch.inf, "SIGINT", LATE),
         ("average", "blocks.0.1.running_mean", torch.nan, "data", LATE),
         ("generator_optim", "blocks.0.0.weight.exp_avg_sq", torch.inf, "SIGTERM", ()),
         ("discriminator_optim", "blocks.0.0.bias.exp_avg", torch.nan, "", ("--samples.every", "4", *LATE)),

@@ -22,6 +22,7 @@ from tests.support.forks import python
 from tests.support.launching import ROOT, SMALL, command, rows, run, start, status, wait_for_step
 from tests.support.make import make_shards
 from trainer.folder.background import Background
+from trainer.presets import PRESETS
 from trainer.run import main
 from trainer.train.session import Session
 
@@ -94,7 +95,7 @@ def test_a_dry_run_says_what_will_not_serve(faces32: Path, tmp_path: Path) -> No
 def test_a_dry_run_of_the_default_draws_nothing(tmp_path: Path) -> None:
     done = python()(str(ROOT / "trainer" / "run.py"), "--dry-run", cwd=tmp_path)
     assert done.returncode == 0
-    assert "8,192 faces images" in done.stderr and "480 steps from the start" in done.stderr
+    assert "8,192 faces images" in done.stderr and "960 steps from the start" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -212,7 +213,7 @@ def test_an_unknown_preset_or_flag(words: tuple[str, ...]) -> None:
 def test_a_folder_of_another_config_says_which_fields_differ(faces32: Path, finished: Path, fails: Fails) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     said = fails(*flags(faces32, finished, "--seed", "7", "--loss", "minimax", "--log-every", "3"))
-    assert "loss: non-saturating -> minimax" in said and "seed: 0 -> 7" in said and "log_every" not in said
+    assert "loss: relativistic -> minimax" in said and "seed: 0 -> 7" in said and "log_every" not in said
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
@@ -249,5 +250,5 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint_whole(faces32: Path, tmp
 
 def test_help_teaches() -> None:
     done = subprocess.run(command("--help"), cwd=ROOT, capture_output=True, text=True, check=True)
-    for preset in ("faces", "mnist", "celeba", "lsun"):
+    for preset in PRESETS:
         assert preset in done.stdout

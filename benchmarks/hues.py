@@ -10,6 +10,7 @@ Example: uv run python -m benchmarks.hues --runs runs/faces runs/other
 
 from __future__ import annotations
 
+import colorsys
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -19,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import cli
+from shards.common.errors import InputError
 from trainer.data import open_images
+from trainer.evaluate.evaluation import generated, real
 from trainer.folder.load_run import load_run
-from trainer.gan.noise import EVALUATION, latents
-from trainer.samples import generate, to_pixels
 
 HUES = ("red", "yellow", "green", "cyan", "blue", "magenta", "grey")
 FIRST = -30  # degrees where the sector of red begins; 0 is its middle
@@ -46,17 +47,13 @@ class Arguments(cli.Arguments):
 
 def hue_shares(images: np.ndarray, region: str) -> np.ndarray:
     """Shares of ``HUES`` among the mean colours that images, uint8 (n, 64, 64, 3), have in ``region``."""
-    left, right = REGIONS[region](images)
-    colours = np.concatenate([left, right], axis=2).mean(axis=(1, 2)) / 255
-    largest, least = colours.max(axis=1), colours.min(axis=1)
-    chroma = largest - least
-    red, green, blue = (colours - least[:, None]).T / np.where(chroma > 0, chroma, 1)
-    hue = 60 * np.select(
-        [chroma == 0, red == 1, green == 1], [0 * red, green - blue, 2 + blue - red], default=4 + red - green
-    )
-    sector = np.floor((hue - FIRST) % 360 / 60).astype(int)
-    grey = chroma <= GREY * largest
-    return np.bincount(np.where(grey, len(HUES) - 1, sector), minlength=len(HUES)) / len(images)
+    colours = np.concatenate(REGIONS[region](images), axis=2).mean(axis=(1, 2)) / 255
+    return np.bincount([_hue(*colour) for colour in colours], minlength=len(HUES)) / len(images)
+
+
+def _hue(red: float, green: float, blue: float) -> int:
+    hue, saturation, _ = colorsys.rgb_to_hsv(red, green, blue)
+    return HUES.index("grey") if saturation < GREY else int((360 * hue - FIRST) % 360 // 60)
 
 
 def total_variation(a: np.ndarray, b: np.ndarray) -> float:
@@ -65,22 +62,24 @@ def total_variation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def benchmark(arguments: Arguments) -> None:
-    """Prints the shares of hues of each run and of its data."""
+    """Prints the shares of hues of each run and of its data; raises ``InputError`` for images of another kind."""
     figures = {}
     for folder in arguments.runs:
         run = load_run(folder)
-        dataset = open_images(run.config.data, None)
+        if run.shape != (3, 64):
+            channels, side = run.shape
+            raise InputError(f"{folder} has images of {side} px in {channels} channels, not drawn faces at 64 px.")
+        dataset = open_images(run.config.data)
         with closing(dataset.reader):
-            real = dataset.__getitems__(range(min(arguments.samples, len(dataset)))).images.numpy()
-        noise = latents(run.config.seed, 0, arguments.samples, run.generator.z_dim, EVALUATION)
-        fake = to_pixels(generate(run.generator, noise))
+            data = real(dataset)(0, min(arguments.samples, len(dataset)))
+        fakes = generated(run.generator, run.config.seed, run.generator.z_dim)(0, arguments.samples)
+        images = {"data": data.permute(0, 2, 3, 1).numpy(), str(folder): fakes.permute(0, 2, 3, 1).numpy()}
         for region in REGIONS:
-            shares = {"data": hue_shares(real, region), str(folder): hue_shares(fake, region)}
-            distance = total_variation(*shares.values())
-            figures[f"{folder} {region}"] = distance
+            shares = {name: hue_shares(those, region) for name, those in images.items()}
             for name, row in shares.items():
                 listed = ", ".join(f"{hue} {share:.0%}" for hue, share in zip(HUES, row, strict=True) if share >= 0.005)
                 print(f"{region} of {name}: {listed}")
+            figures[f"{folder} {region}"] = distance = total_variation(*shares.values())
             print(f"{region}: total variation {distance:.2f}")
     cli.write_json(arguments, total_variation=figures)
 

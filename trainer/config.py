@@ -64,7 +64,8 @@ class Data:
     cache: Path | None = None
     """Folder on this node for data from a URL. Default: shardgan-cache-UID in the temporary folder."""
     cache_gb: float = 16.0
-    """Largest size of that cache in GiB. If all data fit, only the first epoch reads from the network."""
+    """Largest size of that cache in GiB. If all data fit, only the first epoch reads from the network.
+    What evaluations compute of real images may take as much again."""
     trust_base: bool = False
     """Let the manifest at a URL name tars on other servers, which then receive no credentials over HTTP."""
     audit: Path | None = None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import colorsys
-
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
-from benchmarks.hues import FIRST, GREY, HUES, hue_shares, total_variation
+from benchmarks.hues import HUES, Arguments, benchmark, hue_shares, total_variation
+from shards.common.errors import InputError
 from shards.sources.faces import sample_face
 from shards.sources.portrait import draw_face
+from tests.support.launching import ROOT
 
 NAMES = {
     "backgrounds": {"sand": "yellow", "sky": "cyan", "mint": "green", "lilac": "blue", "slate": "blue"},
@@ -29,15 +28,9 @@ def test_the_colours_of_drawn_faces_are_recognised() -> None:
         assert right == 1 if region == "backgrounds" else right > 0.85  # long hair hides some shirts
 
 
-@given(st.lists(st.integers(0, 255), min_size=3, max_size=3))
-def test_an_image_of_one_colour_has_the_hue_of_colorsys(colour: list[int]) -> None:
-    hue, saturation, _ = colorsys.rgb_to_hsv(*(value / 255 for value in colour))
-    border = (hue * 360 - FIRST) % 60
-    if abs(saturation - GREY) < 1e-6 or min(border, 60 - border) < 1e-6:
-        return
-    expected = "grey" if saturation <= GREY else HUES[int((hue * 360 - FIRST) % 360 // 60)]
-    shares = hue_shares(np.full((2, 64, 64, 3), colour, np.uint8), "shirts")
-    assert dict(zip(HUES, shares, strict=True))[expected] == 1
+def test_a_run_of_other_images_is_refused() -> None:
+    with pytest.raises(InputError, match="images of 32 px in 1 channels, not drawn faces at 64 px"):
+        benchmark(Arguments(runs=(ROOT / "tests" / "fixtures" / "version-0.1" / "run",)))
 
 
 def test_total_variation_is_0_for_equal_shares_and_1_for_disjoint_ones() -> None:

@@ -47,11 +47,11 @@ def train_and_score(plan: Plan, variant: Variant, seed: int) -> None:
 
 def _train(plan: Plan, config: Config) -> None:
     from trainer.ranks.launch import read_launch
-    from trainer.status.__main__ import read_status
+    from trainer.status.__main__ import read_state
     from trainer.train.start import run
 
     run(plan.preset, config, read_launch())
-    if (state := read_status(config.out).state) != "done":
+    if (state := read_state(config.out).state) != "done":
         raise InputError(f"The run in {config.out} is {state}. Give the same command again to continue it.")
 
 

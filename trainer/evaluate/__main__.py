@@ -23,7 +23,7 @@ from trainer.config import MIN_SAMPLES, Judge
 from trainer.evaluate.picture import draw_scores
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import Result, append_scores, as_table, format_scores, read_scores
-from trainer.status.__main__ import read_status
+from trainer.status.__main__ import read_state
 
 FEATURES = ("lite0", "inception", "labels", "pixels")
 PAUSE = 5.0  # seconds between two looks for new checkpoints
@@ -165,7 +165,7 @@ def watch(folder: RunFolder, score: Callable[[Path], object]) -> None:
 
     done: set[str] = set()  # by their content, because a training that went back writes a step again
     while True:
-        running = read_status(folder.path).state in ("starting", "running")  # first, or the last one might be missed
+        running = read_state(folder.path).state in ("starting", "running")  # first, or the last one might be missed
         for path in checkpoints(folder.checkpoints):
             try:
                 content = digest(path)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -22,6 +23,7 @@ from trainer.folder.run_folder import RunFolder
 DAMAGED = (ValueError, TypeError, LookupError, OverflowError, RecursionError)
 """What the parser of a line raises if the line is damaged."""
 NAMED = 5  # damaged lines that a warning names
+TAIL = 2**14  # bytes at the end of a journal that are read first, for its last lines
 
 Row = TypeVar("Row")
 Warn = Callable[[str], object]
@@ -86,16 +88,15 @@ def read_journal(
     size: int | None = None,
 ) -> Iterator[Row]:
     """What ``parse`` makes of the rows of ``path``, in order; nothing if it does not exist. ``last`` is the number of
-    rows at its end, ``size`` that of bytes at its beginning, to which the reading is limited.
+    lines at its end, ``size`` that of bytes at its beginning, to which the reading is limited.
 
     A damaged line is left out: one that is cut, that is no JSON object with a step, or of which ``parse`` raises one of
-    :data:`DAMAGED`. One call of ``warn``, at the end, names all of them.
+    :data:`DAMAGED`. One call of ``warn``, at the end, names all of them, or counts those among the ``last`` ones.
     """
     damaged, seen = [], 0
     try:
         with path.open("rb") as file:
-            lines = enumerate(file, 1)
-            for number, line in lines if last is None else deque(lines, last):
+            for number, line in enumerate(file if last is None else _last_lines(file, last), 1):
                 seen += len(line)
                 if size is not None and seen > size:
                     break
@@ -110,7 +111,7 @@ def read_journal(
     except OSError as error:
         warn(f"{path} cannot be read ({error.strerror}) and is left out.")
     if damaged:
-        warn(f"{path}: {_name_lines(damaged)} damaged and left out.")
+        warn(f"{path}: {_name_lines(damaged, last)} damaged and left out.")
 
 
 def read_figures(path: Path, warn: Warn = warn_once, size: int | None = None) -> Iterator[dict[str, Any]]:
@@ -198,7 +199,19 @@ def _is_cut(path: Path) -> bool:
         return file.read() != b"\n"
 
 
-def _name_lines(numbers: list[int]) -> str:
+def _last_lines(file: BinaryIO, count: int) -> Iterable[bytes]:
+    """The last ``count`` lines of ``file``. A run of weeks has gigabytes of others, which are not read."""
+    end, size, tail = file.seek(0, os.SEEK_END), 0, b""
+    while size < end and tail.count(b"\n") <= count:
+        size = min(end, max(TAIL, 2 * size))
+        file.seek(end - size)
+        tail = file.read(size)
+    return deque(BytesIO(tail), count)
+
+
+def _name_lines(numbers: list[int], last: int | None) -> str:
+    if last is not None:
+        return f"{len(numbers)} of the last {last} lines {'is' if len(numbers) == 1 else 'are'}"
     if len(numbers) == 1:
         return f"line {numbers[0]} is"
     more = f" and {len(numbers) - NAMED:,} more" if len(numbers) > NAMED else ""

@@ -25,7 +25,7 @@ from trainer.folder.score_log import find_best, format_scores, newest, read_scor
 from trainer.folder.start_log import read_starts, summarise
 from trainer.watch.progress import format_figures
 
-ROWS = 3  # of metrics.jsonl, the newest; older ones are not read
+ROWS = 3  # of metrics.jsonl, the newest
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Arguments:
             raise InputError("Name a run's folder: python -m trainer.status runs/faces")
 
 
-@dataclass(frozen=True)
-class RunStatus:
-    """The state of one run; ``None`` where its folder does not say."""
+@dataclass(frozen=True, kw_only=True)
+class BasicStatus:
+    """What ``status.json`` and the lock of one run say."""
 
     run: str
     state: str
@@ -55,6 +55,15 @@ class RunStatus:
     ``killed`` if it says ``running`` and the process is gone."""
     alive: bool | None  # whether a process holds the run's lock; None if its file system has no locks
     step: int
+    position: int
+    warnings: list[str]  # how the training goes wrong
+    error: str | None  # why the run failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus(BasicStatus):
+    """What the whole folder of one run says; ``None`` where it does not."""
+
     steps: int | None
     epoch: float | None
     images_per_second: float | None
@@ -67,12 +76,10 @@ class RunStatus:
     checkpoint_age_seconds: float | None
     samples: str | None  # path of the newest sheet
     environment: dict[str, Any] | None  # devices, hosts, versions and command of the last start
-    warnings: list[str]  # how the training goes wrong
-    error: str | None  # why the run failed
 
 
-def read_status(run: Path, warn: Warn = warn_once) -> RunStatus:
-    """The state of the run in ``run``; ``warn`` is called with what is left out, because it is damaged.
+def read_state(run: Path) -> BasicStatus:
+    """The state of the run in ``run``, from two small files.
 
     Raises ``InputError`` if that is no run folder or its status is not valid.
     """
@@ -90,6 +97,23 @@ def read_status(run: Path, warn: Warn = warn_once) -> RunStatus:
         raise InputError(f"{folder.status} is not a run's status: {error}. {REPAIR}") from error
     if state == "running" and alive is False:
         state = "killed"
+    return BasicStatus(
+        run=str(run),
+        state=state,
+        alive=alive,
+        step=step,
+        position=position,
+        warnings=status.get("warnings", []),
+        error=status.get("error"),
+    )
+
+
+def read_status(run: Path, warn: Warn = warn_once) -> RunStatus:
+    """:func:`read_state` and the rest of the folder; ``warn`` is called with what is left out, because it is damaged.
+
+    Raises ``InputError`` as :func:`read_state` does.
+    """
+    basic, folder = read_state(run), RunFolder(run)
     row = _newest_figures(folder.metrics, warn)
     config = None
     with suppress(InputError):  # a damaged config hides no state
@@ -99,17 +123,14 @@ def read_status(run: Path, warn: Warn = warn_once) -> RunStatus:
     scored, scores = newest(results, environment.get("data.digest")) or (None, {})
     judged = find_best(folder, results, config.evaluate.by if config else None)
     speed = row.get("speed/images_per_second")
-    steps_left, images_left = _remaining(config, step, position, row)
+    steps_left, images_left = _remaining(config, basic, row)
     checkpoint = max(folder.checkpoints.glob("step-*"), default=None)
     return RunStatus(
-        run=str(run),
-        state=state,
-        alive=alive,
-        step=step,
-        steps=None if steps_left is None else step + steps_left,
+        **vars(basic),
+        steps=None if steps_left is None else basic.step + steps_left,
         epoch=row.get("epoch"),
         images_per_second=speed,
-        eta_seconds=images_left / speed if state == "running" and images_left is not None and speed else None,
+        eta_seconds=images_left / speed if basic.state == "running" and images_left is not None and speed else None,
         figures=row,
         scores=scores,
         scored=scored,
@@ -118,12 +139,10 @@ def read_status(run: Path, warn: Warn = warn_once) -> RunStatus:
         checkpoint_age_seconds=max(0.0, time.time() - checkpoint.stat().st_mtime) if checkpoint else None,
         samples=str(max(folder.samples.glob("step-*.png"), default="")) or None,
         environment=environment or None,
-        warnings=status.get("warnings", []),
-        error=status.get("error"),
     )
 
 
-def _remaining(config: Config | None, step: int, position: int, row: dict[str, float]) -> tuple[int | None, int | None]:
+def _remaining(config: Config | None, now: BasicStatus, row: dict[str, float]) -> tuple[int, int] | tuple[None, None]:
     """Steps and images left, by the trainer's own rule. ``epoch`` in ``row`` implies the size of the data set."""
     if config is None:
         return None, None
@@ -131,7 +150,7 @@ def _remaining(config: Config | None, step: int, position: int, row: dict[str, f
         samples = round(row["images"] / row["epoch"]) if config.epochs is not None else 1
     except (KeyError, ArithmeticError, ValueError):  # figures may be infinite or no numbers
         return None, None
-    steps = config.remaining_steps(step, position, samples)
+    steps = config.remaining_steps(now.step, now.position, samples)
     return steps, steps * config.batch_size * config.d_steps
 
 

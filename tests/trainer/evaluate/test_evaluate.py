@@ -126,7 +126,7 @@ def test_watching_scores_what_is_written_again_and_misses_what_is_removed(
     for step in (2, 4, 6, 8):
         write(step, f"{step}a")
     folder.write_status("running", 8, 64)
-    monkeypatch.setattr(main, "read_status", lambda path: SimpleNamespace(**status(path)))  # no process trains here
+    monkeypatch.setattr(main, "read_state", lambda path: SimpleNamespace(**status(path)))  # no process trains here
     monkeypatch.setattr(main, "PAUSE", 0.01)
     main.watch(folder, score)
     assert seen == ["2a", "damaged", "8a", "2b"] and not list(folder.checkpoints.glob(".*"))

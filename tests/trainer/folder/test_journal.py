@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from trainer.folder.journal import (
     BadSampleLog,
     Journal,
     check_bad_samples,
+    ignore,
     read_figures,
     read_journal,
     roll_back,
@@ -117,10 +120,45 @@ def test_damaged_lines_are_left_out_and_named_once(tmp_path: Path, capsys: pytes
         assert [row["step"] for row in read_journal(path, dict, said.append)] == [1, 2, 3]
         assert [row["step"] for row in read_journal(path, dict, last=2)] == [3]
     assert said == [f"{path}: lines 2, 3, 4, 5, 6 and 5 more are damaged and left out."] * 2
-    assert capsys.readouterr().err == f"warning: {path}: line 13 is damaged and left out.\n"
+    assert [*read_journal(path, dict, last=12)] == [*read_journal(path, dict, ignore)][1:]
+    assert capsys.readouterr().err == (
+        f"warning: {path}: 1 of the last 2 lines is damaged and left out.\n"
+        f"warning: {path}: 10 of the last 12 lines are damaged and left out.\n"
+    )
     assert [*read_journal(tmp_path / "none", dict, said.append)] == [] and len(said) == 2
     assert [*read_journal(tmp_path, dict, said.append)] == []
     assert said[2] == f"{tmp_path} cannot be read (Is a directory) and is left out."
+
+
+@given(
+    lengths=st.lists(st.integers(0, 90), max_size=9),
+    last=st.integers(1, 6),
+    cut=st.integers(0, 20),
+)
+@example(lengths=[20] * 9, last=1, cut=0)  # a block of the end holds one line and the end of another
+def test_the_last_lines_are_those_of_the_whole_file(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], last: int, cut: int
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "x"
+    rows = [{"step": step, "text": "a" * length} for step, length in enumerate(lengths)]
+    whole = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+    path.write_bytes(whole[: max(0, len(whole) - cut)])
+    lines = path.read_bytes().splitlines(keepends=True)[-last:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.folder.journal.TAIL", 16)
+        found = [*read_journal(path, dict, ignore, last=last)]
+    assert found == [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def test_of_a_long_journal_only_the_end_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with path.open("wb") as file:
+        file.truncate(2**28)
+        file.seek(0, os.SEEK_END)
+        file.write(b'\n{"step": 1}\n{"step": 2}\n')
+    before = psutil.Process().io_counters().read_chars
+    assert [*read_journal(path, dict, last=2)] == [{"step": 1}, {"step": 2}]
+    assert psutil.Process().io_counters().read_chars - before < 2**20
 
 
 def test_figures_have_a_number_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

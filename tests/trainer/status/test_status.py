@@ -17,7 +17,7 @@ from tests.support.launching import ROOT, SMALL, start, wait_for_step
 from tests.trainer.report.make import lines, result
 from trainer.config import Config, flatten
 from trainer.folder.run_folder import RunFolder
-from trainer.status.__main__ import main, read_status
+from trainer.status.__main__ import main, read_state, read_status
 
 ROW = {
     "step": 40, "images": 5120, "epoch": 0.5, "loss/d": 0.7, "loss/g": 1.2, "score/real": 0.6, "score/fake_before": 0.4,
@@ -46,7 +46,7 @@ def test_a_run_in_lines_and_in_json(tmp_path: Path, capsys: pytest.CaptureFixtur
     run = make(tmp_path / "run", "preempted")
     assert main([str(run)]) == 0
     output, warned = capsys.readouterr()
-    assert warned == f"warning: {run}/metrics.jsonl: line 3 is damaged and left out.\n"
+    assert warned == f"warning: {run}/metrics.jsonl: 1 of the last 3 lines is damaged and left out.\n"
     assert output.startswith(f"{run}: preempted, 40 of 100 steps, epoch 0.50\n")
     assert "D 0.700, G 1.200, D(x) 0.60, D(G(z)) 0.40/0.30, 128 img/s, wait 5%" in output
     assert "step-000000040, 0:00:0" in output and str(run / "samples" / "step-000000040.png") in output
@@ -72,6 +72,17 @@ def test_running_without_a_process_is_killed(tmp_path: Path, capsys: pytest.Capt
         and "the same command resumes from the last checkpoint" in output
         and " left" not in output
     )
+
+
+def test_the_state_is_read_without_the_journals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make(tmp_path / "run", "preempted", warnings=["step 9: It went wrong."])
+    status = read_status(run)
+    assert capsys.readouterr().err
+    for name in ("metrics.jsonl", "config.yaml", "scores.jsonl", "environment.jsonl"):
+        (run / name).write_bytes(b"damaged")
+    state = read_state(run)
+    assert vars(state).items() <= vars(status).items() and state.warnings
+    assert capsys.readouterr().err == ""
 
 
 def test_the_time_left_depends_on_the_present_batch_size(tmp_path: Path) -> None:

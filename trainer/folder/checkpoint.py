@@ -19,10 +19,12 @@ from safetensors.torch import load_file, save_file
 
 from shards.common.errors import InputError
 from shards.common.files import atomic_folder, compute_sha256, sync_folder
+from trainer.folder.run_folder import CHECKSUMS
+from trainer.folder.run_folder import digest as digest
 from trainer.gan.optimizer import Tensors
 from trainer.gan.state import find_non_finite
 
-CHECKSUMS, METADATA = "checksums.json", "state.json"
+METADATA = "state.json"
 
 Loaded = tuple[Path, dict[str, Tensors], dict[str, Any]]  # path, tensors by file, metadata
 
@@ -131,11 +133,6 @@ def load_newest(folder: Path) -> Loaded | None:
             f"All {len(paths)} checkpoints in {folder} are torn or diverged. To start over, move that folder away."
         )
     return None
-
-
-def digest(path: Path) -> str:
-    """SHA-256 (hex) of the whole checkpoint ``path``."""
-    return _sha256(path / CHECKSUMS)
 
 
 def _sha256(path: Path) -> str:

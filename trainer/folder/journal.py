@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from shards.common.errors import InputError
-from shards.common.files import sync_folder
+from shards.common.files import file_lock, sync_folder
 from shards.loading.reader import Bad
 from trainer.errors import SharedInputError
 from trainer.folder.run_folder import RunFolder
@@ -38,7 +38,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with self._explain_errors():
+        with explain_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab", buffering=0)  # unbuffered, so that close() has nothing to write
             if _is_cut(path):
@@ -48,25 +48,27 @@ class Journal:
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one line. It survives a kill of this process at once, and a crash of the machine after ``sync``."""
         line = memoryview(json.dumps(row).encode() + b"\n")
-        with self._explain_errors():
+        with explain_errors(self._path):
             while line:
                 line = line[self._file.write(line) :]
 
     def sync(self) -> None:
         """Make all lines durable."""
-        with self._explain_errors():
+        with explain_errors(self._path):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
 
-    @contextmanager
-    def _explain_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            hint = "Free space or correct the permissions, and run the command again."
-            raise InputError(f"{self._path} cannot be written ({error.strerror}). {hint}") from error
+
+@contextmanager
+def explain_errors(path: Path) -> Iterator[None]:
+    """Raise ``InputError`` if the block cannot write the journal ``path``."""
+    try:
+        yield
+    except OSError as error:
+        hint = "Free space or correct the permissions, and run the command again."
+        raise InputError(f"{path} cannot be written ({error.strerror}). {hint}") from error
 
 
 @cache
@@ -132,17 +134,19 @@ def rollbacks_to(path: Path, step: int, warn: Warn = warn_once) -> int:
 def roll_back(path: Path, step: int, *, keep_damaged: bool = False) -> None:
     """Remove from ``path``, if it exists, the lines whose step is larger than ``step``, and what is no whole line.
 
-    Damaged lines stay if they are to be kept, all but one that a kill cut at the end.
+    Damaged lines stay if they are to be kept, all but one that a kill cut at the end. Nobody who locks the file, as
+    :func:`trainer.folder.score_log.append_scores` does, appends to it meanwhile.
     """
     if not path.exists():
         return
-    with path.open("rb+") as file:
+    with file_lock(path), path.open("rb+") as file:
         end = _skip(file, step, keep_damaged)  # journals of a training end here: their lines are in order
         rest = [line for line in file if _stays(line, step, keep_damaged)]
-        file.seek(end)
-        file.writelines(rest)
-        file.truncate()
-        file.flush()
+        if end < file.tell():
+            file.seek(end)
+            file.writelines(rest)
+            file.truncate()
+            file.flush()
         os.fsync(file.fileno())  # the rank that wrote it may not exist in this run and sync it later
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from shards.common.errors import InputError
 from trainer.config import Config, Model
 from trainer.folder import checkpoint as checkpoints
+from trainer.folder.journal import read_rollbacks
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import find_best, read_scores
 from trainer.gan.factory import describe_networks, restore_networks
@@ -39,6 +41,14 @@ class LoadedRun:
     shape: tuple[int, int]  # (channels, height and width in pixels) of the images
     metadata: dict[str, Any]  # the checkpoint's; in memory, because a running training may remove the checkpoint
     digest: str  # SHA-256 (hex) of the checkpoint
+
+    def is_replaced(self) -> bool:
+        """Whether the training went back to before this checkpoint since it was loaded, and trains its step again."""
+        with suppress(OSError):  # it is removed: by that, or because newer ones exist
+            return checkpoints.digest(self.checkpoint) != self.digest
+        rollbacks = read_rollbacks(RunFolder(self.checkpoint.resolve().parent.parent).rollbacks)
+        known = self.metadata.get("rollbacks", 0)
+        return any(row["step"] < self.step and row["rollbacks"] > known for row in rollbacks)
 
 
 def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:

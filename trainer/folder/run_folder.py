@@ -15,12 +15,13 @@ from typing import Any, Literal, get_args, get_type_hints
 import yaml
 
 from shards.common.errors import InputError
-from shards.common.files import atomic_write, locks_if_supported
+from shards.common.files import atomic_write, compute_sha256, locks_if_supported
 from trainer.config import Config, flatten
 
 RunState = Literal["running", "preempted", "done", "failed"]
 
 LOCK = ".lock"
+CHECKSUMS = "checksums.json"  # file of a checkpoint: the SHA-256 of each other one
 REPAIR = "Delete it, and repeat the command that started the run, which writes it anew."
 QUERY = 1  # byte of the lock file that a query locks, so that it never makes a starting run fail at byte 0
 FREE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "data.trust_base", "data.audit", "data.strict",
@@ -46,6 +47,12 @@ def is_locked(run: Path) -> bool | None:
     except OSError:
         return None
     return False
+
+
+def digest(checkpoint: Path) -> str:
+    """SHA-256 (hex) of the whole ``checkpoint``. It reads a kilobyte, the checksums of the files."""
+    with (checkpoint / CHECKSUMS).open("rb") as file:
+        return compute_sha256(file)
 
 
 class RunFolder:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, fields
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any, get_args
 
+from shards.common.files import file_lock
 from trainer.config import Judge
-from trainer.folder.journal import Journal, Warn, read_journal, warn_once
-from trainer.folder.run_folder import RunFolder
+from trainer.folder.journal import Journal, Warn, explain_errors, read_journal, warn_once
+from trainer.folder.run_folder import RunFolder, digest
 
 Curve = dict[int, float]
 """Values over real images seen, in order; not finite where the training was not."""
@@ -52,6 +53,10 @@ class Result(Subject):
         """This result without its scores: what was asked."""
         return self.with_scores({})
 
+    def is_of(self, digest: str) -> bool:
+        """Whether this may be of the checkpoint with this ``digest``. Earlier versions recorded none."""
+        return "" in (digest, self.digest) or digest == self.digest
+
     def with_scores(self, scores: Mapping[str, float]) -> Result:
         """This result with other ``scores``."""
         return dataclasses.replace(self, scores=scores)
@@ -63,21 +68,28 @@ def read_scores(path: Path, warn: Warn = warn_once) -> list[Result]:
 
 
 def _parse(row: dict[str, Any]) -> Result:
-    """The result of a row; raises ``TypeError`` or ``OverflowError`` if it is none."""
+    """The result of a row; raises ``TypeError`` or ``OverflowError`` if it is none, or has no scores."""
     result, kinds = Result(**row), {"int": int, "str": str}
     if not all(isinstance(getattr(result, each.name), kinds.get(str(each.type), dict)) for each in fields(result)):
         raise TypeError("a field has another type")
-    if not all(isinstance(value, float | int) for value in result.scores.values()):
-        raise TypeError("a score is no number")
+    if not result.scores or not all(isinstance(value, float | int) for value in result.scores.values()):
+        raise TypeError("there are no scores, or one is no number")
     return result.with_scores({name: float(value) for name, value in result.scores.items()})
 
 
-def append_scores(path: Path, results: Iterable[Result]) -> None:
-    """Append ``results`` to ``path``; raises ``InputError`` if it cannot be written."""
-    with closing(Journal(path)) as journal:
+def append_scores(path: Path, results: Iterable[Result], outdated: Callable[[], bool] = lambda: False) -> bool:
+    """Append ``results`` to ``path``, unless they are ``outdated``; returns whether it did.
+
+    Nobody else changes the file meanwhile: a training that goes back removes them, or they are outdated already.
+    Raises ``InputError`` if the file cannot be written.
+    """
+    with explain_errors(path), file_lock(path, mode=0o666), closing(Journal(path)) as journal:
+        if outdated():
+            return False
         for result in results:
             journal.append(dataclasses.asdict(result))
         journal.sync()
+    return True
 
 
 def best(results: Iterable[Result], by: Judge | None = None) -> tuple[Judge, Result] | None:
@@ -95,9 +107,21 @@ def best(results: Iterable[Result], by: Judge | None = None) -> tuple[Judge, Res
 
 
 def find_best(folder: RunFolder, results: Iterable[Result], by: Judge | None) -> tuple[Judge, Result] | None:
-    """:func:`best` of the ``results`` whose checkpoints exist in ``folder``."""
-    existing = {path.name for path in folder.checkpoints.glob("step-*")}
-    return best((result for result in results if result.checkpoint in existing), by)
+    """:func:`best` of the ``results`` :func:`of_existing` checkpoints."""
+    return best(of_existing(folder, results), by)
+
+
+def of_existing(folder: RunFolder, results: Iterable[Result]) -> list[Result]:
+    """The ``results`` of the checkpoints in ``folder``. Those of a step that was trained again do not count: their
+    digest is another one. Raises ``OSError`` if the checkpoints cannot be listed.
+    """
+    known, digests = list(results), dict[str, str]()
+    with suppress(FileNotFoundError, NotADirectoryError):  # before the first checkpoint
+        digests = {path.name: "" for path in folder.checkpoints.iterdir()}
+    for name in digests.keys() & {result.checkpoint for result in known}:
+        with suppress(OSError):  # it counts as unchanged
+            digests[name] = digest(folder.checkpoints / name)
+    return [result for result in known if result.checkpoint in digests and result.is_of(digests[result.checkpoint])]
 
 
 def comparable(results: Iterable[Result], name: str) -> list[Result]:
@@ -127,9 +151,9 @@ def newest(results: Sequence[Result], data: str | None) -> tuple[str, dict[str, 
     return name, {score: curve[position] for score, curve in found.items() if position in curve}
 
 
-def lacks_scores(results: Iterable[Result], step: int, features: Iterable[str]) -> bool:
-    """Whether the checkpoint of ``step`` has no scores in some of ``features``."""
-    return not set(features) <= {result.features for result in results if result.step == step}
+def lacks_scores(results: Iterable[Result], step: int, digest: str, features: Iterable[str]) -> bool:
+    """Whether the checkpoint of ``step`` with this ``digest`` has no scores in some of ``features``."""
+    return not set(features) <= {each.features for each in results if each.step == step and each.is_of(digest)}
 
 
 def curves(results: Sequence[Result]) -> dict[str, Curve]:

@@ -42,6 +42,7 @@ def train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
 
 def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
     config, state = session.config, session.state
+    meter = Meter(state.position)
     parts: list[Batch] = []
 
     def stop_reason() -> str | None:
@@ -52,8 +53,8 @@ def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
     def stopped() -> bool:
         return session.stop_vote.vote(stop_reason() is not None, ready=False, waiting=stop_reason)
 
-    whole = not session.owes_evaluation() or session.evaluate(stopped)
-    meter = Meter(state.position)  # after this evaluation, which is one of an earlier process
+    with meter.measure("speed/evaluation"):
+        whole = not session.owes_evaluation() or session.evaluate(stopped)
     with closing(_open_stream(session, stop_reason)) as stream:
         while session.steps_left and whole:
             _read(session, stream, meter, parts)

@@ -65,12 +65,13 @@ def prepare(
     metadata = resumed[2] if resumed else {}
     equal = {name: str(value) for name, value in flatten(config).items() if name not in OF_A_NODE}
     equal |= {"data set": dataset.manifest.digest[:16], "mixed precision": precision}
-    equal["newest checkpoint"] = f"{resumed[0].name}, {checkpoint.digest(resumed[0])[:16]}" if resumed else "none"
+    digest = checkpoint.digest(resumed[0]) if resumed else ""
+    equal["newest checkpoint"] = f"{resumed[0].name}, {digest[:16]}" if resumed else "none"
     header = plan.describe(config, dataset.manifest, launch, precision, metadata, note)
     step, position = metadata.get("step", 0), metadata.get("position", 0)
     left = config.remaining_steps(step, position, len(dataset))
     reals = open_reals(config, len(dataset))
-    owes = bool(not left and reals and not folder.is_done() and lacks_scores(results, step, features))
+    owes = bool(not left and reals and not folder.is_done() and lacks_scores(results, step, digest, features))
     equal["last evaluation"] = "missing" if owes else "none, or done"
     return Prepared(precision, header, dataset, resumed, step, position, left, reals, owes), equal
 

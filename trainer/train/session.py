@@ -38,7 +38,6 @@ from trainer.train.outputs import Outputs
 from trainer.watch.board import AXIS
 from trainer.watch.health import Health, Problem
 from trainer.watch.meter import Meter, memory
-from trainer.watch.progress import seconds_left
 
 
 class Stopped(Exception):
@@ -97,7 +96,7 @@ class Session:
             row["amp/skipped_d"] = state.discriminator_optim.skipped.item()
             row["amp/skipped_g"] = state.generator_optim.skipped.item()
         images_left = self.steps_left * self.config.batch_size * self.config.d_steps
-        self.outputs.report(row, state, seconds_left(images_left, speed))
+        self.outputs.report(row, state, images_left / speed["speed/images_per_second"])
         self._react(self.health.check_losses(state.step, row))
 
     def check(self, metrics: Metrics) -> None:
@@ -130,7 +129,9 @@ class Session:
         if self.evaluator and state.step and config.evaluates(state.step, self.steps_left):
             if self.accelerator.is_main_process:
                 names = [measure.name for measure in self.evaluator.measures]
-                owes = [lacks_scores(read_scores(self.outputs.folder.scores), state.step, names)]
+                folder = self.outputs.folder
+                digest = checkpoint.digest(folder.checkpoints / checkpoint.checkpoint_name(state.step))
+                owes = [lacks_scores(read_scores(folder.scores), state.step, digest, names)]
             broadcast_object_list(owes)
         return owes[0]
 

@@ -17,13 +17,9 @@ Figure = Literal["data/wait", "speed/checkpoints", "speed/evaluation"]
 
 
 class Meter:
-    """Measures speed, and the shares of time spent on waiting and checkpoints, between two reports.
-
-    The share of evaluations is that since the start, because most reports have none before them.
-    """
+    """Measures speed, and the shares of time spent on waiting, checkpoints and evaluations, between two reports."""
 
     def __init__(self, position: int) -> None:
-        self._started, self._evaluation = time.perf_counter(), 0.0
         self._start(position)
 
     def _start(self, position: int) -> None:
@@ -38,14 +34,12 @@ class Meter:
         self._seconds[figure] += time.perf_counter() - start
 
     def read(self, position: int) -> dict[str, float]:
-        """Images per second, without the time of evaluations, and the shares of time."""
-        now, evaluation = time.perf_counter(), self._seconds["speed/evaluation"]
-        images, seconds = position - self._position, now - self._since
-        self._evaluation += evaluation
+        """Images per second, without the time of evaluations, and the shares of time since the last call."""
+        images, seconds = position - self._position, time.perf_counter() - self._since
         shares = {figure: spent / seconds for figure, spent in self._seconds.items()}
-        shares["speed/evaluation"] = self._evaluation / (now - self._started)
+        training = seconds - self._seconds["speed/evaluation"]
         self._start(position)
-        return {"speed/images_per_second": images / (seconds - evaluation), **shares}
+        return {"speed/images_per_second": images / training, **shares}
 
 
 @dataclass

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from shards.common.errors import InputError
 from shards.common.urls import redact
-from trainer.folder.checkpoint import CHECKSUMS
+from trainer.folder.run_folder import CHECKSUMS
 from trainer.watch.board import AXIS, Board, JobSkipped, Metadata, describe
 from trainer.watch.wandb_environment import load_run_id, unset_empty_variables, use_writable_folders
 

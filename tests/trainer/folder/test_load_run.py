@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from trainer.config import Config, Data, Model, flatten
 from trainer.explore.gallery import origin
 from trainer.export.folder import describe
 from trainer.folder import checkpoint
+from trainer.folder.journal import Journal
 from trainer.folder.load_run import load_run
 from trainer.folder.run_folder import RunFolder
 from trainer.gan.factory import describe_networks
@@ -67,6 +69,22 @@ def test_a_checkpoint_may_go_once_it_is_loaded(tmp_path: Path) -> None:
     shutil.rmtree(loaded.checkpoint)
     assert origin(tmp_path / "run", loaded)["checkpoint_sha256"] == digest
     assert describe(loaded)["training"]["data_digest"] == "abc"
+
+
+def test_a_checkpoint_is_replaced_where_the_training_went_back(tmp_path: Path) -> None:
+    _, state = make_run(tmp_path / "run")
+    folder, loaded = RunFolder(tmp_path / "run"), load_run(tmp_path / "run")
+    checkpoint.save(folder.checkpoints, 4, state.tensors(), FACTS, keep=2)
+    assert not loaded.is_replaced()
+    checkpoint.save(folder.checkpoints, 3, state.tensors(), FACTS | {"rollbacks": 1}, keep=2)
+    assert loaded.is_replaced()
+    checkpoint.remove(loaded.checkpoint)
+    assert not loaded.is_replaced()  # newer ones exist
+    for step, replaced in ((3, False), (2, True)):
+        with closing(Journal(folder.rollbacks)) as journal:
+            journal.append({"step": step, "rollbacks": step})
+        assert loaded.is_replaced() == replaced
+    assert not replace(loaded, metadata={"rollbacks": 3}).is_replaced()  # it was written after them
 
 
 def test_a_run_without_average_gives_its_generator_and_doubles_stay_doubles(tmp_path: Path) -> None:

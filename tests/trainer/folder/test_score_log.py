@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.folder.checkpoint import checkpoint_name
-from trainer.folder.run_folder import RunFolder
-from trainer.folder.score_log import Result, append_scores, best, comparable, curves, find_best, newest, read_scores
+from trainer.folder.journal import roll_back
+from trainer.folder.run_folder import CHECKSUMS, RunFolder, digest
+from trainer.folder.score_log import (
+    Result,
+    append_scores,
+    best,
+    comparable,
+    curves,
+    find_best,
+    lacks_scores,
+    newest,
+    read_scores,
+)
 
 
 def result(step: int, *, samples: int = 1000, data: str = "own", **scores: float) -> Result:
@@ -67,12 +80,58 @@ def test_only_checkpoints_that_exist_are_best(tmp_path: Path) -> None:
     assert found is not None and found[1].step == 4
 
 
+def test_a_checkpoint_that_was_written_again_has_none_of_its_old_scores(tmp_path: Path) -> None:
+    """One without a digest, of an earlier version, counts; so does one whose checkpoint cannot be read."""
+    folder = RunFolder(tmp_path)
+    for step in (2, 4, 6):
+        (folder.checkpoints / checkpoint_name(step)).mkdir(parents=True)
+        (folder.checkpoints / checkpoint_name(step) / CHECKSUMS).write_text(str(step))
+    first, own = (digest(folder.checkpoints / checkpoint_name(step)) for step in (2, 6))
+
+    def found(*results: Result) -> int | None:
+        best = find_best(folder, results, None)
+        return best[1].step if best else None
+
+    old = replace(TRAINING[2], digest="old")
+    assert found(*TRAINING[:2], old) == 4 and found(*TRAINING[:3]) == found(TRAINING[1], replace(old, digest=own)) == 6
+    assert lacks_scores([old], 6, own, ["x"]) and not lacks_scores(TRAINING, 6, own, ["x"])
+    assert not lacks_scores([replace(old, digest=own)], 6, own, ["x"]) and lacks_scores(TRAINING, 6, own, ["x", "y"])
+    (folder.checkpoints / checkpoint_name(6) / CHECKSUMS).unlink()
+    assert found(replace(TRAINING[0], digest=first), old) == 6
+
+
+def test_a_training_that_goes_back_waits_for_those_who_append(tmp_path: Path) -> None:
+    """Else it would cut what they write, or leave results of what it removed."""
+    path = tmp_path / "scores.jsonl"
+    append_scores(path, TRAINING)
+    with ThreadPoolExecutor(1) as pool:
+        going = []
+
+        def go_back() -> bool:
+            going.append(pool.submit(roll_back, path, 4, keep_damaged=True))
+            with pytest.raises(TimeoutError):
+                going[0].result(0.1)
+            return False
+
+        append_scores(path, [result(4, swd=1), result(8, swd=2)], go_back)
+        going[0].result()
+    assert read_scores(path) == [*TRAINING[:2], result(4, swd=1)]
+
+
+def test_outdated_results_are_not_appended(tmp_path: Path) -> None:
+    path = tmp_path / "scores.jsonl"
+    assert append_scores(path, TRAINING[:1]) and not append_scores(path, TRAINING[1:2], lambda: True)
+    assert read_scores(path) == TRAINING[:1]
+
+
 @pytest.mark.parametrize(
     ("whole", "damaged"),
     [
         ('{"swd": 330}', "null"),
         ('{"swd": 330}', "[]"),
         ('{"swd": 330}', '{"swd": "low"}'),
+        ('{"swd": 330}', "{}"),
+        (', "scores": {"swd": 330}', ""),
         ("330", f"{10**400}"),
         ('"position": 16', '"position": "16"'),
         ('"samples": 1000, ', ""),

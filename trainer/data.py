@@ -30,12 +30,9 @@ def open_feature_cache(data: Data) -> BlockCache | None:
     folder = _cache_folder(data)
     try:
         make_private_folder(folder)
-        cache = BlockCache(folder / "features", _cache_limit(data))
-        for unbounded in (folder / "features").glob("*.safetensors"):  # of earlier versions
-            unbounded.unlink(missing_ok=True)
-    except (InputError, OSError):
+        return BlockCache(folder / "features", _cache_limit(data))
+    except InputError:
         return None
-    return cache
 
 
 def _cache_limit(data: Data) -> int:

@@ -87,18 +87,18 @@ def evaluate(options: Evaluate) -> None:
     from trainer.evaluate.evaluation import Evaluator, check_reals, describe_subject, generated
     from trainer.evaluate.measures import create_measure
     from trainer.folder.checkpoint import checkpoints
-    from trainer.folder.load_run import DamagedCheckpoint, load_run
+    from trainer.folder.load_run import DamagedCheckpoint, LoadedRun, load_run
 
     device, cache = torch.device("cuda" if torch.cuda.is_available() else "cpu"), open_feature_cache(config.data)
-    dataset, output, damaged = open_images(config.data, options.shards), Output(options), list[str]()
+    dataset, output, damaged = open_images(config.data, options.shards), Output(options), set[Path]()
 
     @functools.cache
     def create_evaluator() -> Evaluator:  # after the first checks, because a classifier may have to be trained
         measures = [create_measure(name, device, dataset, cache, options.weights) for name in options.names]
         return Evaluator(measures, dataset, options.samples, device, cache)
 
-    def score(checkpoint: Path | None) -> None:
-        run, known = load_run(options.run, checkpoint), read_scores(folder.scores)
+    def score(run: LoadedRun) -> None:
+        known = read_scores(folder.scores)
         check_reals(dataset, run.shape)
         averaged = bool(run.config.ema_images)
         subject = describe_subject(run.step, run.position, run.generator, averaged=averaged, digest=run.digest)
@@ -110,18 +110,23 @@ def evaluate(options: Evaluate) -> None:
         fakes = generated(run.generator.to(device), run.config.seed, run.config.model.z_dim)
         results = evaluator.score(subject, fakes, known, functools.partial(show_progress, subject.checkpoint))
         output.add(results)  # first: it is of use even if the file cannot be written
-        append_scores(folder.scores, [result for result in results if result not in known])
+        if not append_scores(folder.scores, [result for result in results if result not in known], run.is_replaced):
+            why = f"the training went back to before {subject.checkpoint} meanwhile"
+            print(f"warning: {why}. Its scores are not kept.", file=sys.stderr)
 
     def score_one_of_several(checkpoint: Path) -> None:
+        damaged.discard(checkpoint)
         try:
-            score(checkpoint)
+            run = load_run(options.run, checkpoint)
         except InputError as error:
             if not checkpoint.exists():
                 return  # the training removed it, because newer ones exist
             if not isinstance(error, DamagedCheckpoint):
                 raise
-            damaged.append(checkpoint.name)
+            damaged.add(checkpoint)
             print(f"warning: {error.problem} It is left out.", file=sys.stderr)
+        else:
+            score(run)
 
     with closing(dataset.reader), output:
         if options.watch:
@@ -136,11 +141,12 @@ def evaluate(options: Evaluate) -> None:
             for path in paths:
                 score_one_of_several(path)
         else:
-            score(None if options.checkpoint in ("newest", "all") else Path(options.checkpoint))
+            chosen = None if options.checkpoint in ("newest", "all") else Path(options.checkpoint)
+            score(load_run(options.run, chosen))
     if not options.watch:
         draw(folder, config.evaluate.by)
-    if damaged:
-        raise InputError(f"These checkpoints are damaged and have no scores: {', '.join(damaged)}.")
+    if left := sorted(path.name for path in damaged if path.exists()):
+        raise InputError(f"These checkpoints are damaged and have no scores: {', '.join(left)}.")
 
 
 def check_writable(folder: RunFolder) -> None:
@@ -161,22 +167,29 @@ def check_writable(folder: RunFolder) -> None:
 
 def watch(folder: RunFolder, score: Callable[[Path], object]) -> None:
     """Calls ``score`` with each checkpoint of ``folder``, and with each one that appears, until the run has ended."""
-    from trainer.folder.checkpoint import checkpoints, digest
+    from trainer.folder.checkpoint import checkpoints
 
-    done: set[str] = set()  # by their content, because a training that went back writes a step again
+    done = set[tuple[object, ...]]()
     while True:
         running = read_state(folder.path).state in ("starting", "running")  # first, or the last one might be missed
         for path in checkpoints(folder.checkpoints):
-            try:
-                content = digest(path)
-            except FileNotFoundError:
-                content = path.name  # it is damaged, or the training removed it
-            if content not in done and path.exists():
+            version = _version(path)
+            if version and version not in done:
                 score(path)
-                done.add(content)
+                done.add(version)
         if not running:
             return
         time.sleep(PAUSE)
+
+
+def _version(checkpoint: Path) -> tuple[object, ...] | None:
+    """What tells ``checkpoint`` from one that a training that went back writes at its step, and a damaged one from a
+    repaired one: when its files were written. None if the training removed it.
+    """
+    try:
+        return checkpoint, *sorted((file.name, file.stat().st_mtime_ns) for file in checkpoint.iterdir())
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager

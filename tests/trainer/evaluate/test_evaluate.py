@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,16 +17,17 @@ import torch
 from shards.common.errors import InputError
 from tests.support.launching import SMALL, run, status
 from tests.support.make import make_shards
+from tests.trainer.train.test_collapse import create_outputs
 from trainer.cli import conclude
 from trainer.data import open_images
 from trainer.evaluate import __main__ as main
 from trainer.evaluate import evaluation, measures
 from trainer.evaluate.__main__ import Evaluate, evaluate
 from trainer.evaluate.evaluation import Evaluator
-from trainer.folder.checkpoint import CHECKSUMS, checkpoint_name, remove
+from trainer.folder.checkpoint import checkpoint_name, checkpoints, remove
 from trainer.folder.load_run import load_run
-from trainer.folder.run_folder import RunFolder
-from trainer.folder.score_log import read_scores
+from trainer.folder.run_folder import CHECKSUMS, RunFolder
+from trainer.folder.score_log import Result, read_scores
 
 PIXELS = ("swd-32", "swd-16", "swd", "ms-ssim", "ms-ssim-real")
 
@@ -114,6 +118,7 @@ def test_watching_scores_what_is_written_again_and_misses_what_is_removed(
         path = folder.checkpoints / checkpoint_name(step)
         path.mkdir(parents=True, exist_ok=True)
         (path / CHECKSUMS).write_text(content)
+        os.utime(path / CHECKSUMS, (0, ord(content[1])))  # later, also where the clock of the disk is coarse
 
     def score(path: Path) -> None:
         seen.append((path / CHECKSUMS).read_text() if (path / CHECKSUMS).exists() else "damaged")
@@ -162,6 +167,73 @@ def test_a_damaged_checkpoint_is_left_out_and_the_end_is_an_error(
     assert said.count("warning: ") == 1 and "step-000000002/average.safetensors does not match its checksum." in said
     assert said.splitlines()[-1] == "error: These checkpoints are damaged and have no scores: step-000000002."
     assert [result.step for result in read_scores(copy / "scores.jsonl")] == [4]
+
+
+@pytest.mark.parametrize("how", ["repaired", "removed"])
+def test_what_is_damaged_only_for_a_while_is_no_error(
+    copy: Path, how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, states = copy / "checkpoints" / "step-000000002", iter(["running", "done"])
+    whole = (checkpoint / "average.safetensors").read_bytes()
+    damage(checkpoint)
+
+    def read_state(_: Path) -> SimpleNamespace:
+        state = next(states)
+        if state == "done" and how == "repaired":
+            (checkpoint / "average.safetensors").write_bytes(whole)
+        elif state == "done":
+            remove(checkpoint)
+        return SimpleNamespace(state=state)
+
+    monkeypatch.setattr(main, "read_state", read_state)
+    monkeypatch.setattr(main, "PAUSE", 0.01)
+    assert conclude(lambda: evaluate(Evaluate(copy, features="pixels", samples=100, watch=True))) == 0
+    assert "step-000000002/average.safetensors does not match its checksum." in capsys.readouterr().err
+    assert [result.step for result in read_scores(copy / "scores.jsonl")] == ([4, 2] if how == "repaired" else [4])
+
+
+def while_it_scores(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]) -> None:
+    """Let something ``happen`` after a checkpoint is loaded and before its scores are kept."""
+    score = Evaluator.score
+
+    def score_and_let_happen(*words: Any, **more: Any) -> list[Result]:
+        happen()
+        return score(*words, **more)
+
+    monkeypatch.setattr(Evaluator, "score", score_and_let_happen)
+
+
+def test_scores_of_weights_that_a_training_went_back_from_are_not_kept(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def go_back() -> None:
+        to = SimpleNamespace(step=2, position=16, rollbacks=1)
+        create_outputs(copy).roll_back(to, None, "NaN.")  # type: ignore[arg-type]
+
+    while_it_scores(monkeypatch, go_back)
+    evaluate(Evaluate(copy, features="pixels", samples=100))
+    out, said = capsys.readouterr()
+    assert read_scores(copy / "scores.jsonl") == [] and "ms-ssim-real" in out
+    assert "warning: the training went back to before step-000000004 meanwhile. Its scores are not kept." in said
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_checkpoint_that_is_removed_while_it_is_scored_hides_no_error(
+    copy: Path, full: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def happen() -> None:
+        for path in checkpoints(copy / "checkpoints"):
+            remove(path)
+        if full:
+            (copy / "scores.jsonl").mkdir()
+
+    while_it_scores(monkeypatch, happen)
+    options = Evaluate(copy, checkpoint="all", features="pixels", samples=100)
+    assert conclude(lambda: evaluate(options)) == (2 if full else 0)
+    if full:
+        assert "scores.jsonl cannot be written (Is a directory)" in capsys.readouterr().err.splitlines()[-1]
+    else:
+        assert [result.step for result in read_scores(copy / "scores.jsonl")] == [2]
 
 
 def test_the_best_checkpoint_that_is_whole_is_used(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

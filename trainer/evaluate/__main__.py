@@ -22,7 +22,7 @@ from trainer.cli import conclude, parse_command
 from trainer.config import MIN_SAMPLES, Judge
 from trainer.evaluate.picture import draw_scores
 from trainer.folder.run_folder import RunFolder
-from trainer.folder.score_log import Result, append_scores, as_table, format_scores, read_scores
+from trainer.folder.score_log import Result, append_scores, as_table, find_best, format_scores, read_scores
 from trainer.status.__main__ import read_state
 
 FEATURES = ("lite0", "inception", "labels", "pixels")
@@ -238,8 +238,10 @@ class Output:
 
 def draw(folder: RunFolder, by: Judge | None) -> None:
     """Draws all scores of ``folder`` and prints the path of the picture, or why there is none."""
+    results = read_scores(folder.scores)
+    best = find_best(folder, results, by)
     try:
-        draw_scores(read_scores(folder.scores), by, folder.evaluation)
+        draw_scores(results, best, folder.evaluation)
         print(folder.evaluation, file=sys.stderr)
     except InputError as error:
         print(f"note: {folder.evaluation} is not drawn. {error}", file=sys.stderr)

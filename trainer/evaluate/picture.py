@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from shards.common.errors import require
 from shards.common.files import atomic_write
 from trainer.config import Judge
-from trainer.folder.score_log import Curve, Result, best, curves
+from trainer.folder.score_log import Curve, Result, curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,9 +21,9 @@ DPI = 110
 GREY = "0.45"
 
 
-def draw_scores(results: Sequence[Result], by: Judge | None, path: Path) -> None:
-    """Writes a panel for each family of scores, over the images seen, to the PNG ``path``. Rings mark the best
-    checkpoint, which the score ``by`` chooses.
+def draw_scores(results: Sequence[Result], best: tuple[Judge, Result] | None, path: Path) -> None:
+    """Writes a panel for each family of scores, over the images seen, to the PNG ``path``. Rings mark the ``best``
+    checkpoint, and the score that says so stands above.
 
     Takes 0.3 s, and the first call another second, which imports matplotlib. Only one thread may draw at a time.
 
@@ -35,7 +35,7 @@ def draw_scores(results: Sequence[Result], by: Judge | None, path: Path) -> None
     # Without pyplot, whose windows and global state are of no use here.
     from matplotlib.figure import Figure
 
-    found, chosen = curves(results), best(results, by)
+    found = curves(results)
     panels: dict[str, list[str]] = {}
     for name in found:
         if title := family(name):
@@ -44,11 +44,11 @@ def draw_scores(results: Sequence[Result], by: Judge | None, path: Path) -> None
     figure = Figure((PANEL[0] * COLUMNS, PANEL[1] * rows + 0.35), DPI, layout="constrained")
     for place, (title, names) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(rows, COLUMNS, place)
-        marked = chosen[1].position if chosen else None
+        marked = best[1].position if best else None
         _draw_panel(axes, {name: found[name] for name in names}, marked)
         axes.set_title(title, fontsize=10, loc="left", pad=20 if len(names) > 1 else None)  # room for the legend
-    if chosen:
-        judge, result = chosen
+    if best:
+        judge, result = best
         text = f"{result.checkpoint}, {judge} {result.scores[judge]:.4g}"
         figure.suptitle(f"Rings: the best checkpoint, {text}", fontsize=9, color=GREY, x=0.01, ha="left")
     with atomic_write(path) as file:

@@ -64,10 +64,10 @@ class Result(Subject):
 
 def read_scores(path: Path, warn: Warn = warn_once) -> list[Result]:
     """All results in ``path``, oldest first; see :func:`read_journal`."""
-    return list(read_journal(path, _parse, warn))
+    return list(read_journal(path, parse_result, warn))
 
 
-def _parse(row: dict[str, Any]) -> Result:
+def parse_result(row: dict[str, Any]) -> Result:
     """The result of a row; raises ``TypeError`` or ``OverflowError`` if it is none, or has no scores."""
     result, kinds = Result(**row), {"int": int, "str": str}
     if not all(isinstance(getattr(result, each.name), kinds.get(str(each.type), dict)) for each in fields(result)):

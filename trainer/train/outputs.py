@@ -19,9 +19,10 @@ from trainer.export.folder import write_folder
 from trainer.folder.background import Background
 from trainer.folder.checkpoint import checkpoint_name, checkpoints, remove
 from trainer.folder.journal import BadSampleLog, Journal, read_figures, roll_back_folder
+from trainer.folder.known_scores import KnownScores
 from trainer.folder.load_run import load_run
 from trainer.folder.run_folder import RunFolder, RunState
-from trainer.folder.score_log import Result, append_scores, comparable, find_best, format_scores, read_scores
+from trainer.folder.score_log import Result, append_scores, best, comparable, find_best, format_scores, read_scores
 from trainer.gan.state import State
 from trainer.watch.board import AXIS
 from trainer.watch.health import Health, Problem
@@ -35,6 +36,7 @@ class Outputs:
     """All outputs of one rank. Only the main rank has a tracker and draws sheets."""
 
     folder: RunFolder
+    known_scores: KnownScores
     progress: Progress
     tracker: Tracker | None
     audit: Journal | None
@@ -65,6 +67,7 @@ class Outputs:
     def log_scores(self, results: Sequence[Result], epoch: float, by: Judge | None) -> None:
         """Show, log and draw the scores of one checkpoint."""
         append_scores(self.folder.scores, results)
+        self.known_scores.add(results)
         scores = {name: value for result in results for name, value in result.scores.items()}
         self.progress.write(f"scores of step {results[0].step}: {format_scores(scores)}")
         if self.tracker:
@@ -75,14 +78,10 @@ class Outputs:
 
     def _draw_scores(self, by: Judge | None) -> None:
         try:
-            draw_scores(read_scores(self.folder.scores), by, self.folder.evaluation)
+            results = read_scores(self.folder.scores)
+            draw_scores(results, find_best(self.folder, results, by), self.folder.evaluation)
         except Exception as error:  # of a picture that no training should end for
             self.progress.write(f"warning: {self.folder.evaluation} is not drawn: {error}.")
-
-    def best_checkpoint(self, by: Judge | None) -> str | None:
-        """Name of the existing checkpoint with the best score so far, which is not removed."""
-        found = find_best(self.folder, read_scores(self.folder.scores), by)
-        return found[1].checkpoint if found else None
 
     def warn(self, problem: str, state: State, *, alert: bool) -> None:
         """Show a problem of the training on the terminal, in ``status.json`` and, with ``alert``, by the board."""
@@ -105,7 +104,7 @@ class Outputs:
     def checkpoints_to_return_to(self, by: Judge | None, since: int) -> list[str]:
         """Names of the checkpoints from before step ``since``: the best one, then the others, newest first."""
         names = [path.name for path in checkpoints(self.folder.checkpoints) if path.name < checkpoint_name(since)]
-        found = find_best(self.folder, read_scores(self.folder.scores), by)
+        found = best((result for result in self.known_scores.read() if result.checkpoint in names), by)
         return sorted(names, key=lambda name: (found is not None and name == found[1].checkpoint, name), reverse=True)
 
     def recall_health(self, judges: tuple[str, ...]) -> tuple[Health, list[tuple[int, Problem]]]:

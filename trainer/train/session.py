@@ -229,13 +229,14 @@ class Session:
         if self.accelerator.is_main_process:
             state, outputs = self.state, self.outputs
             metadata = self._checkpoint_metadata()
+            best = metadata["best"]
 
             def on_written(path: Path) -> None:
                 outputs.progress.saved(metadata["step"])
                 if outputs.tracker and self.config.tracking.artifacts:
                     outputs.tracker.log_checkpoint(path, metadata)
 
-            self.checkpoints.save(state, metadata, on_written, outputs.best_checkpoint(self.config.evaluate.by))
+            self.checkpoints.save(state, metadata, on_written, best["checkpoint"] if best else None)
             outputs.write_status(state)
         self.unsaved = None
 
@@ -254,6 +255,7 @@ class Session:
             "rollbacks": state.rollbacks,
             "scaler": state.scaler.state_dict(),
             "networks": describe_networks(self.config.model, manifest.size, manifest.channels),
+            **self.outputs.known_scores.record(self.config.evaluate.by),
         }
 
     def finish_checkpoint(self) -> None:

@@ -16,6 +16,7 @@ from shards.common.urls import is_remote
 from trainer.config import Config
 from trainer.folder.background import CheckpointWriter
 from trainer.folder.journal import BadSampleLog, Journal, ignore, roll_back_folder, rollbacks_to, warn_once
+from trainer.folder.known_scores import KnownScores
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.start_log import record_start
 from trainer.gan.kernels.cuda_graph import Replay, cuda_graph
@@ -93,6 +94,7 @@ def _open_session(
     cores = max(1, available_cores() // launch.local_ranks)
     outputs = Outputs(
         folder=folder,
+        known_scores=KnownScores(folder, prepared.resumed[2] if prepared.resumed else {}),
         progress=Progress(prepared.step, prepared.step + prepared.steps_left, shown=main),
         tracker=Tracker(accelerator, folder, config, metadata, prepared.position) if main else None,
         audit=Journal(config.data.audit / f"rank-{rank}.jsonl") if config.data.audit else None,

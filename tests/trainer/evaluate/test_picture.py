@@ -8,6 +8,7 @@ from PIL import Image
 
 from shards.common.errors import InputError
 from tests.trainer.report.make import result
+from trainer.evaluate import __main__ as main
 from trainer.evaluate.__main__ import draw
 from trainer.evaluate.picture import draw_scores
 from trainer.folder.run_folder import RunFolder
@@ -32,6 +33,18 @@ def test_a_panel_for_each_family(tmp_path: Path) -> None:
     (width, high), (same, low) = sizes
     assert width == same and 2.5 * low < high < 3 * low
     assert [path.name for path in tmp_path.iterdir()] == ["evaluation.png"]
+
+
+def test_rings_mark_the_best_checkpoint_that_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``--checkpoint best``."""
+    marked = []
+    monkeypatch.setattr(main, "draw_scores", lambda _results, best, _path: marked.append(best))
+    folder, scores = RunFolder(tmp_path), [results(step, scores={"swd": step})[0] for step in (20, 40)]
+    append_scores(folder.scores, scores)
+    draw(folder, None)
+    (folder.checkpoints / "step-000000040").mkdir(parents=True)
+    draw(folder, None)
+    assert marked == [None, ("swd", scores[1])]
 
 
 def test_without_matplotlib_there_is_a_note(

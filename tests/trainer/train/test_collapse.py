@@ -16,6 +16,7 @@ from tests.support.launching import SMALL, keys, status
 from tests.support.ranks import on_ranks, train_here
 from trainer.folder import checkpoint
 from trainer.folder.journal import BadSampleLog
+from trainer.folder.known_scores import KnownScores
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import Result, append_scores
 from trainer.gan.step import Metrics
@@ -66,8 +67,10 @@ def score_of(step: int) -> Result:
 
 
 def create_outputs(path: Path) -> Outputs:
-    return Outputs(folder=RunFolder(path), progress=Progress(0, 1, shown=False), tracker=None, audit=None,
-                   bad_samples=BadSampleLog(path / "bad.jsonl"), advisor=DataAdvisor(0, "jpg", False, 1))  # fmt: skip
+    folder = RunFolder(path)
+    return Outputs(folder=folder, known_scores=KnownScores(folder, {}), progress=Progress(0, 1, shown=False),
+                   tracker=None, audit=None, bad_samples=BadSampleLog(path / "bad.jsonl"),
+                   advisor=DataAdvisor(0, "jpg", False, 1))  # fmt: skip
 
 
 def words(shards: Path, out: Path, *more: str) -> list[str]:
@@ -156,8 +159,8 @@ def test_a_run_returns_to_before_its_problem_began(tmp_path: Path) -> None:
         return [int(name[5:]) for name in outputs.checkpoints_to_return_to(None, since)]
 
     assert steps(7) == [6, 4, 2] and steps(5) == [4, 2] and steps(4) == [2] and steps(2) == []
-    append_scores(folder.scores, [score_of(8), score_of(2)])
-    assert steps(7) == [2, 6, 4] and outputs.best_checkpoint(None) == checkpoint.checkpoint_name(2)
+    append_scores(folder.scores, [score_of(8), score_of(2), replace(score_of(6), scores={"swd": 0.5})])
+    assert steps(7) == [6, 4, 2] and steps(5) == [2, 4]  # of those from before the problem, the best one
 
 
 def test_a_run_goes_back_three_times_at_most(faces32: Path, tmp_path: Path) -> None:

@@ -86,6 +86,20 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(trained: Path) -> None:
     assert kept == {found[1].checkpoint, before[1].checkpoint, "step-000000008"}
 
 
+def test_the_best_checkpoint_outlives_the_file_of_scores(faces32: Path, trained: Path, tmp_path: Path) -> None:
+    out, newest = tmp_path / "run", Path("checkpoints", "step-000000008", "state.json")
+    shutil.copytree(trained, out)
+    (out / "scores.jsonl").write_text("damaged\n")
+    known = json.loads((out / newest).read_text())["best"]
+    results = read_scores(trained / "scores.jsonl")[:-1]  # the last checkpoint is published before it is scored
+    assert known["value"] == min(result.scores[known["judge"]] for result in results)
+    done = run("faces", *SMALL, "--data.shards", str(faces32), "--out", str(out), "--data.workers", "0",
+               "--checkpoint.keep", "1", "--checkpoint.every", "2", "--steps", "12")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {known["checkpoint"], "step-000000012"}
+    assert json.loads((out / "checkpoints" / "step-000000012" / "state.json").read_text())["best"] == known
+
+
 def test_the_command_gives_the_same_scores(trained: Path) -> None:
     before = read_scores(trained / "scores.jsonl")
     evaluate(Evaluate(trained, features="pixels", samples=100))

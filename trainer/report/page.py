@@ -181,7 +181,8 @@ def _facts(runs: Sequence[Run]) -> list[Row]:
     """
     facts = []
     for run in runs:
-        state = {name: value for name, value in run.state.items() if name not in ("step", "position", "scaler")}
+        shown_elsewhere = ("step", "position", "scaler", "best", "scores")
+        state = {name: value for name, value in run.state.items() if name not in shown_elsewhere}
         data = {"data": state.pop("data", ""), "digest of the data": str(state.pop("manifest", ""))[:16]}
         last = {"newest checkpoint": run.status.checkpoint, "starts": len(run.starts) or None}
         returns = {"rollbacks": [f"to step {row['step']:,}" for row in run.rollbacks]} if run.rollbacks else {}

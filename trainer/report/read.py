@@ -16,7 +16,7 @@ from shards.common.errors import InputError
 from trainer.config import flatten
 from trainer.folder.journal import Warn, ignore, read_figures, read_rollbacks, warn_once
 from trainer.folder.run_folder import RunFolder
-from trainer.folder.score_log import Curve, Result, best, curves, read_scores
+from trainer.folder.score_log import Curve, Result, curves, find_best, read_scores
 from trainer.folder.start_log import read_starts
 from trainer.status.__main__ import RunStatus, read_status
 
@@ -43,6 +43,7 @@ class Run:
     config: dict[str, Any]  # by dotted name
     metrics: dict[str, Curve]
     results: list[Result]  # of trainer.evaluate, oldest first
+    best: tuple[str, Result] | None  # the result of the best checkpoint, and the score that says so
     scores: dict[str, Curve]
     state: dict[str, Any]  # what the newest checkpoint says of its run
     starts: list[dict[str, Any]]  # oldest first
@@ -50,11 +51,6 @@ class Run:
     sheets: list[Sheet]  # oldest first
     real: Sheet | None
     problems: list[str] = field(default_factory=list)  # sentences on what was left out
-
-    @property
-    def best(self) -> tuple[str, Result] | None:
-        """The best result and the score that says so."""
-        return best(self.results, self.config.get("evaluate.by"))
 
 
 def read_runs(paths: Sequence[Path], warn: Warn = warn_once) -> list[Run]:
@@ -99,6 +95,7 @@ def _read_run(path: Path, name: str) -> Run:
         config=config,
         metrics=metrics,
         results=results,
+        best=find_best(folder, results, config.get("evaluate.by")),
         scores=curves(results),
         state=_read_state(folder),
         starts=read_starts(folder.starts, problems.append),

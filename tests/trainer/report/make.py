@@ -59,13 +59,15 @@ def make_run(
     (folder / "metrics.jsonl").write_text(lines([metric(step) for step in steps]))
     if results:
         (folder / "scores.jsonl").write_text(lines(results))
+    for row in results:
+        (folder / "checkpoints" / row["checkpoint"]).mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed)
     for name, step in [("real", 0), *((f"step-{step:09d}", step) for step in steps)]:
         images = noise.integers(0, 256, (4, 16, 16, 3), np.uint8) if step else np.full((4, 16, 16, 3), 128, np.uint8)
         about = {"name": name, "caption": caption, "images": str(step * BATCH)}
         write_sheet(images, folder / "samples" / f"{name}.png", about)
     checkpoint = folder / "checkpoints" / f"step-{max(steps, default=0):09d}"
-    checkpoint.mkdir(parents=True)
+    checkpoint.mkdir(parents=True, exist_ok=True)
     state = {
         "step": 40,
         "position": 1280,

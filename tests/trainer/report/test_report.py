@@ -310,6 +310,10 @@ def test_scores_of_fewer_samples_and_older_results_do_not_count(tmp_path: Path) 
     assert run_with.scores["fid"] == {20 * BATCH: 40.0, 30 * BATCH: 31.0}
     assert run_with.best is not None
     assert (run_with.best[0], run_with.best[1].position, run_with.best[1].scores["fid"]) == ("fid", 30 * BATCH, 31.0)
+    (tmp_path / "run" / "checkpoints" / "step-000000030").rmdir()
+    run_with = read_runs([tmp_path / "run"])[0]
+    assert run_with.best is not None and run_with.best[1].step == 20  # as --checkpoint best
+    assert run_with.scores["fid"] == {20 * BATCH: 40.0, 30 * BATCH: 31.0}
 
 
 def test_several_runs_share_charts_and_a_table(tmp_path: Path) -> None:

@@ -33,16 +33,16 @@ def test_bad_input_is_one_line(
         read_faces(tmp_path / "digits", 10, ("smiling", "man"))
 
 
-@pytest.mark.timeout(900)  # a minute's work for two idle cores, and much more on busy ones
+@pytest.mark.timeout(900)  # 20 s of work for an idle core, and much more on busy ones
 def test_arithmetic_makes_faces_smile(tmp_path: Path) -> None:
     """A short run learns enough, with some seeds more than with others.
 
-    In two runs, with seeds 0 and 2, 0.99 of the results smiled, 0.57 and 0.38 of the samples, and 0.21 and 0.13 of the
-    sums with random samples. Both attributes at once need a longer run.
+    After 250, 300 and 375 steps with seed 1, 0.77, 0.74 and 0.93 of the results smiled, 0.41, 0.39 and 0.35 of the
+    samples, and 0.27, 0.20 and 0.20 of the sums with random samples. With seeds 0 and 3 results smile less often.
     """
     faces, out = tmp_path / "faces", tmp_path / "run"
     build(Faces(1500), faces, Options(size=32))
-    flags = ["--steps", "450", "--seed", "2", "--samples.every", "0", "--threads", "1", "--tracking.mode", "disabled"]
+    flags = ["--steps", "300", "--seed", "1", "--samples.every", "0", "--threads", "1", "--tracking.mode", "disabled"]
     flags += ["--evaluate.samples", "0"]
     done = run("--data.shards", str(faces), *flags, "--out", str(out))
     assert done.returncode == 0, done.stderr

@@ -13,10 +13,6 @@ from trainer.config import flatten
 from trainer.flags import normalise
 from trainer.presets import PRESETS, parse
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
-
 PRESET = "celeba"  # flip is on
 DEFAULTS = flatten(PRESETS[PRESET][1])
 BOOLEANS = sorted(name for name, value in DEFAULTS.items() if isinstance(value, bool))
@@ -34,17 +30,25 @@ def changed(*words: str) -> dict[str, Any]:
     return {name: value for name, value in config.items() if value != DEFAULTS[name]}
 
 
+def compose(parameters: dict[str, Any]) -> Any:
+    """The words that an agent makes of ``parameters``, by the name of the macro."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from wandb.sdk.launch.sweeps.utils import create_sweep_command_args  # takes a second
+    return create_sweep_command_args({"args": parameters})
+
+
 @pytest.mark.parametrize("hyphens", [False, True])
 @pytest.mark.parametrize("macro", ["args", "args_no_equals", "args_no_hyphens", "args_json", "args_append_hydra"])
 def test_an_agent_may_write_the_flags_with_any_macro(macro: str, hyphens: bool) -> None:
     names = {name: name.replace("_", "-") if hyphens else name for name in CHOSEN}
-    words = create_sweep_command_args({"args": {names[name]: {"value": value} for name, value in CHOSEN.items()}})
+    words = compose({names[name]: {"value": value} for name, value in CHOSEN.items()})
     assert changed(*words[macro]) == {name: value for name, value in CHOSEN.items() if value != DEFAULTS[name]}
 
 
 def test_nested_parameters_are_groups_of_flags() -> None:
     chosen = {"optim": {"value": {"lr_g": 1e-05, "beta1": 0}}, "data": {"value": {"flip": False, "audit": None}}}
-    words = create_sweep_command_args({"args": chosen})
+    words = compose(chosen)
     for macro in ("args", "args_no_equals", "args_json"):
         assert changed(*words[macro]) == {"optim.lr_g": 1e-05, "optim.beta1": 0.0, "data.flip": False}
 
@@ -65,7 +69,7 @@ def test_every_boolean_is_read_in_every_form(name: str) -> None:
         for words in ([f"--{flag}={false}"], [f"--{flag}", false]):
             assert normalise(words) == off
         assert normalise([f"{negative}={false}"]) == on
-    macros = create_sweep_command_args({"args": {flag: {"value": True}, "seed": {"value": 3}}})
+    macros = compose({flag: {"value": True}, "seed": {"value": 3}})
     assert normalise(macros["args_no_boolean_flags"]) == [*on, "--seed=3"]
 
 

@@ -10,8 +10,6 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from sklearn.model_selection import GridSearchCV, PredefinedSplit
-from sklearn.svm import LinearSVC
 from torch.nn.functional import adaptive_max_pool2d
 
 from shards.common.errors import InputError
@@ -130,6 +128,9 @@ def score(
     About every fifth training sample of a class validates C; the final fit uses all of them. A fit to 2,000 samples of
     7,168 values and ten classes takes 5 s on one core; in the primal it would take 11 s.
     """
+    from sklearn.model_selection import GridSearchCV, PredefinedSplit  # takes a second, which only the fit needs
+    from sklearn.svm import LinearSVC
+
     scaled = []
     for layer, other in zip(train, test, strict=True):
         # One factor a layer, to a mean squared length of 1 in all: the same values of C suit all representations, and

@@ -6,10 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prdc import compute_prdc
 from torch import Tensor
-from torchmetrics.image.fid import _compute_fid
-from torchmetrics.image.kid import poly_mmd
 
 from trainer.evaluate import scores
 from trainer.evaluate.scores import frechet_distance, kernel_distance, precision_recall_density_coverage
@@ -27,6 +24,10 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000), st.floats(0.5, 2.0), st.floats(-1, 1))
 def test_scores_agree_with_published_implementations(seed: int, scale: float, shift: float) -> None:
+    from prdc import compute_prdc  # these take seconds to import, which every other worker would wait for
+    from torchmetrics.image.fid import _compute_fid
+    from torchmetrics.image.kid import poly_mmd
+
     real, fake = normal(2 * seed), normal(2 * seed + 1, 650) * scale + shift
     a, b = real.double(), fake.double()
     expected = _compute_fid(a.mean(0), torch.cov(a.T), b.mean(0), torch.cov(b.T)).item()

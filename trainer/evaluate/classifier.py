@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import hashlib
 from itertools import pairwise
 
 import torch
@@ -51,15 +51,22 @@ def load_classifier(dataset: ShardDataset, cache: BlockCache | None) -> Classifi
 
     Raises ``InputError`` if the data set has no labels, or a single class.
     """
-    name = f"classifier-{dataset.manifest.digest[:32]}"
+    name = name_classifier(dataset)
     if weights := load_tensors(cache, name):
-        with suppress(KeyError, RuntimeError):  # of another version
-            network = Classifier(dataset.manifest.channels, len(weights["classes.bias"]))
-            network.load_state_dict(weights)
-            return network.eval().requires_grad_(False)
+        network = Classifier(dataset.manifest.channels, len(weights["classes.bias"]))
+        network.load_state_dict(weights)
+        return network.eval().requires_grad_(False)
     network = _train(dataset)
     keep_tensors(cache, name, network.state_dict())
     return network
+
+
+def name_classifier(dataset: ShardDataset) -> str:
+    """What the classifier of ``dataset`` is kept as: another architecture or training has another name."""
+    with torch.device("meta"):
+        layers = str(Classifier(dataset.manifest.channels, 1))
+    key = (dataset.manifest.digest, layers, TRAINED_ON, EPOCHS, BATCH, RATE)
+    return f"classifier-{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}"
 
 
 def _train(dataset: ShardDataset) -> Classifier:

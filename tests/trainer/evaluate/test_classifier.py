@@ -38,8 +38,27 @@ def test_digits_are_told_apart_and_the_classifier_is_kept(
     images = digits.__getitems__(range(3000, 4000)).images.permute(0, 3, 1, 2).float()
     found = network(images)[:, WIDTH:].argmax(1).numpy()
     assert (found == read_labels(digits.reader, 3000, 1000)).mean() > 0.9
-    monkeypatch.setattr(classifier, "EPOCHS", 0)  # a second training would give other weights
+    monkeypatch.setattr(classifier, "_train", None)  # a second training would fail
     torch.testing.assert_close(load_classifier(digits, cache)(images), network(images))
+
+
+def test_another_architecture_is_trained_once(
+    digits: ShardDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although the classifier of an earlier version is in the cache."""
+    cache, train = BlockCache(tmp_path / "cache", 2**20), classifier._train
+    trained = []
+
+    def train_and_count(dataset: ShardDataset) -> classifier.Classifier:
+        trained.append(classifier.WIDTH)
+        return train(dataset)
+
+    monkeypatch.setattr(classifier, "_train", train_and_count)
+    monkeypatch.setattr(classifier, "EPOCHS", 0)
+    for width in (64, 32, 32):
+        monkeypatch.setattr(classifier, "WIDTH", width)
+        assert load_classifier(digits, cache).features.out_features == width
+    assert trained == [64, 32]
 
 
 def test_a_missing_class_is_seen(digits: ShardDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,16 +139,17 @@ def comparable(results: Iterable[Result], name: str) -> list[Result]:
 
 
 def newest(results: Sequence[Result], data: str | None) -> tuple[str, dict[str, float]] | None:
-    """The newest scored checkpoint and its scores, see :func:`comparable`. They are those against the real images with
-    the digest ``data``, if there are any.
+    """The newest scored checkpoint and its scores against the real images with the digest ``data``, if there are any.
+    Of several values, the one counts that is :func:`comparable` with those of other checkpoints, else the last one.
     """
     own = [result for result in results if result.data == data] or results
-    found = curves(own)
-    position = max((max(curve) for curve in found.values()), default=None)
-    if position is None:
+    own = [result for result in own if any(map(isfinite, result.scores.values()))]
+    if not own:
         return None
-    name = next(result.checkpoint for result in own if result.position == position)
-    return name, {score: curve[position] for score, curve in found.items() if position in curve}
+    last, found = max(own, key=lambda result: result.position), curves(own)
+    scores = {name: value for each in own if each.position == last.position for name, value in each.scores.items()}
+    scores |= {name: curve[last.position] for name, curve in found.items() if last.position in curve}
+    return last.checkpoint, {name: value for name, value in scores.items() if isfinite(value)}
 
 
 def lacks_scores(results: Iterable[Result], step: int, digest: str, features: Iterable[str]) -> bool:

@@ -160,3 +160,10 @@ def test_the_newest_scores_are_those_against_the_runs_own_images() -> None:
     for data in ("lost", None):
         assert newest(by_hand[:1], data) == ("step-000000008", {"swd": 1})
     assert newest([], "own") is None
+
+
+def test_the_newest_scores_may_be_of_other_numbers_of_images() -> None:
+    """As after a change of --evaluate.samples."""
+    now = [result(10, samples=5000, swd=250, kid=float("nan")), result(10, samples=5000, fid=4)]
+    assert newest([*TRAINING, *now], "own") == ("step-000000010", {"swd": 250, "fid": 4})
+    assert newest([*TRAINING, result(10, swd=float("nan"))], "own") == ("step-000000008", {"swd": 260})

@@ -133,12 +133,13 @@ class Evaluator:
         ]
 
     def describe_numbers(self, question: Result) -> str:
-        """Numbers of images, and why they are fewer than were asked for."""
-        limit = next(measure.limit for measure in self.measures if measure.name == question.features)
+        """Numbers of images, why they are fewer than were asked for, and whether they are made coloured."""
+        measure = next(measure for measure in self.measures if measure.name == question.features)
         text = f"{question.features}: {question.samples:,} generated images against {question.reals:,} real ones"
-        if question.reals == self.samples:
-            return text
-        return f"{text}, {'the most that it compares' if question.reals == limit else 'which are all'}"
+        if question.reals != self.samples:
+            text += f", {'the most that it compares' if question.reals == measure.limit else 'which are all'}"
+        grey = measure.coloured and self.dataset.manifest.channels == 1
+        return f"{text}; grey is repeated in three channels" if grey else text
 
     def _question(self, subject: Subject, measure: Measure) -> Result:
         count = min(self.samples, measure.limit or self.samples)

@@ -59,6 +59,10 @@ class Measure(Protocol):
         """Whether it compares as many generated images as real ones."""
 
     @property
+    def coloured(self) -> bool:
+        """Whether it repeats grey images in three channels."""
+
+    @property
     def network(self) -> str:
         """What tells its network from others of the same name; empty if there are none."""
 
@@ -82,6 +86,7 @@ class Features:
     distances: tuple[str, str]  # names of the Fréchet and of the kernel distance
     limit: int | None = None
     paired: bool = False
+    coloured: bool = False
     network: str = ""
 
     @torch.no_grad()
@@ -126,6 +131,7 @@ class Pixels:
     resize: str = "none"
     limit: int | None = PIXEL_SAMPLES
     paired: bool = True
+    coloured: bool = False
     network: str = ""
 
     def describe(self, images: Tensor) -> Tensor:
@@ -181,7 +187,7 @@ def create_lite0(device: torch.device) -> Measure:
         features: Tensor = network(resized.contiguous(memory_format=torch.channels_last))
         return features
 
-    return Features("lite0", f"to 64 to 224 px, {FILTER}", extract, ("fd-lite0", "kd-lite0"))
+    return Features("lite0", f"to 64 to 224 px, {FILTER}", extract, ("fd-lite0", "kd-lite0"), coloured=True)
 
 
 def _colour(images: Tensor) -> Tensor:
@@ -219,4 +225,4 @@ def _inception(device: torch.device, weights: Path | None) -> Measure:
         features: Tensor = network(_resize(_colour(images), 299).round().to(torch.uint8))[0]
         return features
 
-    return Features("inception", f"to 299 px, {FILTER}", extract, ("fid", "kid"))
+    return Features("inception", f"to 299 px, {FILTER}", extract, ("fid", "kid"), coloured=True)

@@ -19,6 +19,7 @@ from tests.support.launching import SMALL, run, status
 from tests.support.make import make_shards
 from tests.trainer.train.test_collapse import create_outputs
 from trainer.cli import conclude
+from trainer.config import Data
 from trainer.data import open_images
 from trainer.evaluate import __main__ as main
 from trainer.evaluate import evaluation, measures
@@ -27,8 +28,9 @@ from trainer.evaluate.evaluation import Evaluator
 from trainer.folder.checkpoint import checkpoint_name, checkpoints, remove
 from trainer.folder.load_run import load_run
 from trainer.folder.run_folder import CHECKSUMS, RunFolder
-from trainer.folder.score_log import Result, read_scores
+from trainer.folder.score_log import Result, Subject, read_scores
 
+SUBJECT = Subject(checkpoint="step-000000002", step=2, position=16, weights="averaged", batch_norm="none")
 PIXELS = ("swd-32", "swd-16", "swd", "ms-ssim", "ms-ssim-real")
 
 
@@ -302,6 +304,22 @@ def test_images_of_another_shape_are_refused(trained: Path, tmp_path: Path) -> N
     make_shards(tmp_path / "grey", channels=1)
     with pytest.raises(InputError, match="the run makes images of 32x32x3"):
         evaluate(Evaluate(trained, features="pixels", shards=str(tmp_path / "grey")))
+
+
+def test_it_is_said_that_grey_images_are_repeated_in_three_channels(tmp_path: Path) -> None:
+    said = []
+    for channels in (1, 3):
+        make_shards(tmp_path / str(channels), channels=channels)
+        dataset, device = open_images(Data(shards=str(tmp_path / str(channels)))), torch.device("cpu")
+        evaluator = Evaluator([measures.create_lite0(device), measures.Pixels()], dataset, 100, device, None)
+        said += [evaluator.describe_numbers(question) for question in evaluator.questions(SUBJECT)]
+        dataset.reader.close()
+    assert said == [
+        "lite0: 100 generated images against 50 real ones, which are all; grey is repeated in three channels",
+        "pixels: 50 generated images against 50 real ones, which are all",
+        "lite0: 100 generated images against 50 real ones, which are all",
+        "pixels: 50 generated images against 50 real ones, which are all",
+    ]
 
 
 def test_labels_need_labels(trained: Path) -> None:

@@ -88,12 +88,14 @@ def read_journal(
     *,
     last: int | None = None,
     size: int | None = None,
+    strict: bool = False,
 ) -> Iterator[Row]:
     """What ``parse`` makes of the rows of ``path``, in order; nothing if it does not exist. ``last`` is the number of
     lines at its end, ``size`` that of bytes at its beginning, to which the reading is limited.
 
     A damaged line is left out: one that is cut, that is no JSON object with a step, or of which ``parse`` raises one of
-    :data:`DAMAGED`. One call of ``warn``, at the end, names all of them, or counts those among the ``last`` ones.
+    :data:`DAMAGED`. One call of ``warn``, at the end, names all of them, or counts those among the ``last`` ones. So
+    is the rest of a file that cannot be read, unless the reading is ``strict``: then that is an ``InputError``.
     """
     damaged, seen = [], 0
     try:
@@ -111,7 +113,10 @@ def read_journal(
     except FileNotFoundError:
         pass
     except OSError as error:
-        warn(f"{path} cannot be read ({error.strerror}) and is left out.")
+        problem = f"{path} cannot be read ({error.strerror})"
+        if strict:
+            raise InputError(f"{problem}. Repair the disk or its server, and run the command again.") from error
+        warn(f"{problem} and is left out.")
     if damaged:
         warn(f"{path}: {_name_lines(damaged, last)} damaged and left out.")
 
@@ -121,14 +126,18 @@ def read_figures(path: Path, warn: Warn = warn_once, size: int | None = None) ->
     return read_journal(path, lambda row: {**row, "images": _integer(row["images"])}, warn, size=size)
 
 
-def read_rollbacks(path: Path, warn: Warn = warn_once) -> Iterator[dict[str, Any]]:
+def read_rollbacks(path: Path, warn: Warn = warn_once, *, strict: bool = False) -> Iterator[dict[str, Any]]:
     """The rollbacks of a run, each with its number, ``rollbacks``; see :func:`read_journal`."""
-    return read_journal(path, lambda row: {**row, "rollbacks": _integer(row["rollbacks"])}, warn)
+    return read_journal(path, lambda row: {**row, "rollbacks": _integer(row["rollbacks"])}, warn, strict=strict)
 
 
 def rollbacks_to(path: Path, step: int, warn: Warn = warn_once) -> int:
-    """The number, by the journal ``path``, of the last rollback that led to ``step``; 0 if none did."""
-    return max((row["rollbacks"] for row in read_rollbacks(path, warn) if row["step"] == step), default=0)
+    """The number, by the journal ``path``, of the last rollback that led to ``step``; 0 if none did.
+
+    Raises ``InputError`` if the file cannot be read: latents depend on this number.
+    """
+    rows = read_rollbacks(path, warn, strict=True)
+    return max((row["rollbacks"] for row in rows if row["step"] == step), default=0)
 
 
 def roll_back(path: Path, step: int, *, keep_damaged: bool = False) -> None:

@@ -17,7 +17,7 @@ from shards.sources.faces import Faces
 from trainer.config import OF_A_NODE, Config, flatten
 from trainer.data import open_images
 from trainer.folder import checkpoint
-from trainer.folder.journal import ignore, warn_once
+from trainer.folder.journal import ignore, rollbacks_to, warn_once
 from trainer.folder.load_run import describe_checkpoint
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import lacks_scores, read_scores
@@ -40,6 +40,7 @@ class Prepared:
     resumed: checkpoint.Loaded | None  # the newest checkpoint
     step: int  # that the run starts from
     position: int  # that the run starts from
+    rollbacks: int  # that led there
     steps_left: int
     reals: ShardDataset | None  # what the generator is compared with; None if the run has no evaluation
     owes_scores: bool  # whether all steps are done, but their evaluation is not
@@ -56,7 +57,8 @@ def prepare(
     locks.enter_context(folder.lock(launch.rank == 0))
     folder.check(config)
     features = feature_names(config.evaluate)
-    results = read_scores(folder.scores, warn_once if launch.rank == 0 else ignore)
+    warn = warn_once if launch.rank == 0 else ignore
+    results = read_scores(folder.scores, warn)
     if _uses_missing_default(preset, config):
         if launch.rank == 0:
             print(f"Drawing the embedded data set into {config.data.shards}, once.", file=sys.stderr, flush=True)
@@ -69,11 +71,14 @@ def prepare(
     equal["newest checkpoint"] = f"{resumed[0].name}, {digest[:16]}" if resumed else "none"
     header = plan.describe(config, dataset.manifest, launch, precision, metadata, note)
     step, position = metadata.get("step", 0), metadata.get("position", 0)
+    # The checkpoint that a rollback led to was written before it.
+    rollbacks = max(metadata.get("rollbacks", 0), rollbacks_to(folder.rollbacks, step, warn))
+    equal["rollbacks"] = str(rollbacks)
     left = config.remaining_steps(step, position, len(dataset))
     reals = open_reals(config, len(dataset))
     owes = bool(not left and reals and not folder.is_done() and lacks_scores(results, step, digest, features))
     equal["last evaluation"] = "missing" if owes else "none, or done"
-    return Prepared(precision, header, dataset, resumed, step, position, left, reals, owes), equal
+    return Prepared(precision, header, dataset, resumed, step, position, rollbacks, left, reals, owes), equal
 
 
 def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> None:

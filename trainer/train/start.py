@@ -15,7 +15,7 @@ from shards.common.processes import available_cores
 from shards.common.urls import is_remote
 from trainer.config import Config
 from trainer.folder.background import CheckpointWriter
-from trainer.folder.journal import BadSampleLog, Journal, ignore, roll_back_folder, rollbacks_to, warn_once
+from trainer.folder.journal import BadSampleLog, Journal, roll_back_folder
 from trainer.folder.known_scores import KnownScores
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.start_log import record_start
@@ -124,9 +124,7 @@ def _restore_state(config: Config, accelerator: Accelerator, prepared: Prepared)
     if prepared.resumed:
         _, tensors, metadata = prepared.resumed
         state.restore(tensors, metadata)
-    # The checkpoint that a rollback led to was written before it.
-    warn = warn_once if accelerator.is_main_process else ignore
-    state.rollbacks = max(state.rollbacks, rollbacks_to(RunFolder(config.out).rollbacks, state.step, warn))
+    state.rollbacks = prepared.rollbacks
     return state
 
 

@@ -204,6 +204,8 @@ def test_a_torn_line_hides_no_rollback(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text('{"step": 4, "rollbacks": 1}\n{"step": 4, "rollbacks": 2}\n{"step": 4, "roll')
     assert rollbacks_to(path, 4) == 2 and rollbacks_to(path, 3) == 0 == rollbacks_to(tmp_path / "none", 4)
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)\. Repair"):
+        rollbacks_to(tmp_path, 4)
 
 
 def test_every_bad_sample_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from trainer.folder.known_scores import KnownScores
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import Result, append_scores
 from trainer.gan.step import Metrics
+from trainer.train import prepare
 from trainer.train.loop import MOST_ROLLBACKS
 from trainer.train.outputs import Outputs
 from trainer.train.session import Session
@@ -141,6 +143,26 @@ def test_a_run_that_is_killed_after_its_return_draws_the_same_latents(faces32: P
         shutil.rmtree(path)
     assert on_ranks(1, attempt, words(faces32, killed, *more))[0][0] == 0
     assert equal(whole, killed)
+
+
+def start_blind(words: list[str]) -> tuple[int, str]:
+    """Train on this rank; the second one finds no journal of rollbacks."""
+    if os.environ["RANK"] == "1":
+        prepare.rollbacks_to = lambda *_: 0  # this process ends after it
+    return train_here(words)
+
+
+def test_ranks_never_draw_other_latents(faces32: Path, healthy: Path, tmp_path: Path) -> None:
+    """They depend on the number of rollbacks, which each rank reads for itself."""
+    out = tmp_path / "run"
+    shutil.copytree(healthy, out)
+    (out / "rollbacks.jsonl").write_text('{"step": 8, "rollbacks": 1}\n')
+    results = on_ranks(2, start_blind, words(faces32, out, "--steps", "10"))
+    assert [code for code, _ in results] == [2, 2] and "\n  rollbacks: 1 there, 0 here\n" in results[0][1], results
+    (out / "rollbacks.jsonl").unlink()
+    (out / "rollbacks.jsonl").mkdir()
+    results = on_ranks(2, train_here, words(faces32, out, "--steps", "10"))
+    assert [code for code, _ in results] == [2, 2] and "rollbacks.jsonl cannot be read (Is a dir" in results[0][1]
 
 
 def test_a_torn_checkpoint_is_passed_over(faces32: Path, tmp_path: Path) -> None:

@@ -256,3 +256,16 @@ def test_damaged_journals_do_not_keep_a_run_from_its_training(faces32: Path, tra
     assert [result.step for result in read_scores(out / "scores.jsonl")][-1] == 9
     assert len(read_starts(out / "environment.jsonl")) == len(read_starts(trained / "environment.jsonl")) + 1
     assert not (out / "samples" / "step-000000999.png").exists()
+
+
+def test_one_rank_names_what_is_damaged(faces32: Path, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    for name in ("scores.jsonl", "rollbacks.jsonl"):
+        with (out / name).open("a") as file:
+            file.write("damaged\n")
+    words = ["faces", *SMALL, "--data.shards", str(faces32), "--out", str(out), "--data.workers", "0", "--steps", "9",
+             "--evaluate.samples", "100", "--evaluate.features", "pixels"]  # fmt: skip
+    (code, said), (other_code, other) = on_ranks(2, train_here, words)
+    assert code == other_code == 0, said
+    assert said.count("scores.jsonl: line ") == said.count("rollbacks.jsonl: line ") == 1 and "damaged" not in other

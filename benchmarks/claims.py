@@ -62,12 +62,14 @@ class Arguments(command.Arguments):
     """Variants to train; by default all."""
     images: int = 32_000
     """Real images that the discriminator of each run sees."""
+    batch_size: int = 64
+    """Those of a step."""
 
 
 def benchmark(arguments: Arguments) -> None:
     """Trains and scores what is missing, and reports all results."""
     variants = choose(CLAIMS, arguments.only)
-    plan = arguments.plan("claims", (arguments.images,))
+    plan = arguments.plan("claims", (arguments.images,), *command.DCGAN, "--batch-size", str(arguments.batch_size))
     rows = run_study(plan, variants, range(arguments.seeds), arguments.jobs)
     command.report(arguments, plan, rows, render(rows, [variant.name for variant in variants]))
 

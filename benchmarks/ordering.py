@@ -9,7 +9,7 @@ Example: uv run --extra scores python -m benchmarks.ordering --steps 100 300 900
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -32,6 +32,8 @@ class Arguments(command.Arguments):
 
     steps: tuple[int, ...] = (100, 300, 900)
     """Steps whose checkpoints are scored, ascending."""
+    batch_size: int = 64
+    """Real images of a step."""
 
 
 def badness(scores: dict[str, float]) -> dict[str, float]:
@@ -67,8 +69,8 @@ def render(rows: Iterable[Row]) -> str:
 
 def benchmark(arguments: Arguments) -> None:
     """Trains and scores what is missing, and reports."""
-    marks: Sequence[int] = [steps * arguments.batch_size for steps in arguments.steps]
-    plan = arguments.plan("ordering", tuple(marks))
+    marks = tuple(steps * arguments.batch_size for steps in arguments.steps)
+    plan = arguments.plan("ordering", marks, *command.DCGAN, "--batch-size", str(arguments.batch_size))
     rows = run_study(plan, RECIPE, range(arguments.seeds), arguments.jobs)
     command.report(arguments, plan, rows, render(rows))
 

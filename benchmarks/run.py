@@ -31,7 +31,7 @@ from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.format.manifest import read_manifest
 from shards.sources.faces import Faces
-from trainer.config import Config
+from trainer.config import Config, Model
 from trainer.ranks.device import has_bf16, set_kernels, set_threads
 from trainer.ranks.launch import read_launch
 
@@ -89,7 +89,8 @@ def benchmark(arguments: Arguments) -> None:
         check_shards(shards, batch_size)
         shape = (batch_size, SIZE, SIZE, CHANNELS)
         images = torch.randint(256, shape, dtype=torch.uint8, device=accelerator.device)
-        step = create(features, batch_size, accelerator)
+        model = Model(features_g=features, features_d=features)
+        step = create(Config(model=model, batch_size=batch_size), accelerator)
         timed(step, images, 3)
         seconds = timed(step, images, 3) / 3
         steps, count = arguments.steps or math.ceil(RUN_SECONDS / seconds), math.ceil(arguments.turn / 2 / seconds)

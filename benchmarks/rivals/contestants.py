@@ -8,9 +8,9 @@ import torch
 from accelerate import Accelerator
 
 from benchmarks.rivals.baselines import Iteration, pytorch_example, tutorial
-from shards.format.manifest import Manifest, Shard
 from shards.loading.loader import normalise
 from trainer.config import Config, Model
+from trainer.gan.augmentation import draw
 from trainer.gan.kernels.cuda_graph import Replay, cuda_graph
 from trainer.gan.noise import latents
 from trainer.gan.state import State, create_state
@@ -33,24 +33,28 @@ class Shardgan:
         self.step(*self.prepare(images), report=False)
         self.average(len(images))
 
-    def prepare(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Returns the normalised images and latents of one discriminator step, each in a list."""
+    def prepare(self, images: torch.Tensor) -> tuple[list[torch.Tensor], ...]:
+        """Returns the normalised images, the latents and the numbers of one discriminator step, each in a list."""
         noise = latents(0, self.state.position, len(images), self.config.model.z_dim).to(torch.float32)
         if self.device.type == "cuda":
             noise = noise.pin_memory()  # as in a run; otherwise the copy blocks the host
-        return [normalise(images, torch.float32)], [noise.to(self.device, non_blocking=True)]
+        inputs = [normalise(images, torch.float32)], [noise.to(self.device, non_blocking=True)]
+        if not self.config.augment.names:
+            return inputs
+        return *inputs, [draw(0, self.state.position, len(images)).to(self.device)]
 
     def average(self, count: int) -> None:
-        """Updates position and moving average, as a run does after an iteration over ``count`` images."""
+        """Updates step, position and moving average, as a run does after an iteration over ``count`` images."""
+        self.state.step += 1
         self.state.position += count
         self.state.update_average(count, self.config.ema_images)
 
 
-def create(features: int, batch_size: int, accelerator: Accelerator, *, compiled: bool = False) -> Shardgan:
-    """Creates shardgan's step; with ``compiled``, both networks use ``torch.compile``, forward and backward."""
-    config = Config(model=Model(features_g=features, features_d=features), batch_size=batch_size)
-    manifest = Manifest("benchmark", "npy", SIZE, CHANNELS, (Shard("none", 1, 1, ""),), "")
-    state = create_state(config, manifest.size, manifest.channels, accelerator.device)
+def create(
+    config: Config, accelerator: Accelerator, size: int = SIZE, channels: int = CHANNELS, *, compiled: bool = False
+) -> Shardgan:
+    """Creates the step of ``config``; with ``compiled``, both networks use ``torch.compile``, forward and backward."""
+    state = create_state(config, size, channels, accelerator.device)
     if compiled:
         state.generator.compile()
         state.discriminator.compile()
@@ -62,6 +66,7 @@ def create_contestants(
     features: int, batch_size: int, accelerator: Accelerator, *, compiled: bool
 ) -> dict[str, tuple[Iteration, torch.Tensor]]:
     """Iterations and their input by name. The last one is shardgan with its default settings."""
+    config = Config(model=Model(features_g=features, features_d=features), batch_size=batch_size)
     device, precision = accelerator.device, {"no": "float32"}.get(accelerator.mixed_precision, "bf16")
     images = torch.randint(256, (batch_size, SIZE, SIZE, CHANNELS), dtype=torch.uint8, device=device)
     real = normalise(images, torch.float32).contiguous()
@@ -73,7 +78,7 @@ def create_contestants(
         iterations["PyTorch example, bf16 autocast"] = (autocast(pytorch_example(features, device), device), real)
     for with_compiler in (True, False) if compiled else (False,):
         for with_graph in (True, False) if device.type == "cuda" else (False,):
-            shardgan = create(features, batch_size, accelerator, compiled=with_compiler)
+            shardgan = create(config, accelerator, compiled=with_compiler)
             if with_graph:
                 shardgan.step = Replay(shardgan.step, cuda_graph)
             mode = ["compiled"] * with_compiler + ["CUDA graph"] * with_graph

@@ -18,18 +18,23 @@ from shards.building.recipe import Options
 from shards.common.errors import InputError, require
 from shards.format.manifest import read_manifest
 from shards.sources.celeba import Celeba
+from shards.sources.faces import Faces
 from shards.sources.mnist import Mnist
 from shards.sources.source import Source
+from trainer.config import Config
 from trainer.evaluate.measures import LITE0
 from trainer.ranks.device import has_bf16
 from trainer.ranks.launch import read_launch
 
-Data = Literal["mnist", "celeba"]
+Data = Literal["mnist", "celeba", "faces"]
 RAW: dict[Data, tuple[type[Source], Literal[32, 64], str]] = {
     "mnist": (Mnist, 32, "labels,lite0,pixels"),
     "celeba": (Celeba, 64, "lite0,pixels"),
+    "faces": (Faces, 64, "lite0,pixels"),
 }
 """Source, size of the images, and what the scores compare."""
+DCGAN = ("tutorial", "--model.bn-init-mean", "1", "--ema-images", str(Config().ema_images))
+"""Preset and flags of the DCGAN paper's recipe, with the average of the generator that shardgan adds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +42,8 @@ class Arguments(cli.Arguments):
     """The flags of a study."""
 
     data: Data = "mnist"
-    """Also the preset of the runs. Without --shards, the images of $SHARDGAN_DATA/mnist or celeba are packed first:
-    digits at 32x32, faces at 64x64."""
+    """What to train on. Without --shards, the images are packed first: digits at 32x32 and photographs of
+    faces at 64x64, from $SHARDGAN_DATA/mnist and celeba, or drawn faces at 64x64."""
     shards: Path | None = None
     """Shards to train on and to compare with, written by `python -m shards build`."""
     out: Path | None = None
@@ -47,8 +52,6 @@ class Arguments(cli.Arguments):
     """Number of seeds: 0, 1, ..."""
     features: int = 16
     """Width of both networks."""
-    batch_size: int = 64
-    """Real images of a step of the discriminator."""
     scores: str | None = None
     """What the scores compare, comma-separated as --features of trainer.evaluate; by default labels (digits only),
     lite0 and pixels."""
@@ -61,8 +64,8 @@ class Arguments(cli.Arguments):
     precision: Literal["auto", "no", "bf16"] = "auto"
     """Mixed precision; auto: bf16 if the device has it."""
 
-    def plan(self, name: str, marks: tuple[int, ...]) -> Plan:
-        """The plan of the study ``name``; builds the shards if none are given.
+    def plan(self, name: str, marks: tuple[int, ...], preset: str, *flags: str) -> Plan:
+        """The plan of the study ``name`` of ``preset`` with ``flags``; builds the shards if none are given.
 
         Raises:
             InputError: there are no shards and no raw images, or the extra of the scores is missing.
@@ -77,12 +80,11 @@ class Arguments(cli.Arguments):
         if precision == "auto":
             precision = "bf16" if has_bf16(read_launch().cpu) else "no"
         return Plan(
-            preset=self.data,
+            preset=preset,
             shards=shards,
             out=out,
             marks=marks,
-            batch_size=self.batch_size,
-            flags=("--model.features-g", str(self.features), "--model.features-d", str(self.features)),
+            flags=("--model.features-g", str(self.features), "--model.features-d", str(self.features), *flags),
             features=scores,
             samples=self.samples,
             precision=precision,
@@ -100,6 +102,9 @@ def build_shards(data: Data) -> Path:
     out = Path("data", f"{data}{size}")
     if (out / "manifest.json").exists():
         return out
+    if source is Faces:
+        build(Faces(), out)
+        return out
     if not (raw := os.environ.get("SHARDGAN_DATA")):
         raise InputError(f"There are no shards in {out}. Give --shards, or set SHARDGAN_DATA to a folder with {data}/.")
     build(source(Path(raw) / data), out, Options(size=size))  # type: ignore[call-arg]
@@ -109,11 +114,11 @@ def build_shards(data: Data) -> Path:
 def report(arguments: Arguments, plan: Plan, rows: Sequence[Row], *tables: str) -> None:
     """Prints ``tables`` (Markdown) with the machine and the sizes, and writes them to the study's folder."""
     seeds = sorted({row.seed for row in rows})
-    sizes = f"features {arguments.features}, batch {plan.batch_size}, {plan.precision}, seeds {seeds}"
+    sizes = f"features {arguments.features}, {plan.precision}, seeds {seeds}"
     scored = f"{plan.samples:,} generated and as many real images. Mean (least to largest) over the seeds."
     machine = f"{cli.describe_machine()}, torch {torch.__version__}"
     images = " and ".join(f"{mark:,}" for mark in plan.marks)
-    text = "\n\n".join([f"{plan.preset}, {images} images, {sizes}. {machine}.", scored, *tables])
+    text = "\n\n".join([f"{arguments.data}, {images} images, {sizes}. {machine}.", scored, *tables])
     print(text)
     (plan.out / "table.md").write_text(f"{text}\n")
     for row in rows:

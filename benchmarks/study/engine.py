@@ -84,7 +84,8 @@ def run_study(plan: Plan, variants: tuple[Variant, ...], seeds: Sequence[int], j
         _drop_torn_line(plan.out / RESULTS)
         done = {row.key for row in read_rows(plan.out) if row.error is None and row.asked == asked.get(row.key)}
         missing = [job for key, job in wanted.items() if key not in done]
-        total, before = plan.marks[-1] * len(wanted), plan.marks[-1] * len(done)
+        lengths = {key: plan.marks_of(variant)[-1] for key, (variant, _) in wanted.items()}
+        total, before = sum(lengths.values()), sum(lengths[key] for key in done)
         with (
             closing(Journal(plan.out / RESULTS)) as journal,
             progress_bar(total, before) as bar,
@@ -117,13 +118,14 @@ def _collect(plan: Plan, variant: Variant, seed: int, seconds: float, asked: dic
         # pixels compares at most 2,048 images
         if result.features in plan.features.split(",") and result.samples in (plan.samples, min(plan.samples, 2048)):
             by_mark.setdefault(result.position, {}).update(result.scores)
-    if not by_mark.keys() >= {*plan.marks}:  # a variant that saw more images, or fewer, is not compared
-        seen = f"{folder} was scored after {sorted(by_mark)} images, not {list(plan.marks)}"
+    marks = plan.marks_of(variant)
+    if not by_mark.keys() >= {*marks}:  # a variant that saw more images, or fewer, is not compared
+        seen = f"{folder} was scored after {sorted(by_mark)} images, not {list(marks)}"
         return replace(row, error=f"{seen}. Give another --out.")
     if seed == 0:
         sheet = RunFolder(folder).samples / f"{checkpoint_name(asked['steps'])}.png"
         shutil.copyfile(sheet, plan.out / "grids" / f"{variant.name}.png")
-    return replace(row, scores=tuple(by_mark[mark] for mark in plan.marks))
+    return replace(row, scores=tuple(by_mark[mark] for mark in marks))
 
 
 def _drop_torn_line(path: Path) -> None:
@@ -188,7 +190,7 @@ class _Pool:
 
     def _advance(self, one: _Running) -> int:
         """Images that the run was trained on since the last look."""
-        position, end, ended = one.position, self._plan.marks[-1], one.process.exitcode is not None
+        position, end, ended = one.position, self._plan.marks_of(one.job[0])[-1], one.process.exitcode is not None
         with suppress(OSError, ValueError, LookupError):  # not there yet
             position = json.loads(RunFolder(self._plan.run_folder(*one.job)).status.read_text())["position"]
         position = end if ended else min(position, end)  # of an older and longer run, which then fails

@@ -39,7 +39,7 @@ def train_and_score(plan: Plan, variant: Variant, seed: int) -> None:
 
     os.environ["ACCELERATE_MIXED_PRECISION"] = plan.precision
     with variant.prepare():
-        configs = [plan.config(variant, seed, mark) for mark in plan.marks]
+        configs = [plan.config(variant, seed, mark) for mark in plan.marks_of(variant)]
         for config in configs:
             _train(plan, config)
         evaluate(Evaluate(configs[-1].out, checkpoint="all", features=plan.features, samples=plan.samples, json=True))

@@ -32,6 +32,8 @@ class Variant:
     """Flags of ``trainer/run.py``."""
     kind: str | None = None
     """Networks that only the study has; ``prepare`` registers them."""
+    also: int | None = None
+    """A further number of images at which this variant is scored, because it takes as long as the others' one."""
     prepare: Callable[[], AbstractContextManager[Any]] = nullcontext
     """A function of a module, which changes the trainer for the time of a run in the process of that run."""
 
@@ -46,9 +48,8 @@ class Plan:
     """Folder of the study."""
     marks: tuple[int, ...]
     """Images that D has seen when a checkpoint is kept and scored, ascending; the last one is the length of a run."""
-    batch_size: int
     flags: tuple[str, ...] = ()
-    """Further flags of all runs; those of a variant come after them."""
+    """Flags of all runs; those of a variant come after them."""
     features: str = "lite0,pixels"
     """What the scores compare, as ``trainer.evaluate`` takes it."""
     samples: int = 2000
@@ -66,17 +67,21 @@ class Plan:
         """What one run printed."""
         return self.out / "logs" / f"{variant.name}-seed{seed}.log"
 
+    def marks_of(self, variant: Variant) -> tuple[int, ...]:
+        """The numbers of images at which ``variant`` is scored, ascending."""
+        return tuple(sorted({*self.marks, variant.also or self.marks[0]}))
+
     def config(self, variant: Variant, seed: int, mark: int) -> Config:
         """The config that trains ``variant`` until D has seen ``mark`` images.
 
         Raises:
             InputError: a flag is wrong, or the images are no whole number of steps.
         """
+        several = len(self.marks_of(variant)) > 1
         words = [
-            self.preset, "--data.shards", str(self.shards), "--batch-size", str(self.batch_size),
+            self.preset, "--data.shards", str(self.shards),
             "--out", str(self.run_folder(variant, seed)), "--seed", str(seed), "--threads", str(self.threads),
-            "--checkpoint.keep", str(1 if len(self.marks) == 1 else KEEP), "--samples.every", "0",
-            "--evaluate.samples", "0",
+            "--checkpoint.keep", str(KEEP if several else 1), "--samples.every", "0", "--evaluate.samples", "0",
             "--tracking.mode", "disabled", "--log-every", "20", *self.flags, *variant.flags,
         ]  # fmt: skip
         try:
@@ -94,14 +99,15 @@ class Plan:
             )
         steps = mark // a_step
         # A run that is killed repeats at most a quarter; between several marks none is saved, because it would stay.
-        every = steps if len(self.marks) > 1 else math.ceil(steps / 4)
+        every = steps if several else math.ceil(steps / 4)
         return replace(config, steps=steps, checkpoint=replace(config.checkpoint, every=every))
 
     def describe(self, variant: Variant, seed: int) -> dict[str, Any]:
         """What decides the results of one run, JSON-ready."""
-        fields = flatten(self.config(variant, seed, self.marks[-1]))
+        marks = self.marks_of(variant)
+        fields = flatten(self.config(variant, seed, marks[-1]))
         trained = {name: value for name, value in fields.items() if not name.startswith(WHERE)}
-        scored = {"marks": list(self.marks), "samples": self.samples, "features": self.features}
+        scored = {"marks": list(marks), "samples": self.samples, "features": self.features}
         return {**trained, **scored, "precision": self.precision}
 
 
@@ -111,7 +117,7 @@ def check_variants(plan: Plan, variants: tuple[Variant, ...]) -> None:
     if not plan.marks or list(plan.marks) != sorted({*plan.marks}) or plan.marks[0] < 1:
         raise InputError(f"The numbers of images {plan.marks} do not ascend.")
     for variant in variants:
-        for mark in plan.marks:
+        for mark in plan.marks_of(variant):
             plan.config(variant, 0, mark)
 
 

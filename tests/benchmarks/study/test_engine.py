@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import pytest
 
+from benchmarks.study.command import DCGAN
 from benchmarks.study.engine import RESULTS, Row, read_rows, run_study
 from benchmarks.study.job import train_and_score
 from benchmarks.study.plan import Plan, Variant
@@ -21,7 +22,9 @@ from tests.support.ranks import preloaded
 from trainer.folder.checkpoint import checkpoints, load
 from trainer.folder.run_folder import RunFolder, is_locked
 
-SMALL = ("--model.features-g", "4", "--model.features-d", "4", "--model.z-dim", "8", "--data.workers", "0")
+PRESET, *FLAGS = DCGAN
+SMALL = ("--batch-size", "8", "--model.features-g", "4", "--model.features-d", "4", "--model.z-dim", "8",
+         "--data.workers", "0")  # fmt: skip
 ONE, TWO = Variant("one", "One step of D is enough."), Variant("two", "Two are not.", ("--d-steps", "2"))
 
 
@@ -29,7 +32,7 @@ ONE, TWO = Variant("one", "One step of D is enough."), Variant("two", "Two are n
 def plan(tmp_path: Path) -> Plan:
     preloaded()
     make_shards(tmp_path / "shards", samples=110)
-    return Plan("mnist", tmp_path / "shards", tmp_path / "study", (64, 128), 8, SMALL, "pixels", samples=100)
+    return Plan(PRESET, tmp_path / "shards", tmp_path / "study", (64, 128), (*FLAGS, *SMALL), "pixels", samples=100)
 
 
 def test_a_study_in_this_process_scores_two_variants_on_equal_images(

@@ -10,16 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.claims import CLAIMS
+from benchmarks.study.command import DCGAN
 from benchmarks.study.plan import Plan, Variant, check_variants, choose
 from shards.common.errors import InputError
 
-PLAN = Plan("mnist", Path("shards"), Path("study"), (640,), 64)
+PRESET, *FLAGS = DCGAN
+PLAN = Plan(PRESET, Path("shards"), Path("study"), (640,), (*FLAGS, "--batch-size", "64"))
 
 
 @settings(max_examples=5, deadline=None)  # the trainer's command line takes 40 ms to parse
 @given(batch=st.integers(1, 64), k=st.integers(1, 8), count=st.integers(1, 50))
 def test_steps_times_images_of_a_step_are_the_images_asked_for(batch: int, k: int, count: int) -> None:
-    plan, variant = replace(PLAN, batch_size=batch), Variant("k", "", ("--d-steps", str(k)))
+    plan, variant = replace(PLAN, flags=("--batch-size", str(batch))), Variant("k", "", ("--d-steps", str(k)))
     config = plan.config(variant, 0, count * batch * k)
     assert config.steps is not None
     assert config.steps * config.batch_size * config.d_steps == count * batch * k

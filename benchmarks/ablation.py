@@ -1,0 +1,109 @@
+"""Tests what each part of the default recipe is worth: takes one away or replaces it, at equal images and equal time.
+
+All variants train on the same images with the same seeds and widths. Each is scored after --images, and after as many
+images as it sees in the time in which the recipe of the preset sees --images: a step of each is timed first. Results,
+logs and one grid of samples for each variant are kept in the folder of the study. The same command again continues it,
+--only and --seeds do a part. docs/quality.md shows the results.
+
+Example: uv run --extra scores python -m benchmarks.ablation --data faces --only recipe tutorial --seeds 1 --images 3840
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+
+from benchmarks.measure import cli
+from benchmarks.study import command
+from benchmarks.study.engine import Row, run_study
+from benchmarks.study.plan import Variant, check_variants, choose
+from benchmarks.study.speed import with_equal_time
+from benchmarks.study.table import render
+
+
+def flags(text: str) -> tuple[str, ...]:
+    """``text`` as the words of a command line."""
+    return tuple(text.split())
+
+
+NO_PENALTY = "--penalty.r1 0 --penalty.r2 0 --penalty.every 1"
+OLD_ADAM = "--optim.beta1 0.5 --optim.beta2 0.999"
+DCGAN = f"--loss non-saturating --model.norm-d batch --model.upsampling transposed {NO_PENALTY} {OLD_ADAM}"
+VARIANTS = (
+    Variant("recipe", "The preset."),
+    Variant(
+        "tutorial",
+        "DCGAN as in the tutorial.",
+        flags(f"{DCGAN} --batch-size 128 --optim.lr-g 2e-4 --optim.lr-d 2e-4 --ema-images 0"),
+    ),
+    Variant("dcgan", "DCGAN with the average, and the batch and the rates of the former preset.",
+        flags(f"{DCGAN} --batch-size 32 --optim.lr-g 1e-3 --optim.lr-d 4e-4")),
+    Variant("no-r2", "R1 alone.", flags("--penalty.r2 0")),
+    Variant("no-penalty", "Neither R1 nor R2.", flags(NO_PENALTY)),
+    Variant("cross-entropy", "The loss of the tutorial, with the penalties.", flags("--loss non-saturating")),
+    Variant("hinge", "Hinge loss, with the penalties.", flags("--loss hinge")),
+    Variant("least-squares", "Least squares, with the penalties.", flags("--loss least-squares")),
+    Variant("batch-norm", "BatchNorm in the discriminator, which needs to be without penalties.",
+        flags(f"--model.norm-d batch {NO_PENALTY}")),
+    Variant("spectral", "Spectral normalisation of the discriminator, instead of the penalties.",
+        flags(f"--loss hinge --model.norm-d spectral {NO_PENALTY}")),
+    Variant("transposed", "The transposed convolutions of the tutorial.", flags("--model.upsampling transposed")),
+    Variant("bilinear", "Bilinear upsampling.", flags("--model.upsampling bilinear")),
+    Variant("old-adam", "beta1 0.5 and beta2 0.999, as in the tutorial.", flags(OLD_ADAM)),
+    Variant("low-rate", "A rate of 6e-4.", flags("--optim.lr-g 6e-4 --optim.lr-d 6e-4")),
+    Variant("large-batch", "Batches of 64.", flags("--batch-size 64")),
+    Variant("no-average", "Without the average of the generator.", flags("--ema-images 0")),
+    Variant("augmented", "With augmentation.", flags("--augment.policy color,translation,cutout")),
+)  # fmt: skip
+
+
+COLUMNS = ("fd-labels", "kd-labels", "least-class", "kd-lite0", "coverage-lite0", "swd-64", "swd-32", "swd-16",
+           "ms-ssim")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(command.Arguments):
+    """Scores of the recipe, and of it without each of its parts."""
+
+    data: command.Data = "faces"
+    """Also the preset. Without --shards, the images are packed first: drawn faces at 64x64, or, from
+    $SHARDGAN_DATA/mnist and celeba, digits at 32x32 and photographs of faces at 64x64."""
+    only: tuple[str, ...] = ()
+    """Variants to train; by default all."""
+    images: int = 15_360
+    """Real images that the discriminator of each run sees."""
+
+
+def at(row: Row, images: int) -> Row:
+    """``row`` with the scores after ``images`` alone, and with the share of the rarest class, if images have one."""
+    if row.error is not None:
+        return row
+    scores = dict(row.scores[row.asked["marks"].index(images)])
+    shares = [value for name, value in scores.items() if name.startswith("class-") and name != "class-coverage"]
+    return replace(row, scores=({**scores, **({"least-class": min(shares)} if shares else {})},))
+
+
+def benchmark(arguments: Arguments) -> None:
+    """Trains and scores what is missing, and reports all results."""
+    chosen = choose(VARIANTS, arguments.only)
+    plan = arguments.plan("ablation", (arguments.images,), arguments.data)
+    check_variants(plan, chosen)
+    variants = with_equal_time(plan, chosen, VARIANTS[0])
+    rows = run_study(plan, variants, range(arguments.seeds), arguments.jobs)
+    images = {variant.name: variant.also or arguments.images for variant in variants}
+    names = [variant.name for variant in variants]
+    equal_images = render([at(row, arguments.images) for row in rows], names, COLUMNS)
+    equal_time = render([at(row, images[row.variant]) for row in rows], names, COLUMNS)
+    lengths = ", ".join(f"{name} {count:,}" for name, count in images.items())
+    command.report(
+        arguments,
+        plan,
+        rows,
+        f"Equal images:\n\n{equal_images}",
+        f"Equal time, after the images that a "
+        f"variant sees while the recipe sees {arguments.images:,}: {lengths}.\n\n{equal_time}",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(Arguments, benchmark, __doc__))

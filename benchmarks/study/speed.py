@@ -1,0 +1,68 @@
+"""The time of a training step of each variant, from which a study finds the images that take equal time."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+
+from benchmarks.measure.timing import timed
+from benchmarks.rivals.contestants import Shardgan, create
+from benchmarks.study.plan import Plan, Variant
+from shards.common.files import atomic_write
+from shards.format.manifest import read_manifest
+
+TIMES = "times.json"
+TURNS, SECONDS = 5, 2.0  # of each variant
+
+
+def with_equal_time(plan: Plan, variants: Sequence[Variant], reference: Variant) -> tuple[Variant, ...]:
+    """``variants``, each also scored after the images that take it the time of ``reference`` for the last mark.
+
+    The time of an image, relative to that of ``reference``, is measured once and kept in the folder of the study: it
+    decides what is trained.
+    """
+    path = plan.out / TIMES
+    times: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    if missing := [variant for variant in variants if variant.name not in times]:
+        seconds = measure(plan, {variant.name: variant for variant in (reference, *missing)})
+        times |= {name: value / seconds[reference.name] for name, value in seconds.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(json.dumps(times).encode())
+    return tuple(replace(variant, also=_images(plan, variant, times[variant.name])) for variant in variants)
+
+
+def _images(plan: Plan, variant: Variant, time: float) -> int:
+    """A whole number of steps of ``variant``."""
+    config = plan.config(variant, 0, plan.marks[-1])
+    a_step = config.batch_size * config.d_steps
+    return max(1, round(plan.marks[-1] / time / a_step)) * a_step
+
+
+def measure(plan: Plan, variants: Mapping[str, Variant]) -> dict[str, float]:
+    """Seconds that each variant trains on an image, without loading it: the median of turns, on ``plan.threads``."""
+    manifest = read_manifest(plan.shards)
+    torch.set_num_threads(plan.threads)
+    accelerator = Accelerator(mixed_precision=plan.precision)
+    steps: dict[str, tuple[Shardgan, torch.Tensor]] = {}
+    for name, variant in variants.items():
+        config = plan.config(variant, 0, plan.marks[-1])
+        shape = (config.batch_size, manifest.size, manifest.size, manifest.channels)
+        images = torch.randint(256, shape, dtype=torch.uint8, device=accelerator.device)
+        steps[name] = create(config, accelerator, manifest.size, manifest.channels), images
+    turns: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(TURNS + 1):
+        for name, (step, images) in steps.items():
+            every = step.config.penalty.every  # a turn holds equally many steps with and without penalties
+            once = timed(step, images, every)
+            if turn:  # the first one warms up
+                count = every * max(1, round(SECONDS / once))
+                turns[name].append(timed(step, images, count) / count / len(images))
+        print(f"times of a step: turn {turn} of {TURNS}", file=sys.stderr)
+    return {name: statistics.median(values) for name, values in turns.items()}

@@ -31,10 +31,9 @@ def test_the_product_is_the_convolution_and_so_are_its_gradients(
 
 def test_only_training_on_small_images_takes_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, ...]] = []
-    monkeypatch.setattr(
-        "trainer.gan.kernels.transposed_convolution.as_product",
-        lambda images, _: asked.append((*images.shape,)) or images,
-    )
+    kernels = "trainer.gan.kernels.transposed_convolution"
+    monkeypatch.setattr(f"{kernels}.as_product", lambda images, _: asked.append((*images.shape,)) or images)
+    monkeypatch.setattr(f"{kernels}._has_avx512", lambda: False)
     layer = Doubling(4, 2, bias=False)
     layer(torch.zeros(1, 4, 32, 32))
     layer.eval()(torch.zeros(1, 4, 4, 4))
@@ -44,3 +43,10 @@ def test_only_training_on_small_images_takes_the_product(monkeypatch: pytest.Mon
     layer(torch.zeros(1, 4, 4, 4))
     layer(torch.zeros(1, 4, 16, 16))
     assert asked == [(1, 4, 4, 4), (1, 4, 16, 16)]
+
+
+def test_with_avx512_nothing_takes_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = "trainer.gan.kernels.transposed_convolution"
+    monkeypatch.delattr(f"{kernels}.as_product")
+    monkeypatch.setattr(f"{kernels}._has_avx512", lambda: True)
+    assert Doubling(4, 2, bias=False)(torch.zeros(1, 4, 4, 4)).shape == (1, 2, 8, 8)

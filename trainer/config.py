@@ -88,6 +88,9 @@ class Model:
     norm_d: Normalisation = "batch"
     """dcgan only: normalisation in the discriminator. batch: BatchNorm. none: for gradient penalties, which
     BatchNorm makes wrong. spectral: the largest singular value of each weight is 1 (arXiv 1802.05957)."""
+    coarse_d: Switch = False
+    """dcgan only: a second, small part of the discriminator sees the image averaged to 4x4 pixels, with the differences
+    between colours enlarged. In short trainings, the generator else loses pale colours. Needs --model.norm-d none."""
     upsampling: Upsampling = "transposed"
     """dcgan only: what doubles the size in the generator. transposed: a 4x4 convolution with stride 2. nearest or
     bilinear: an enlargement and a 3x3 convolution, which leaves no checkerboard in the images. A step takes as long
@@ -212,6 +215,10 @@ class Config:
             raise InputError("--tracking.alerts needs --tracking.board wandb: TensorBoard sends no alerts.")
         if not re.fullmatch(r"[^\ud800-\udfff]*", str(self.out)):  # safetensors could not read the checkpoints
             raise InputError(f"--out is {printable(str(self.out))}, which is not valid UTF-8. Give another name.")
+        if self.model.kind == "dcgan" and self.model.coarse_d and self.model.norm_d != "none":
+            raise InputError(
+                f"--model.coarse-d needs --model.norm-d none, not {self.model.norm_d}. Add --model.no-coarse-d."
+            )
         self.augment.check()
         self.schedule.check(
             ema_images=self.ema_images, augmented=bool(self.augment.names), cuda_graphs=self.cuda_graphs

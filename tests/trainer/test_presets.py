@@ -12,8 +12,8 @@ from trainer.presets import PRESETS, parse
 FLAGS = (
     "--data.shards", "--data.workers", "--data.audit", "--data.flip", "--out", "--batch-size", "--steps", "--epochs",
     "--seed", "--loss", "--d-steps", "--model.features-g", "--model.features-d", "--model.z-dim",
-    "--model.norm-d", "--model.upsampling", "--model.bn-init-mean", "--model.sync-bn", "--checkpoint.every",
-    "--checkpoint.keep", "--samples.every", "--tracking.mode", "--dtype", "--dry-run",
+    "--model.norm-d", "--model.coarse-d", "--model.upsampling", "--model.bn-init-mean", "--model.sync-bn",
+    "--checkpoint.every", "--checkpoint.keep", "--samples.every", "--tracking.mode", "--dtype", "--dry-run",
 )  # fmt: skip
 
 WORDS: list[tuple[str, str, Any]] = [

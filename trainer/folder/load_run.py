@@ -104,7 +104,7 @@ def describe_checkpoint(config: Config, metadata: dict[str, Any], tensors: dict[
 def _read_off(model: Model, weights: Tensors) -> dict[str, Any]:
     """The networks of a checkpoint of version 0.1, which recorded none and knew one architecture."""
     size = 2 ** (max(int(name.split(".")[1]) for name in weights) + 2)
-    model = replace(model, kind="dcgan", norm_d="batch", upsampling="transposed")
+    model = replace(model, kind="dcgan", norm_d="batch", coarse_d=False, upsampling="transposed")
     return describe_networks(model, size, weights["blocks.0.0.weight"].shape[1])
 
 

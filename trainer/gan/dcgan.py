@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from trainer.config import Normalisation, Upsampling
+from trainer.gan.coarse import CoarseLogits
 from trainer.gan.kernels.nearest_convolution import NearestDoubling
 from trainer.gan.kernels.transposed_convolution import Doubling
 from trainer.gan.networks import Discriminator, Generator, levels
@@ -56,10 +57,12 @@ class DcganDiscriminator(Discriminator):
     """Strided convolutions and LeakyReLU 0.2.
 
     ``batch`` is BatchNorm in all layers but the first and last, ``spectral`` divides every weight by its largest
-    singular value. Convolutions without BatchNorm have a bias.
+    singular value. Convolutions without BatchNorm have a bias. ``coarse`` adds the logits of ``coarse.py``.
     """
 
-    def __init__(self, size: int, channels: int, features: int, norm: Normalisation = "batch") -> None:
+    def __init__(
+        self, size: int, channels: int, features: int, norm: Normalisation = "batch", *, coarse: bool = False
+    ) -> None:
         super().__init__()
         convolution = SpectralConv2d if norm == "spectral" else nn.Conv2d
         widths = [features * 2**level for level in range(levels(size))]
@@ -71,9 +74,11 @@ class DcganDiscriminator(Discriminator):
             blocks.append(nn.Sequential(*layers, nn.LeakyReLU(0.2, inplace=True)))
         blocks += [nn.Sequential(convolution(widths[-1], 1, 4, 2, 0))]
         self.blocks = nn.Sequential(*blocks)
+        self.coarse = CoarseLogits(size, channels) if coarse else None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return cast("torch.Tensor", self.blocks(images)).flatten()
+        logits: torch.Tensor = self.blocks(images)
+        return (logits if self.coarse is None else logits + self.coarse(images)).flatten()
 
     def activations(self, images: torch.Tensor) -> list[torch.Tensor]:
         outputs = []

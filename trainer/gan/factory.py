@@ -19,10 +19,10 @@ GENERATORS: dict[str, Callable[[Model, int, int], Generator]] = {
     "mlp": lambda m, size, channels: MlpGenerator(size, channels, m.z_dim, m.features_g),
 }
 DISCRIMINATORS: dict[str, Callable[[Model, int, int], Discriminator]] = {
-    "dcgan": lambda m, size, channels: DcganDiscriminator(size, channels, m.features_d, m.norm_d),
+    "dcgan": lambda m, size, channels: DcganDiscriminator(size, channels, m.features_d, m.norm_d, coarse=m.coarse_d),
     "mlp": lambda m, size, channels: MlpDiscriminator(size, channels, m.features_d),
 }
-RECORDED = ("kind", "z_dim", "features_g", "features_d", "norm_d", "upsampling")
+RECORDED = ("kind", "z_dim", "features_g", "features_d", "norm_d", "coarse_d", "upsampling")
 """Fields of ``Model`` that decide layers, names and shapes of the weights."""
 
 

@@ -25,7 +25,10 @@ from trainer.gan.factory import describe_networks
 from trainer.gan.state import State, create_state
 
 MODEL = Model(z_dim=8, features_g=4, features_d=2)
-OTHERS = (replace(MODEL, norm_d="none", upsampling="nearest"), replace(MODEL, norm_d="spectral", upsampling="bilinear"))
+OTHERS = (
+    replace(MODEL, norm_d="none", coarse_d=True, upsampling="nearest"),
+    replace(MODEL, norm_d="spectral", upsampling="bilinear"),
+)
 FACTS = {"step": 3, "position": 24, "data": "made", "manifest": "abc"}
 
 
@@ -158,8 +161,11 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_records_what_its_version_knew_of_the_networks(tmp_path: Path) -> None:
     config, state = make_run(tmp_path / "run")
     whole = describe_networks(config.model, 32, 1)
-    older = {name: value for name, value in whole.items() if name not in ("kind", "norm_d", "upsampling")}
-    others = [{**whole, **other} for other in ({"features_g": 8}, {"norm_d": "none"}, {"upsampling": "nearest"})]
+    older = {name: value for name, value in whole.items() if name not in ("kind", "norm_d", "coarse_d", "upsampling")}
+    others = [
+        {**whole, **other}
+        for other in ({"features_g": 8}, {"norm_d": "none"}, {"coarse_d": True}, {"upsampling": "nearest"})
+    ]
     for networks, fits in ((whole, True), (older, True), *((other, False) for other in others)):
         metadata = {**FACTS, "networks": networks}
         checkpoint.save(tmp_path / "run" / "checkpoints", 4, state.tensors(), metadata, keep=3)
@@ -172,7 +178,7 @@ def test_a_checkpoint_records_what_its_version_knew_of_the_networks(tmp_path: Pa
 def test_what_an_older_version_could_not_record_was_the_default(tmp_path: Path) -> None:
     config, state = make_run(tmp_path / "run", model=OTHERS[0])
     whole = describe_networks(config.model, 32, 1)
-    older = {name: value for name, value in whole.items() if name not in ("norm_d", "upsampling")}
+    older = {name: value for name, value in whole.items() if name not in ("norm_d", "coarse_d", "upsampling")}
     for metadata in ({**FACTS, "networks": older}, FACTS):  # the last one is of version 0.1
         checkpoint.save(tmp_path / "run" / "checkpoints", 4, state.tensors(), metadata, keep=3)
         refused(tmp_path / "run", None, "does not hold the networks")

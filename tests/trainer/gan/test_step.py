@@ -44,7 +44,7 @@ def penalised(every: int = 2, **more: Any) -> Config:
 
 OTHERS = tuple(
     penalised(
-        model=replace(small().model, norm_d=norm, upsampling=upsampling),
+        model=replace(small().model, norm_d=norm, coarse_d=norm == "none", upsampling=upsampling),
         augment=Augment("color,translation,cutout", 0.7),
     )
     for norm, upsampling in (("none", "nearest"), ("spectral", "bilinear"))

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from shards.common.errors import InputError
+from trainer.config import Config, Model
+from trainer.gan.coarse import CHROMA, SIDE, CoarseLogits, OpponentColours
+
+
+def test_differences_of_lightness_keep_their_length_and_those_of_colours_grow() -> None:
+    colours = torch.randn(20, 3, 1, 1)
+    grey = colours.mean(1, keepdim=True).expand_as(colours)
+    found = OpponentColours()(colours).square().sum(1)
+    wanted = grey.square().sum(1) + CHROMA**2 * (colours - grey).square().sum(1)
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_only_the_mean_of_each_cell_counts(channels: int) -> None:
+    logits, images = CoarseLogits(32, channels), torch.randn(4, channels, 32, 32)
+    cells = images.view(4, channels, SIDE, 8, SIDE, 8).mean((3, 5))
+    flat = cells.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    assert logits(images).shape == (4, 1, 1, 1) and logits(images).std() > 0
+    torch.testing.assert_close(logits(flat), logits(images))
+
+
+def test_no_weights_but_those_of_its_layers() -> None:
+    assert {name.split(".")[1] for name in CoarseLogits(64, 3).state_dict()} == {"weight", "bias"}
+
+
+@pytest.mark.parametrize("norm", ["batch", "spectral"])
+def test_normalised_discriminators_have_none(norm: str) -> None:
+    with pytest.raises(InputError, match=f"needs --model.norm-d none, not {norm}. Add --model.no-coarse-d"):
+        Config(model=Model(norm_d=norm, coarse_d=True))  # type: ignore[arg-type]
+    Config(model=Model(kind="mlp", norm_d=norm, coarse_d=True))  # type: ignore[arg-type]

@@ -1,0 +1,48 @@
+"""A small network on the colours and the rough layout of an image, as a second part of a discriminator.
+
+Strided convolutions see pale colours late: in short trainings a generator paints the backgrounds of all images in their
+mean colour. Averaged to 4x4 pixels, with colour differences enlarged, images of other colours are far apart. A second
+discriminator on a smaller image is that of Wang et al. (arXiv 1711.11585).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+SIDE = 4  # pixels
+WIDTH = 128  # channels
+CHROMA = 4.0  # enlargement of the differences between colours
+
+
+class CoarseLogits(nn.Sequential):
+    """Maps images (n, channels, size, size) to logits (n, 1, 1, 1)."""
+
+    def __init__(self, size: int, channels: int) -> None:
+        super().__init__(
+            nn.AvgPool2d(size // SIDE),
+            OpponentColours() if channels == 3 else nn.Identity(),
+            nn.Conv2d(channels, WIDTH, SIDE),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(WIDTH, WIDTH, 1),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(WIDTH, 1, 1),
+        )
+
+
+class OpponentColours(nn.Module):
+    """Maps RGB (n, 3, height, width) to lightness, red against blue, and green against both.
+
+    The map is orthogonal, but enlarges the last two by ``CHROMA``.
+    """
+
+    axes: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        axes = torch.tensor([[1.0, 1.0, 1.0], [CHROMA, 0.0, -CHROMA], [CHROMA, -2 * CHROMA, CHROMA]])
+        lengths = torch.tensor([3.0, 2.0, 6.0]).sqrt()
+        self.register_buffer("axes", (axes / lengths[:, None])[:, :, None, None], persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(images, self.axes)

@@ -10,8 +10,7 @@ import pytest
 from tests.support.faulty import FAULTS, FaultyServer
 from tests.support.launching import SMALL, rows, run, status
 from tests.support.make import make_shards
-
-ON_CPU = {"ACCELERATE_USE_CPU": "true"}
+from tests.support.ranks import on_ranks, train_here
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +63,8 @@ def test_faults_change_nothing_and_credentials_stay_secret(shards: Path, local: 
 def test_two_ranks_fetch_every_block_once(shards: Path, tmp_path: Path) -> None:
     with FaultyServer(shards) as server:
         out = tmp_path / "run"
-        launcher = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
-        more = ("--data.cache", str(tmp_path / "cache"))
-        done = run(*flags(server.url, out, *more), launcher=launcher, env=ON_CPU)
-        assert done.returncode == 0, done.stderr
+        results = on_ranks(2, train_here, flags(server.url, out, "--data.cache", str(tmp_path / "cache")))
+        assert [code for code, _ in results] == [0, 0], results
         blocks = {span: count for span, count in server.per_range().items() if span[0].endswith(".tar")}
         assert len(blocks) == 15 and set(blocks.values()) == {1}
         assert status(out)["position"] == 600

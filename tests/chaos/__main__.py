@@ -29,6 +29,7 @@ import tyro
 from shards.loading.dataset import ShardDataset
 from tests.support.launching import RECIPE, SMALL, rows, start, status
 from tests.support.make import make_shards
+from tests.support.ranks import on_ranks, train_here
 from trainer.folder import checkpoint
 
 IMAGES, BATCH = 240, 12
@@ -61,8 +62,8 @@ class Mayhem:
         self.epochs = 3 + arguments.kills  # a kill comes few steps after the last, by and large
         make_shards(self.shards, samples=IMAGES, channels=3, shard_samples=50)
 
-    def start(self, out: Path) -> tuple[subprocess.Popen[str], str]:
-        """Start the trainer on CPU ranks, as a user does; returns also on how many, and with which batch."""
+    def plan(self, out: Path) -> tuple[list[str], int, int]:
+        """The flags of the next start, and on how many ranks and with which batch it is."""
         workers, ranks, batch = str(self.random.randrange(4)), self.arguments.ranks, BATCH
         if ranks is None:
             if checkpoint.checkpoints(out / "checkpoints"):  # the first one has fixed the lanes
@@ -73,19 +74,19 @@ class Mayhem:
                  "--batch-size", str(batch)]  # fmt: skip
         if self.arguments.recipe:
             flags += [*RECIPE, "--schedule.images", str(self.epochs * IMAGES), "--model.norm-d", "none"]
-        several = ("--multi_gpu", "--main_process_port", "0") if ranks > 1 else ()
-        launcher = (*several, "--num_processes", str(ranks))
-        process = start(*flags, launcher=launcher, env={"ACCELERATE_USE_CPU": "true"})
-        return process, f"{ranks} ranks, batch {batch}"
+        return flags, ranks, batch
 
     def kill_once(self) -> str:
-        """Start, kill something, and wait until all of it is gone; returns what happened.
+        """Start as a user does, kill something, and wait until all of it is gone; returns what happened.
 
         Raises:
             RuntimeError: the run was over before anybody could be killed; the moments are too far apart for its length.
         """
         moment = self.random.choice(("start", "training", "checkpoint"))
-        process, how = self.start(self.out)
+        flags, ranks, batch = self.plan(self.out)
+        several = ("--multi_gpu", "--main_process_port", "0") if ranks > 1 else ()
+        launcher = (*several, "--num_processes", str(ranks))
+        process = start(*flags, launcher=launcher, env={"ACCELERATE_USE_CPU": "true"})
         self._await(moment, process)
         if process.poll() is not None:
             raise RuntimeError(f"nobody was left to kill: {process.communicate()[0]}")
@@ -97,14 +98,13 @@ class Mayhem:
         _reap(self.out)
         self.deaths[f"{moment}, {name}"] += 1
         step = status(self.out)["step"] if (self.out / "status.json").exists() else 0
-        return f"{how}, {moment}: killed {name}; status says step {step}"
+        return f"{ranks} ranks, batch {batch}, {moment}: killed {name}; status says step {step}"
 
     def finish(self, out: Path) -> None:
-        """Undisturbed to the end."""
-        process, _ = self.start(out)
-        said, _ = process.communicate(timeout=2 * PATIENCE)
-        assert process.returncode == 0, said
-        assert status(out)["state"] == "done", said
+        """Undisturbed to the end; no launcher is needed for that."""
+        flags, ranks, _ = self.plan(out)
+        results = on_ranks(ranks, train_here, flags)
+        assert all(code == 0 for code, _ in results) and status(out)["state"] == "done", results
 
     def check(self) -> None:
         """Every sample once per epoch and in its order; every checkpoint whole."""

@@ -10,14 +10,14 @@ from PIL import Image
 
 from tests.support import forks
 from tests.support.forks import Python
-from tests.support.launching import RECIPE, ROOT, SMALL, rows, run, status
+from tests.support.launching import RECIPE, ROOT, SMALL, rows, status
 from tests.support.make import make_shards
+from tests.support.ranks import on_ranks, train_here
 from trainer.folder.load_run import load_run
 from trainer.gan.schedule import cosine
 
 KINDS = ("mlp",)
 """But for ``dcgan``, which all other tests train."""
-TWO_RANKS = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -73,8 +73,8 @@ def test_it_resumes_to_the_bit(python: Python, trained: Path, flags: list[str], 
 
 
 def test_two_ranks_agree_with_one(trained: Path, flags: list[str], tmp_path: Path) -> None:
-    done = run(*flags, "--out", str(tmp_path), "--steps", "6", launcher=TWO_RANKS, env={"ACCELERATE_USE_CPU": "true"})
-    assert done.returncode == 0, done.stderr
+    results = on_ranks(2, train_here, [*flags, "--out", str(tmp_path), "--steps", "6"])
+    assert [code for code, _ in results] == [0, 0], results
     assert status(tmp_path)["state"] == "done"
     for one, two in zip(rows(trained / "metrics.jsonl"), rows(tmp_path / "metrics.jsonl"), strict=True):
         for name in {"loss/d", "loss/g", "score/real", "score/fake_after", "penalty/r1", "penalty/r2"} & one.keys():

@@ -264,7 +264,7 @@ def test_a_run_goes_on_past_one_bad_sample_and_says_so(one_broken: Path, tmp_pat
 
 
 def test_the_status_names_the_rank_whose_data_is_bad(one_broken: Path, tmp_path: Path) -> None:
-    """Rank 0 writes it; rank 1 meets the sample, at position 30 under this seed."""
+    """Rank 0 writes it. Rank 1 meets the sample, at position 30 under this seed, and tells the launcher's store."""
     out = tmp_path / "run"
     failed = run(
         *flags(one_broken, out, "--data.strict", "--seed", "1"), env={"ACCELERATE_USE_CPU": "true"},

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import socket
-import sys
-import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -18,8 +17,8 @@ from shards.building.build import build
 from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.sources.faces import Faces
-from tests.support.launching import ROOT, SMALL, run, status
-from tests.support.ranks import on_ranks
+from tests.support.launching import SMALL, run, status
+from tests.support.ranks import on_ranks, train_here
 from trainer.errors import SharedInputError
 from trainer.ranks import rendezvous
 from trainer.ranks.launch import Launch, read_launch
@@ -160,29 +159,24 @@ def test_one_rank_needs_no_store() -> None:
         compare_ranks(launch, fail)
 
 
+def train_on(words: list[str], other: str) -> tuple[int, str]:
+    """With the shards ``other`` on rank 1."""
+    return train_here([*words, *(["--data.shards", other] if os.environ["RANK"] == "1" else [])])
+
+
 @pytest.mark.parametrize("other", ["other", "none"])
 def test_a_node_with_other_data_or_none_is_named_once(faces32: Path, tmp_path: Path, other: str) -> None:
     """Rank 1 stands for another node, on which the same path holds other data or none."""
     if other == "other":
         build(Faces(60), tmp_path / "other", Options(size=32, shard_samples=30, seed=1))
-    script = tmp_path / "run.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import os, runpy, sys
-        sys.path.insert(0, {str(ROOT)!r})
-        sys.argv += ["--data.shards", {str(tmp_path / other)!r} if os.environ["RANK"] == "1" else {str(faces32)!r}]
-        runpy.run_path({str(ROOT / "trainer" / "run.py")!r}, run_name="__main__")
-        """)
-    )
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-             "--main_process_port", "0", str(script), "--out", str(tmp_path / "run"), "--steps", "2",
-             *SMALL]  # fmt: skip
-    done = run(words=words, env={"ACCELERATE_USE_CPU": "true"})
-    assert done.returncode != 0
-    assert done.stderr.count("error: ") == 1, done.stderr
+    words = ["--data.shards", str(faces32), "--out", str(tmp_path / "run"), "--steps", "2", *SMALL]
+    (code, said), (other_code, more) = on_ranks(2, train_on, words, str(tmp_path / other))
+    assert code != 0 and other_code != 0
+    said += more
+    assert said.count("error: ") == 1, said
     where = f"error: Rank 1 on {platform.node()}"
-    assert where + (": No shards at" if other == "none" else " does not fit rank 0") in done.stderr
-    assert "Traceback" not in done.stderr.split("error: ")[0]
+    assert where + (": No shards at" if other == "none" else " does not fit rank 0") in said
+    assert "Traceback" not in said
     assert not (tmp_path / "run").exists()
 
 

@@ -16,11 +16,8 @@ from torch import nn
 
 from shards.loading.dataset import ShardDataset
 from tests.support.launching import SMALL, rows, run
-from tests.support.ranks import on_ranks
+from tests.support.ranks import on_ranks, train_here
 from trainer.gan.kernels.sync_batchnorm import synchronise
-
-TWO_RANKS = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
-ON_CPU = {"ACCELERATE_USE_CPU": "true"}
 
 
 def flags(shards: Path, out: Path, *more: str) -> list[str]:
@@ -37,9 +34,9 @@ def test_a_mistake_that_one_rank_finds_is_told_with_its_number(faces32: Path, tm
     with (shards / dataset.manifest.shards[shard].name).open("rb+") as file:
         file.seek(offset)
         file.write(b"???")
-    done = run(*flags(shards, tmp_path / "run"), launcher=TWO_RANKS, env=ON_CPU)
-    assert done.returncode != 0
-    assert f"error (rank 1 on {platform.node()}): The sample" in done.stderr
+    (code, _), (other, said) = on_ranks(2, train_here, flags(shards, tmp_path / "run"))
+    assert code != 0 and other != 0
+    assert f"error (rank 1 on {platform.node()}): The sample" in said
 
 
 def layer(kind: str, offset: float) -> list[torch.Tensor]:
@@ -93,9 +90,9 @@ def newest(out: Path, name: str) -> dict[str, torch.Tensor]:
 def test_two_ranks_agree_with_one(faces32: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     assert run(*flags(faces32, one)).returncode == 0
-    done = run(*flags(faces32, two), launcher=TWO_RANKS, env=ON_CPU)
-    assert done.returncode == 0, done.stderr
-    assert "2 CPU ranks" in done.stderr
+    (code, said), (other, _) = on_ranks(2, train_here, flags(faces32, two))
+    assert code == other == 0, said
+    assert "2 CPU ranks" in said
     for a, b in zip(rows(one / "metrics.jsonl"), rows(two / "metrics.jsonl"), strict=True):
         for name in ("loss/d", "loss/g", "score/real", "gradient/d", "gradient/g"):
             assert a[name] == pytest.approx(b[name], abs=1e-10)

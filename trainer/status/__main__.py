@@ -23,7 +23,7 @@ from trainer.folder.journal import Warn, read_journal, warn_once
 from trainer.folder.run_folder import REPAIR, RunFolder, is_locked
 from trainer.folder.score_log import find_best, format_scores, newest, read_scores
 from trainer.folder.start_log import read_starts, summarise
-from trainer.watch.progress import format_figures
+from trainer.watch.progress import format_figures, seconds_left
 
 ROWS = 3  # of metrics.jsonl, the newest
 
@@ -67,7 +67,7 @@ class RunStatus(BasicStatus):
     steps: int | None
     epoch: float | None
     images_per_second: float | None
-    eta_seconds: float | None  # only while the run trains
+    eta_seconds: float | None  # with evaluations; only while the run trains
     figures: dict[str, float]  # newest values in metrics.jsonl
     scores: dict[str, float]  # of the newest scored checkpoint, against the run's own images
     scored: str | None  # that checkpoint
@@ -122,15 +122,18 @@ def read_status(run: Path, warn: Warn = warn_once) -> RunStatus:
     environment = starts[-1] if starts else {}
     scored, scores = newest(results, environment.get("data.digest")) or (None, {})
     judged = find_best(folder, results, config.evaluate.by if config else None)
-    speed = row.get("speed/images_per_second")
     steps_left, images_left = _remaining(config, basic, row)
+    eta = None
+    if basic.state == "running" and images_left is not None:
+        with suppress(KeyError, ArithmeticError):
+            eta = seconds_left(images_left, row)
     checkpoint = max(folder.checkpoints.glob("step-*"), default=None)
     return RunStatus(
         **vars(basic),
         steps=None if steps_left is None else basic.step + steps_left,
         epoch=row.get("epoch"),
-        images_per_second=speed,
-        eta_seconds=images_left / speed if basic.state == "running" and images_left is not None and speed else None,
+        images_per_second=row.get("speed/images_per_second"),
+        eta_seconds=eta,
         figures=row,
         scores=scores,
         scored=scored,

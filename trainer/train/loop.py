@@ -42,7 +42,6 @@ def train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
 
 def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
     config, state = session.config, session.state
-    meter = Meter(state.position)
     parts: list[Batch] = []
 
     def stop_reason() -> str | None:
@@ -53,8 +52,8 @@ def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
     def stopped() -> bool:
         return session.stop_vote.vote(stop_reason() is not None, ready=False, waiting=stop_reason)
 
-    with meter.measure("speed/evaluation"):
-        whole = not session.owes_evaluation() or session.evaluate(stopped)
+    whole = not session.owes_evaluation() or session.evaluate(stopped)
+    meter = Meter(state.position)  # after this evaluation, which is one of an earlier process
     with closing(_open_stream(session, stop_reason)) as stream:
         while session.steps_left and whole:
             _read(session, stream, meter, parts)

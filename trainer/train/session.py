@@ -38,6 +38,7 @@ from trainer.train.outputs import Outputs
 from trainer.watch.board import AXIS
 from trainer.watch.health import Health, Problem
 from trainer.watch.meter import Meter, memory
+from trainer.watch.progress import seconds_left
 
 
 class Stopped(Exception):
@@ -96,7 +97,7 @@ class Session:
             row["amp/skipped_d"] = state.discriminator_optim.skipped.item()
             row["amp/skipped_g"] = state.generator_optim.skipped.item()
         images_left = self.steps_left * self.config.batch_size * self.config.d_steps
-        self.outputs.report(row, state, images_left / speed["speed/images_per_second"])
+        self.outputs.report(row, state, seconds_left(images_left, speed))
         self._react(self.health.check_losses(state.step, row))
 
     def check(self, metrics: Metrics) -> None:

@@ -17,9 +17,13 @@ Figure = Literal["data/wait", "speed/checkpoints", "speed/evaluation"]
 
 
 class Meter:
-    """Measures speed, and the shares of time spent on waiting, checkpoints and evaluations, between two reports."""
+    """Measures speed, and the shares of time spent on waiting and checkpoints, between two reports.
+
+    The share of evaluations is that since the start, because most reports have none before them.
+    """
 
     def __init__(self, position: int) -> None:
+        self._started, self._evaluation = time.perf_counter(), 0.0
         self._start(position)
 
     def _start(self, position: int) -> None:
@@ -34,12 +38,14 @@ class Meter:
         self._seconds[figure] += time.perf_counter() - start
 
     def read(self, position: int) -> dict[str, float]:
-        """Images per second, without the time of evaluations, and the shares of time since the last call."""
-        images, seconds = position - self._position, time.perf_counter() - self._since
+        """Images per second, without the time of evaluations, and the shares of time."""
+        now, evaluation = time.perf_counter(), self._seconds["speed/evaluation"]
+        images, seconds = position - self._position, now - self._since
+        self._evaluation += evaluation
         shares = {figure: spent / seconds for figure, spent in self._seconds.items()}
-        training = seconds - self._seconds["speed/evaluation"]
+        shares["speed/evaluation"] = self._evaluation / (now - self._started)
         self._start(position)
-        return {"speed/images_per_second": images / training, **shares}
+        return {"speed/images_per_second": images / (seconds - evaluation), **shares}
 
 
 @dataclass

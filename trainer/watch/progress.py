@@ -34,7 +34,7 @@ class Progress:
             total=total,
             disable=not self._live,
             dynamic_ncols=True,
-            smoothing=0.05,
+            smoothing=0,  # the mean speed: the last one would forget the evaluations, or know nothing else
             bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} ETA {remaining} {desc}",
         )
 
@@ -60,8 +60,10 @@ class Progress:
 
     def rewind(self, step: int) -> None:
         """Count again from ``step``."""
-        self._bar.n = self._bar.last_print_n = step
-        self._bar.refresh()
+        if self._live:
+            self._bar.initial += step - self._bar.n  # the mean speed is that of all steps, also of those done twice
+            self._bar.n = self._bar.last_print_n = step
+            self._bar.refresh()
 
     def write(self, message: str) -> None:
         """Print one line without disturbing the bar."""
@@ -71,6 +73,11 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it is."""
         self._bar.close()
+
+
+def seconds_left(images: int, row: Mapping[str, float]) -> float:
+    """The time for ``images`` more at the speed in ``row``, if evaluations take the same share of it as so far."""
+    return images / row["speed/images_per_second"] / (1 - row.get("speed/evaluation", 0.0))
 
 
 def format_figures(row: Mapping[str, float], saved: int | None = None) -> list[str]:

@@ -85,11 +85,15 @@ def test_the_state_is_read_without_the_journals(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().err == ""
 
 
-def test_the_time_left_depends_on_the_present_batch_size(tmp_path: Path) -> None:
+def test_the_time_left_depends_on_the_present_batch_size_and_on_evaluations(tmp_path: Path) -> None:
     run = make(tmp_path / "run", "running")  # 40 steps of 128 images; the other steps have 256
     (run / "config.yaml").write_text(yaml.safe_dump(flatten(Config(out=run, steps=100, batch_size=256))))
     with alive(run):
         assert read_status(run).eta_seconds == 60 * 256 / 128
+        (run / "metrics.jsonl").write_text(json.dumps({**ROW, "speed/evaluation": 0.5}) + "\n")
+        assert read_status(run).eta_seconds == 2 * 60 * 256 / 128
+        (run / "metrics.jsonl").write_text(json.dumps({**ROW, "speed/images_per_second": 0}) + "\n")
+        assert read_status(run).eta_seconds is None
 
 
 def test_a_row_may_lack_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return clock
 
 
-def test_speed_and_waiting_are_counted_since_the_last_reading(clock: SimpleNamespace) -> None:
+def test_speed_and_waiting_are_counted_since_the_last_reading_and_evaluations_since_the_start(
+    clock: SimpleNamespace,
+) -> None:
     meter = Meter(position=1000)
     for wait, work in ((0.5, 1.5), (1.5, 0.5)):
         with meter.measure("data/wait"):
@@ -36,8 +38,11 @@ def test_speed_and_waiting_are_counted_since_the_last_reading(clock: SimpleNames
     clock.now += 0.5
     with meter.measure("speed/evaluation"):
         clock.now += 1.5
-    shares = {"data/wait": 0.0, **nothing, "speed/evaluation": 0.75}
+    shares = {"data/wait": 0.0, **nothing, "speed/evaluation": 1.5 / 8}
     assert meter.read(1220) == {"speed/images_per_second": 20.0, **shares}, "without the evaluation"
+    clock.now += 4
+    shares["speed/evaluation"] = 1.5 / 12
+    assert meter.read(1300) == {"speed/images_per_second": 20.0, **shares}, "of all the time, as most reports have none"
 
 
 def test_advice_is_given_once_and_not_at_the_first_report() -> None:

@@ -30,9 +30,12 @@ def open_feature_cache(data: Data) -> BlockCache | None:
     folder = _cache_folder(data)
     try:
         make_private_folder(folder)
-        return BlockCache(folder / "features", _cache_limit(data))
-    except InputError:
+        cache = BlockCache(folder / "features", _cache_limit(data))
+        for unbounded in (folder / "features").glob("*.safetensors"):  # of earlier versions
+            unbounded.unlink(missing_ok=True)
+    except (InputError, OSError):
         return None
+    return cache
 
 
 def _cache_limit(data: Data) -> int:

@@ -93,3 +93,14 @@ def mirrored(image: np.ndarray) -> bool:
     left, right = (bool((image[:, side] == MARK).all()) for side in (0, -1))
     assert left != right
     return right
+
+
+def make_one_broken(folder: Path, samples: int, broken: int, *, shard_samples: int = 20) -> Path:
+    """Write a data set in which sample ``broken`` does not decode, and did not when it was indexed."""
+    manifest = make_shards(folder, samples=samples, channels=3, shard_samples=shard_samples)
+    offset = int(np.load(folder / INDEX)[broken]["offset"])
+    with (folder / manifest.shards[broken // shard_samples].name).open("rb+") as file:
+        file.seek(offset)
+        file.write(bytes(64))
+    reindex(folder, manifest)
+    return folder

@@ -113,8 +113,7 @@ def _roll_back(session: Session, problem: WentWrong) -> bool:
         return False
     state.restore(tensors, metadata)
     state.rollbacks = rollbacks
-    session.stop_vote.restart()
-    session.unsaved = None
+    session.restart()
     if main:
         outputs.roll_back(state, config.data.audit, problem.problem)
     session.accelerator.wait_for_everyone()

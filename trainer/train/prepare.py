@@ -20,7 +20,6 @@ from trainer.folder import checkpoint
 from trainer.folder.journal import ignore, rollbacks_to, warn_once
 from trainer.folder.load_run import describe_checkpoint
 from trainer.folder.run_folder import RunFolder
-from trainer.folder.score_log import lacks_scores, read_scores
 from trainer.gan.networks import SIZES
 from trainer.presets import PRESETS
 from trainer.ranks.device import check_device, resolve_precision
@@ -43,7 +42,7 @@ class Prepared:
     rollbacks: int  # that led there
     steps_left: int
     reals: ShardDataset | None  # what the generator is compared with; None if the run has no evaluation
-    owes_scores: bool  # whether all steps are done, but their evaluation is not
+    unfinished: bool  # whether all steps are done, but the run did not end well: it was killed, or went wrong
 
 
 def prepare(
@@ -56,9 +55,8 @@ def prepare(
     precision, note = _check_launch(config, launch)
     locks.enter_context(folder.lock(launch.rank == 0))
     folder.check(config)
-    features = feature_names(config.evaluate)
+    feature_names(config.evaluate)
     warn = warn_once if launch.rank == 0 else ignore
-    results = read_scores(folder.scores, warn)
     if _uses_missing_default(preset, config):
         if launch.rank == 0:
             print(f"Drawing the embedded data set into {config.data.shards}, once.", file=sys.stderr, flush=True)
@@ -76,9 +74,9 @@ def prepare(
     equal["rollbacks"] = str(rollbacks)
     left = config.remaining_steps(step, position, len(dataset))
     reals = open_reals(config, len(dataset))
-    owes = bool(not left and reals and not folder.is_done() and lacks_scores(results, step, digest, features))
-    equal["last evaluation"] = "missing" if owes else "none, or done"
-    return Prepared(precision, header, dataset, resumed, step, position, rollbacks, left, reals, owes), equal
+    unfinished = not left and not folder.is_done()
+    equal["state"] = "unfinished" if unfinished else "done, or steps are left"
+    return Prepared(precision, header, dataset, resumed, step, position, rollbacks, left, reals, unfinished), equal
 
 
 def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> None:

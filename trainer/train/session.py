@@ -121,6 +121,12 @@ class Session:
         copy.load_state_dict(network.state_dict(), assign=True)
         return copy.eval().requires_grad_(False)
 
+    def restart(self) -> None:
+        """Train on from a state that was restored: what came after it counts no more."""
+        self.stop_vote.restart()
+        self.unsaved = None
+        self.first_position, self.outputs.bad_samples.count = self.state.position, 0
+
     def owes_evaluation(self) -> bool:
         """Whether the checkpoint that this process starts from lacks its scores, because a kill or a stop came first.
 

@@ -60,9 +60,8 @@ def run(preset: str, config: Config, launch: Launch) -> None:
     if main:
         print(prepared.header, file=sys.stderr, flush=True)
         folder.write_config(config)
-    if not prepared.steps_left and not prepared.owes_scores:
+    if not prepared.steps_left and not prepared.unfinished:
         if main:
-            folder.write_status("done", prepared.step, prepared.position)  # a kill may have prevented this before
             print("Done already: nothing to do. Raise --steps or --epochs, or give another --out.", file=sys.stderr)
         return
     set_threads(launch, config.threads)

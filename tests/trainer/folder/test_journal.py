@@ -5,7 +5,6 @@ import os
 import platform
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 from hypothesis import example, given
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from shards.common.errors import InputError
 from shards.loading.reader import Bad
 from tests.support.launching import SMALL, rows, run, status
-from tests.support.make import key, make_shards, reindex
+from tests.support.make import key, make_one_broken
 from trainer.folder.journal import (
     BadSampleLog,
     Journal,
@@ -231,14 +230,7 @@ def test_the_share_is_one_of_an_epoch_or_of_what_was_consumed(bad: int, consumed
 
 @pytest.fixture
 def one_broken(tmp_path: Path) -> Path:
-    """Sample 27 of 50 does not decode, and did not when it was indexed."""
-    manifest = make_shards(tmp_path / "shards", samples=50, channels=3)
-    offset = int(np.load(tmp_path / "shards" / "index.npy")[27]["offset"])
-    with (tmp_path / "shards" / manifest.shards[1].name).open("rb+") as file:
-        file.seek(offset)
-        file.write(bytes(64))
-    reindex(tmp_path / "shards", manifest)
-    return tmp_path / "shards"
+    return make_one_broken(tmp_path / "shards", 50, 27)
 
 
 def flags(shards: Path, out: Path, *more: str) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.support.launching import SMALL, keys, status
+from tests.support.make import make_one_broken
 from tests.support.ranks import on_ranks, train_here
 from trainer.folder import checkpoint
 from trainer.folder.journal import BadSampleLog
@@ -215,6 +216,32 @@ def test_what_went_wrong_before_a_kill_is_not_forgotten(faces32: Path, healthy: 
     else:
         assert code == 0 and status(out)["step"] == 10 and said.count("Back to step 4, ") == (how == "rollback")
         assert status(out).get("warnings", []) == ([f"step 8: {problem}"] if how == "warn" else [])
+
+
+@pytest.mark.parametrize("how", ["stop", "warn"])
+def test_what_went_wrong_at_the_last_step_is_not_forgotten(
+    faces32: Path, healthy: Path, tmp_path: Path, how: str
+) -> None:
+    out, scores = tmp_path / "run", {2: 1.0, 4: 9.0, 6: 9.0, 8: 9.0}
+    shutil.copytree(healthy, out)
+    append_scores(
+        out / "scores.jsonl", [replace(score_of(step), scores={"swd": value}) for step, value in scores.items()]
+    )
+    (out / "status.json").write_text(json.dumps({"state": "running", "step": 8, "position": 64}))
+    again = words(faces32, out, "--on-collapse", how)
+    results = [on_ranks(1, attempt, again, 0)[0] for _ in range(2)]
+    assert [code for code, _ in results] == [2 if how == "stop" else 0] * 2
+    assert status(out)["state"] == ("failed" if how == "stop" else "done")
+    assert status(out)["warnings"], "what ended before keeps its status"
+    assert ("Done already" in results[1][1]) == (how == "warn")
+
+
+def test_bad_samples_before_a_return_count_no_more(tmp_path: Path) -> None:
+    """One sample of ten is broken: every eighth, tenth or so of those consumed, but more of those since the return."""
+    shards = make_one_broken(tmp_path / "shards", 10, 7)
+    more = ("--on-collapse", "rollback", "--data.max-bad", "0.13")
+    code, said = on_ranks(1, attempt, words(shards, tmp_path / "run", *more), 1)[0]
+    assert code == 0 and "Back to step 4, " in said and "replaces it" in said
 
 
 def test_a_run_goes_on_with_a_warning_otherwise(faces32: Path, tmp_path: Path) -> None:

@@ -94,8 +94,8 @@ def read_journal(
     lines at its end, ``size`` that of bytes at its beginning, to which the reading is limited.
 
     A damaged line is left out: one that is cut, that is no JSON object with a step, or of which ``parse`` raises one of
-    :data:`DAMAGED`. One call of ``warn``, at the end, names all of them, or counts those among the ``last`` ones. So
-    is the rest of a file that cannot be read, unless the reading is ``strict``: then that is an ``InputError``.
+    :data:`DAMAGED`. One call of ``warn``, at the end, names all of them, or counts those among the ``last`` lines. The
+    rest of a file that cannot be read is left out too, with a warning; if ``strict``, it is an ``InputError``.
     """
     damaged, seen = [], 0
     try:

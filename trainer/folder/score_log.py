@@ -80,7 +80,8 @@ def parse_result(row: dict[str, Any]) -> Result:
 def append_scores(path: Path, results: Iterable[Result], outdated: Callable[[], bool] = lambda: False) -> bool:
     """Append ``results`` to ``path``, unless they are ``outdated``; returns whether it did.
 
-    Nobody else changes the file meanwhile: a training that goes back removes them, or they are outdated already.
+    Nobody else changes the file meanwhile. A training that goes back at the same time either comes first, and the
+    results are outdated, or it removes them.
     Raises ``InputError`` if the file cannot be written.
     """
     with explain_errors(path), file_lock(path, mode=0o666), closing(Journal(path)) as journal:

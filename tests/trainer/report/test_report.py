@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -260,9 +261,11 @@ def test_what_a_folder_lacks_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     Image.new("RGB", (4, 4)).save(sheets / "step-000000030.png", "gif")
     (sheets / "step-000000050.png").mkdir()
     (damaged / "config.yaml").write_text("{")
+    shutil.rmtree(damaged / "checkpoints", ignore_errors=True)
+    (damaged / "checkpoints").symlink_to("checkpoints")
     code, _, err = run(str(damaged), capsys)
-    assert code == 0
-    assert len(err.splitlines()) == 6 and all(line.startswith("warning: ") for line in err.splitlines())
+    assert code == 0 and f"{damaged}/checkpoints cannot be read" in err
+    assert len(err.splitlines()) == 7 and all(line.startswith("warning: ") for line in err.splitlines())
     assert [image["data-x"] for image in Page((damaged / "report.html").read_text()).of("img")] == ["1280"]
 
 

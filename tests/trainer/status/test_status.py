@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,6 +193,16 @@ def test_damaged_figures_and_configs_hide_no_state(
     (run / "config.yaml").write_bytes(b"\x00\x8b")
     assert main([str(run)]) == 0
     assert capsys.readouterr().out.count("done, 40 steps") == 2
+
+
+def test_checkpoints_that_cannot_be_listed_hide_no_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make(tmp_path / "run", "done")
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    (run / "checkpoints").symlink_to("checkpoints")
+    assert main([str(run)]) == 0
+    said = capsys.readouterr()
+    assert "done, 40 of 100 steps" in said.out and "best" not in said.out
+    assert f"warning: {run}/checkpoints cannot be read ({os.strerror(errno.ELOOP)})" in said.err
 
 
 def test_the_help_requires_a_run_and_a_file_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,7 +55,7 @@ def prepare(
     precision, note = _check_launch(config, launch)
     locks.enter_context(folder.lock(launch.rank == 0))
     folder.check(config)
-    feature_names(config.evaluate)
+    features = feature_names(config.evaluate)
     warn = warn_once if launch.rank == 0 else ignore
     if _uses_missing_default(preset, config):
         if launch.rank == 0:
@@ -74,6 +74,7 @@ def prepare(
     equal["rollbacks"] = str(rollbacks)
     left = config.remaining_steps(step, position, len(dataset))
     reals = open_reals(config, len(dataset))
+    equal["features of the scores"] = ", ".join(features) if reals else "none"
     unfinished = not left and not folder.is_done()
     equal["state"] = "unfinished" if unfinished else "done, or steps are left"
     return Prepared(precision, header, dataset, resumed, step, position, rollbacks, left, reals, unfinished), equal

@@ -26,6 +26,7 @@ from trainer.gan.state import create_state
 from trainer.ranks.launch import read_launch
 from trainer.ranks.process_group import create_accelerator
 from trainer.status.__main__ import main
+from trainer.train import evaluation as train_evaluation
 from trainer.train import session
 from trainer.train.evaluation import create_evaluation, feature_names, open_reals
 
@@ -207,6 +208,22 @@ def test_a_judge_needs_its_features() -> None:
     assert feature_names(Evaluation(features="pixels")) == ("pixels",)
     with pytest.raises(InputError, match=r"--evaluate\.by kd-lite0 needs"):
         feature_names(Evaluation(features="pixels", by="kd-lite0"))
+
+
+def start_bare(words: list[str]) -> tuple[int, str]:
+    """Train on this rank; the second one lacks the extra ``scores``."""
+    if os.environ["RANK"] == "1":
+        train_evaluation.find_spec = lambda _: None  # this process ends after it
+    return train_here(words)
+
+
+def test_ranks_that_would_compute_other_scores_do_not_start(faces32: Path, tmp_path: Path) -> None:
+    words = ["--data.shards", str(faces32), "--out", str(tmp_path / "run"), "--data.workers", "0", *SMALL, "--steps",
+             "2", "--evaluate.every", "2"]  # fmt: skip
+    results = on_ranks(2, start_bare, [*words, "--evaluate.samples", "100"])
+    assert [code for code, _ in results] == [2, 2], results
+    assert "\n  features of the scores: lite0, pixels there, pixels here\n" in results[0][1]
+    assert [code for code, _ in on_ranks(2, start_bare, words)] == [0, 0]  # which has no evaluation
 
 
 def test_few_images_and_a_node_without_a_cache_are_no_error(tmp_path: Path) -> None:

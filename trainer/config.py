@@ -133,7 +133,7 @@ class Evaluation:
     """auto: lite0 and pixels, or pixels alone without the extra `scores`. lite0: both, or an error."""
     by: Judge | None = None
     """Score that chooses the best checkpoint, which is kept, and tells if the training goes wrong. Default: kd-lite0,
-    without it swd."""
+    without it swd, which also stand in for fid and kd-labels: a training computes neither."""
 
 
 @dataclass(frozen=True)

@@ -107,13 +107,19 @@ class Outputs:
         found = best((result for result in self.known_scores.read() if result.checkpoint in names), by)
         return sorted(names, key=lambda name: (found is not None and name == found[1].checkpoint, name), reverse=True)
 
-    def recall_health(self, judges: tuple[str, ...]) -> tuple[Health, list[tuple[int, Problem]]]:
-        """What the journals say of the training so far, and its problems, each with the step that showed it."""
+    def recall_health(
+        self, judges: tuple[str, ...], questions: Sequence[object]
+    ) -> tuple[Health, list[tuple[int, Problem]]]:
+        """What the journals say of the training so far, and its problems, each with the step that showed it.
+
+        ``questions`` are those of its own evaluations: with other numbers of images, scores are others. Without any,
+        all results count, which are those of another process.
+        """
         health, losses, evaluations = Health(judges), dict[int, float](), dict[int, dict[str, float]]()
         for row in read_figures(self.folder.metrics):
             if isinstance(row.get("loss/d"), int | float):
                 losses[row["step"]] = row["loss/d"]
-        results = read_scores(self.folder.scores)
+        results = [each for each in read_scores(self.folder.scores) if not questions or each.question in questions]
         for name in (*judges, "ms-ssim", "ms-ssim-real"):
             for result in comparable(results, name):
                 evaluations.setdefault(result.step, {})[name] = result.scores[name]

@@ -21,7 +21,7 @@ from trainer.evaluate.evaluation import Evaluator, describe_subject, generated
 from trainer.folder import checkpoint
 from trainer.folder.background import CheckpointWriter
 from trainer.folder.journal import check_bad_samples
-from trainer.folder.score_log import JUDGES, lacks_scores, read_scores
+from trainer.folder.score_log import JUDGES, Subject, lacks_scores, read_scores
 from trainer.gan.augmentation import draw
 from trainer.gan.factory import create_generator, describe_networks
 from trainer.gan.kernels.cuda_graph import Replay
@@ -161,7 +161,7 @@ class Session:
         network = self._sampled_network()
         if not config.model.sync_bn:
             share_buffers(network, self.accelerator)
-        subject = describe_subject(state.step, state.position, network, averaged=bool(config.ema_images))
+        subject = self._subject()
         try:
             check(0)  # the next call reads this vote
             fakes = generated(network, config.seed, config.model.z_dim)
@@ -177,15 +177,21 @@ class Session:
         self._react(self.health.check_scores(state.step, scores))
         return True
 
+    def _subject(self) -> Subject:
+        """The generator that :meth:`_sampled_network` returns, at this step."""
+        state, averaged = self.state, bool(self.config.ema_images)
+        return describe_subject(state.step, state.position, state.generator, averaged=averaged)
+
     def recall_health(self) -> None:
         """Judge the training by what the run folder says of its earlier steps. Every rank must call it.
 
         A training that went wrong before it was stopped or killed raises :class:`WentWrong`, as :meth:`_react` does.
         """
-        evaluate = self.config.evaluate
-        recalled: list[Any] = [None]
+        by, recalled = self.config.evaluate.by, list[Any]([None])
         if self.accelerator.is_main_process:
-            recalled = [self.outputs.recall_health((evaluate.by,) if evaluate.by else JUDGES)]
+            judges = (by, *JUDGES) if by else JUDGES  # a score that the training does not compute tells nothing
+            questions = self.evaluator.questions(self._subject()) if self.evaluator else []
+            recalled = [self.outputs.recall_health(judges, [each.question for each in questions])]
         broadcast_object_list(recalled)
         self.health, found = recalled[0]
         self.outputs.problems = [f"step {step}: {problem.text}" for step, problem in found]

@@ -28,8 +28,9 @@ class Health:
     _zero_since: int | None = None
     _diversity: float = 0.0  # the largest so far, as a share of the data's
     _diverse_at: int = 0  # step of the last evaluation whose images were not alike
-    _first: float | None = None
-    _best: float | None = None
+    _judge: str | None = None  # the score that told last
+    _first: float = 0.0  # its values
+    _best: float = 0.0
     _good_at: int = 0  # step of the last evaluation that was not far worse than the best
     _worse: int = 0
     _named: set[str] = field(default_factory=set)
@@ -76,8 +77,8 @@ class Health:
         if judge is None:
             return []
         value = scores[judge]
-        if self._first is None or self._best is None:
-            self._first = self._best = value
+        if judge != self._judge:  # values of two scores do not compare
+            self._judge, self._first, self._best, self._worse = judge, value, value, 0
         self._best = min(self._best, value)
         # An unbiased score may be 0 or less, so a factor alone would not do.
         limit = max(WORSE * self._best, self._best + 0.1 * abs(self._first))

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from trainer.folder import checkpoint
 from trainer.folder.journal import BadSampleLog
 from trainer.folder.known_scores import KnownScores
 from trainer.folder.run_folder import RunFolder
-from trainer.folder.score_log import Result, append_scores
+from trainer.folder.score_log import Result, append_scores, read_scores
 from trainer.gan.step import Metrics
 from trainer.train import prepare
 from trainer.train.loop import MOST_ROLLBACKS
@@ -201,15 +202,18 @@ def test_a_run_stops_if_it_is_asked_to(faces32: Path, tmp_path: Path) -> None:
     assert status(out)["state"] == "failed"
 
 
-@pytest.mark.parametrize("how", ["stop", "rollback", "warn"])
-def test_what_went_wrong_before_a_kill_is_not_forgotten(faces32: Path, healthy: Path, tmp_path: Path, how: str) -> None:
-    """Its checkpoint and its scores were written, and a rollback was not."""
+@pytest.mark.parametrize(("how", "by"), [("stop", "fid"), ("rollback", "swd"), ("warn", "swd")])
+def test_what_went_wrong_before_a_kill_is_not_forgotten(
+    faces32: Path, healthy: Path, tmp_path: Path, how: str, by: str
+) -> None:
+    """Its checkpoint and its scores were written, and a rollback was not. Nobody has computed the ``fid``."""
     out, scores = tmp_path / "run", {2: 2.0, 4: 1.0, 5: 9.0, 6: 9.0, 8: 9.0}
     shutil.copytree(healthy, out)
     append_scores(
         out / "scores.jsonl", [replace(score_of(step), scores={"swd": value}) for step, value in scores.items()]
     )
-    code, said = on_ranks(1, attempt, words(faces32, out, "--on-collapse", how, "--steps", "10"), 0)[0]
+    more = ("--on-collapse", how, "--evaluate.by", by, "--steps", "10")
+    code, said = on_ranks(1, attempt, words(faces32, out, *more), 0)[0]
     problem = "swd has been far worse than its best for 3 evaluations: 9, once 1"
     if how == "stop":
         assert code == 2 and said.count(f"error: Step 8: {problem}.") == 1 and status(out)["state"] == "failed"
@@ -234,6 +238,27 @@ def test_what_went_wrong_at_the_last_step_is_not_forgotten(
     assert status(out)["state"] == ("failed" if how == "stop" else "done")
     assert status(out)["warnings"], "what ended before keeps its status"
     assert ("Done already" in results[1][1]) == (how == "warn")
+
+
+def test_a_training_is_judged_by_evaluations_like_its_own(faces32: Path, tmp_path: Path) -> None:
+    """Not by those of more images, which would count alone."""
+    again = words(faces32, tmp_path, "--on-collapse", "stop", "--evaluate.samples", "100", "--evaluate.features",
+                  "pixels", "--data.cache", str(tmp_path / "cache"))  # fmt: skip
+    assert on_ranks(1, attempt, again)[0][0] == 0
+    (own,) = read_scores(tmp_path / "scores.jsonl")
+
+    def resume(collapsed: int) -> int:
+        """The exit code, if the scores of so many images are those of a collapse, the others of a training."""
+        (tmp_path / "scores.jsonl").unlink()
+        for samples, step in product((100, 200), (2, 4, 6, 8)):
+            asked = replace(own, samples=samples, checkpoint=checkpoint.checkpoint_name(step), step=step)
+            swd = 9.0 if samples == collapsed and step > 2 else 1.0
+            append_scores(tmp_path / "scores.jsonl", [asked.with_scores({"swd": swd})])
+        RunFolder(tmp_path).write_status("running", 8, 64)
+        code: int = on_ranks(1, attempt, again)[0][0]
+        return code
+
+    assert resume(200) == 0 and resume(100) == 2
 
 
 def test_bad_samples_before_a_return_count_no_more(tmp_path: Path) -> None:

@@ -46,6 +46,19 @@ def test_a_score_far_above_its_best_is_named() -> None:
     assert problem == ("kd-lite0 has been far worse than its best for 3 evaluations: 25, once 10", 5)
 
 
+def test_a_score_that_is_not_computed_leaves_the_judgement_to_the_next() -> None:
+    subject = Health(("fid", "kd-lite0", "swd"))
+    found = [subject.check_scores(step, {"swd": value}) for step, value in enumerate((10.0, *[25.0] * EVALUATIONS))]
+    assert [len(problems) for problems in found] == [0] * EVALUATIONS + [1]
+
+
+def test_values_of_two_scores_are_not_compared() -> None:
+    """A resume may compute another score."""
+    subject = health()
+    for step in range(2 * EVALUATIONS):
+        assert not subject.check_scores(step, {"swd": 1.0} if step < EVALUATIONS else {"kd-lite0": 25.0})
+
+
 def test_a_score_around_zero_is_no_problem() -> None:
     subject = health()
     for value in (30.0, 0.1, -0.1, 0.3, 1.0, 0.5, 2.0):

@@ -151,6 +151,7 @@ class Evaluator:
             samples=reals if measure.paired else count,
             reals=reals,
             data=self.dataset.manifest.digest,
+            network=measure.network,
         )
 
     def _score(self, measure: Measure, question: Result, fakes: Source, progress: Progress) -> Result:

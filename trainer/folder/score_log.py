@@ -41,12 +41,14 @@ class Result(Subject):
     samples: int  # generated images
     reals: int  # real images
     data: str  # digest of their data set
+    network: str = ""  # what tells the network of the features from others of the same name
     scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def question(self) -> tuple[object, ...]:
         """What was asked of the checkpoint. Values of other questions are not comparable."""
-        return (self.features, self.resize, self.weights, self.batch_norm, self.samples, self.reals, self.data)
+        of_images = (self.weights, self.batch_norm, self.samples, self.reals, self.data)
+        return (self.features, self.network, self.resize, *of_images)
 
     @property
     def key(self) -> Result:

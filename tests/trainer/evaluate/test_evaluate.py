@@ -22,7 +22,7 @@ from trainer.cli import conclude
 from trainer.config import Data
 from trainer.data import open_images
 from trainer.evaluate import __main__ as main
-from trainer.evaluate import evaluation, measures
+from trainer.evaluate import classifier, evaluation, measures
 from trainer.evaluate.__main__ import Evaluate, evaluate
 from trainer.evaluate.evaluation import Evaluator
 from trainer.folder.checkpoint import checkpoint_name, checkpoints, remove
@@ -325,6 +325,20 @@ def test_it_is_said_that_grey_images_are_repeated_in_three_channels(tmp_path: Pa
 def test_labels_need_labels(trained: Path) -> None:
     with pytest.raises(InputError, match="labels"):
         evaluate(Evaluate(trained, features="labels"))
+
+
+def test_scores_of_another_classifier_are_others(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are neither compared nor known already."""
+    shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("scores.jsonl"))
+    make_shards(tmp_path / "labelled", channels=3)
+    for epochs in (1, 0, 1):
+        monkeypatch.setattr(classifier, "EPOCHS", epochs)
+        evaluate(Evaluate(tmp_path / "run", features="labels", samples=100, shards=str(tmp_path / "labelled")))
+    results = read_scores(tmp_path / "run" / "scores.jsonl")
+    assert len({each.network for each in results}) == len({each.question for each in results}) == len(results) == 2
+    assert capsys.readouterr().err.count(" is scored already.") == 1  # the classifier of the first time is kept
 
 
 def test_a_run_without_checkpoints_says_so(trained: Path, tmp_path: Path) -> None:

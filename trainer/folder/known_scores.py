@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from math import isfinite, nan
+from math import isfinite
 from typing import Any
 
+from shards.common.errors import InputError
 from trainer.config import Judge
-from trainer.folder.journal import DAMAGED
+from trainer.folder.journal import DAMAGED, read_journal, warn_once
 from trainer.folder.run_folder import RunFolder
-from trainer.folder.score_log import JUDGES, Result, best, of_existing, parse_result, read_scores
+from trainer.folder.score_log import JUDGES, Result, append_scores, best, of_existing, parse_result
 
 
 class KnownScores:
-    """The judging scores of the checkpoints in ``folder``, at first those that ``metadata`` of one of them recorded.
+    """The scores of the checkpoints in ``folder`` that exist: those in ``scores.jsonl``, which all commands read.
 
-    What is known stays so while its checkpoint exists: a damaged line, or one read that fails, would otherwise remove
-    the best checkpoint.
+    If this file is damaged or lost, what was known of it is written into it again; at first, that is what ``metadata``
+    of a checkpoint recorded. Otherwise the training would remove the best checkpoint, or keep one that no command calls
+    the best. A score that somebody removes from a whole file is forgotten.
     """
 
     def __init__(self, folder: RunFolder, metadata: Mapping[str, Any]) -> None:
@@ -27,19 +29,28 @@ class KnownScores:
         with suppress(*DAMAGED):  # of another version
             self._results = [parse_result(row) for row in metadata.get("scores", ())]
 
-    def add(self, results: Iterable[Result]) -> None:
-        """Know ``results`` too. The last one that answers a question about a checkpoint counts."""
-        last = {
-            (each.question, each.checkpoint, each.digest, *each.scores): each
-            for each in [*self._results, *map(_judging, results)]
-            if each.scores
-        }
-        with suppress(OSError):  # nobody knows which checkpoints exist, so those of before stay
-            self._results = of_existing(self._folder, last.values())
+    def append(self, results: Iterable[Result]) -> None:
+        """Append ``results`` to the file; raises ``InputError`` if it cannot be written."""
+        new = list(results)
+        self.read()  # first: nobody sees of a new file that it lacks the lines of one that was lost
+        append_scores(self._folder.scores, new)
+        self._know([*self._results, *new])
 
     def read(self) -> list[Result]:
-        """All results, also those that another process has appended to ``scores.jsonl``."""
-        self.add(read_scores(self._folder.scores))
+        """All results, also those that another process has appended to the file."""
+        path, problems = self._folder.scores, list[str]()
+        try:
+            found = list(read_journal(path, parse_result, problems.append, strict=True))
+        except InputError as error:
+            warn_once(str(error))
+            return self._results
+        for problem in problems:
+            warn_once(problem)
+        if path.exists() and not problems:
+            self._know(found)
+        else:
+            self._know([*self._results, *found])
+            self._restore(found)
         return self._results
 
     def record(self, by: Judge | None) -> dict[str, Any]:
@@ -53,8 +64,25 @@ class KnownScores:
             record["best"] = {"checkpoint": result.checkpoint, "judge": judge, "value": result.scores[judge]}
         return record
 
+    def _know(self, results: Iterable[Result]) -> None:
+        with suppress(OSError):  # nobody knows which checkpoints exist, so what was known before stays
+            self._results = of_existing(self._folder, _last_answers(results).values())
 
-def _judging(result: Result) -> Result:
-    """``result`` with the scores that may judge, which are few."""
-    found: dict[str, float] = {name: result.scores[name] for name in JUDGES if isfinite(result.scores.get(name, nan))}
-    return result.with_scores(found)
+    def _restore(self, found: Iterable[Result]) -> None:
+        """Append what is known and not ``found`` in the file, if possible."""
+        there = _last_answers(found)
+        if lost := [result for key, result in _last_answers(self._results).items() if key not in there]:
+            with suppress(InputError):
+                append_scores(self._folder.scores, lost)
+
+
+def _last_answers(results: Iterable[Result]) -> dict[Hashable, Result]:
+    """The finite scores of those ``results`` that have one that may judge. The last answer to a question about a
+    checkpoint counts.
+    """
+    answers = dict[Hashable, Result]()
+    for result in results:
+        scores = {name: value for name, value in result.scores.items() if isfinite(value)}
+        if judges := frozenset(scores.keys() & JUDGES):
+            answers[result.question, result.checkpoint, result.digest, judges] = result.with_scores(scores)
+    return answers

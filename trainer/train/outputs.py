@@ -22,7 +22,7 @@ from trainer.folder.journal import BadSampleLog, Journal, read_figures, roll_bac
 from trainer.folder.known_scores import KnownScores
 from trainer.folder.load_run import load_run
 from trainer.folder.run_folder import RunFolder, RunState
-from trainer.folder.score_log import Result, append_scores, best, comparable, find_best, format_scores, read_scores
+from trainer.folder.score_log import Result, best, comparable, find_best, format_scores, read_scores
 from trainer.gan.state import State
 from trainer.watch.board import AXIS
 from trainer.watch.health import Health, Problem
@@ -66,8 +66,7 @@ class Outputs:
 
     def log_scores(self, results: Sequence[Result], epoch: float, by: Judge | None) -> None:
         """Show, log and draw the scores of one checkpoint."""
-        append_scores(self.folder.scores, results)
-        self.known_scores.add(results)
+        self.known_scores.append(results)
         scores = {name: value for result in results for name, value in result.scores.items()}
         self.progress.write(f"scores of step {results[0].step}: {format_scores(scores)}")
         if self.tracker:
@@ -119,6 +118,7 @@ class Outputs:
         for row in read_figures(self.folder.metrics):
             if isinstance(row.get("loss/d"), int | float):
                 losses[row["step"]] = row["loss/d"]
+        self.known_scores.read()  # first: it restores what a damaged file has lost
         results = [each for each in read_scores(self.folder.scores) if not questions or each.question in questions]
         for name in (*judges, "ms-ssim", "ms-ssim-real"):
             for result in comparable(results, name):

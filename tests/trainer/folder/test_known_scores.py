@@ -1,4 +1,4 @@
-"""A training forgets no score of a checkpoint that exists, whatever becomes of the file of scores."""
+"""A training and all commands know the same scores, also after the file of scores was damaged or lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.trainer.folder.test_score_log import TRAINING, result
 from trainer.folder.checkpoint import checkpoint_name, remove
 from trainer.folder.known_scores import KnownScores
 from trainer.folder.run_folder import CHECKSUMS, RunFolder
-from trainer.folder.score_log import append_scores
+from trainer.folder.score_log import append_scores, find_best, read_scores
 
 BEST = {"checkpoint": "step-000000006", "judge": "swd", "value": 255.0}
 
@@ -32,6 +32,12 @@ def recorded(known: KnownScores) -> dict[str, Any]:
     """What a checkpoint that is written now says."""
     facts: dict[str, Any] = json.loads(json.dumps(known.record(None)))
     return facts
+
+
+def best_of_file(folder: RunFolder) -> str | None:
+    """The checkpoint that ``--checkpoint best`` means."""
+    found = find_best(folder, read_scores(folder.scores), None)
+    return found[1].checkpoint if found else None
 
 
 def damage(folder: RunFolder, *numbers: int) -> None:
@@ -71,6 +77,31 @@ def test_a_read_that_fails_loses_nothing(folder: RunFolder) -> None:
     assert recorded(known) == facts
 
 
+def test_a_score_that_is_removed_from_a_whole_file_is_forgotten(folder: RunFolder) -> None:
+    """Because it was wrong."""
+    known = KnownScores(folder, {})
+    facts = recorded(known)
+    lines = folder.scores.read_text().splitlines(keepends=True)
+    folder.scores.write_text("".join(lines[:2] + lines[3:]))
+    for each in (known, KnownScores(folder, facts)):
+        assert recorded(each)["best"]["checkpoint"] == best_of_file(folder) == "step-000000008"
+
+
+@pytest.mark.parametrize("lost", ["all", "a line"])
+def test_what_the_file_lost_is_written_into_it_again(folder: RunFolder, lost: str) -> None:
+    """Whole, before anything else is: a new file would not show what it lacks."""
+    folder.scores.unlink()
+    append_scores(folder.scores, [*TRAINING[:2], result(6, swd=255, recall=0.5)])
+    facts = recorded(KnownScores(folder, {}))
+    folder.scores.unlink() if lost == "all" else damage(folder, 2)
+    known = KnownScores(folder, facts)
+    known.append([TRAINING[3]])
+    assert best_of_file(folder) == "step-000000006"
+    assert {each.step: each for each in read_scores(folder.scores)} == {each.step: each for each in known.read()}
+    before = folder.scores.read_text()
+    assert recorded(KnownScores(folder, facts))["best"] == BEST and folder.scores.read_text() == before
+
+
 def test_a_better_score_of_another_process_counts(folder: RunFolder) -> None:
     known = KnownScores(folder, recorded(KnownScores(folder, {})))
     append_scores(folder.scores, [result(4, swd=3), result(8, samples=10_000, swd=1)])  # the second compares with none
@@ -80,12 +111,10 @@ def test_a_better_score_of_another_process_counts(folder: RunFolder) -> None:
 def test_what_is_removed_or_written_again_is_forgotten(folder: RunFolder) -> None:
     """As by a training that goes back."""
     known = KnownScores(folder, {})
-    known.read()
-    known.add([replace(TRAINING[2], digest="old", scores={"swd": 1.0})])
+    known.append([replace(TRAINING[2], digest="old", scores={"swd": 1.0})])
     folder.scores.unlink()
     remove(folder.checkpoints / checkpoint_name(8))
     (folder.checkpoints / checkpoint_name(6) / CHECKSUMS).write_text("again")
-    known.add([])
     assert [each.step for each in known.read()] == [2, 4, 6]  # a result without a digest may be of it
     remove(folder.checkpoints / checkpoint_name(6))
     assert recorded(known)["best"] == {**BEST, "checkpoint": "step-000000004", "value": 311.0}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Background:
 
 
 class CheckpointWriter(Background):
-    """Copies the state to host memory and writes the copy to ``folder``, where the newest ``keep`` and the best stay.
+    """Copies the state to host memory and writes the copy to ``folder``, where the newest ``keep`` stay.
 
     The next call of ``save``, ``check`` or ``wait`` raises ``InputError`` if a checkpoint could not be written.
     """
@@ -57,10 +57,14 @@ class CheckpointWriter(Background):
         self._copies: dict[str, Tensors] = {}
 
     def save(
-        self, state: State, metadata: Mapping[str, Any], on_written: Callable[[Path], None], best: str | None = None
+        self,
+        state: State,
+        metadata: Mapping[str, Any],
+        on_written: Callable[[Path], None],
+        protected: Collection[str] = (),
     ) -> None:
-        """Start a checkpoint of ``state``; ``on_written`` is called with its path by the thread. The one called
-        ``best`` is kept too.
+        """Start a checkpoint of ``state``; ``on_written`` is called with its path by the thread. Those whose names are
+        ``protected`` are kept too.
 
         The one before must be written, because its copy is overwritten: call :meth:`wait` first.
         """
@@ -69,7 +73,7 @@ class CheckpointWriter(Background):
         def write() -> None:
             if copied:
                 copied.synchronize()
-            on_written(checkpoint.save(self._folder, step, self._copies, metadata, self._keep, best))
+            on_written(checkpoint.save(self._folder, step, self._copies, metadata, self._keep, protected))
 
         self.submit(write)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,10 @@ def save(
     tensors: Mapping[str, Tensors],
     metadata: Mapping[str, Any],
     keep: int,
-    best: str | None = None,
+    protected: Collection[str] = (),
 ) -> Path:
-    """Write ``folder/step-NNNNNNNNN`` and then remove all but the newest ``keep`` and the one called ``best``; returns
-    its path.
+    """Write ``folder/step-NNNNNNNNN`` and then remove all but the newest ``keep`` and those ``protected``, by
+    name; returns its path.
 
     Hashes and syncs every byte: about 0.4 s for the 250 MB of a DCGAN of 64 features. Raises ``InputError`` if the disk
     is full or not writable; older checkpoints are then unchanged.
@@ -73,7 +73,7 @@ def save(
         ) from error
     # Newer checkpoints do not count as kept: they are torn, or this run would have resumed from them.
     for old in [path for path in checkpoints(folder) if path.name <= final.name][:-keep]:
-        if old.name != best:
+        if old.name not in protected:
             remove(old)
     return final
 

@@ -12,7 +12,7 @@ from shards.common.errors import InputError
 from trainer.config import Judge
 from trainer.folder.journal import DAMAGED, read_journal, warn_once
 from trainer.folder.run_folder import RunFolder
-from trainer.folder.score_log import JUDGES, Result, append_scores, best, of_existing, parse_result
+from trainer.folder.score_log import JUDGES, Result, append_scores, best, best_of_each, of_existing, parse_result
 
 
 class KnownScores:
@@ -63,6 +63,10 @@ class KnownScores:
             judge, result = found
             record["best"] = {"checkpoint": result.checkpoint, "judge": judge, "value": result.scores[judge]}
         return record
+
+    def protected(self, by: Judge | None) -> set[str]:
+        """Names of the checkpoints that are not to be removed, as of the last read; see :func:`best_of_each`."""
+        return best_of_each(self._results, by)
 
     def _know(self, results: Iterable[Result]) -> None:
         with suppress(OSError):  # nobody knows which checkpoints exist, so what was known before stays

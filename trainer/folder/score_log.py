@@ -109,6 +109,19 @@ def best(results: Iterable[Result], by: Judge | None = None) -> tuple[Judge, Res
     return judge, min(found[judge], key=lambda result: result.scores[judge])
 
 
+def best_of_each(results: Iterable[Result], by: Judge | None = None) -> set[str]:
+    """The names of the checkpoints in which the score that judges is lowest, one for each question that it answers.
+
+    After a change of the numbers of images, the former best checkpoint cannot be compared with the new ones.
+    """
+    known = list(results)
+    if not (found := best(known, by)):
+        return set()
+    judge, _ = found
+    groups = _by_question(known, judge)
+    return {min(group, key=lambda result: result.scores[judge]).checkpoint for group in groups}
+
+
 def find_best(folder: RunFolder, results: Iterable[Result], by: Judge | None) -> tuple[Judge, Result] | None:
     """:func:`best` of the ``results`` :func:`of_existing` checkpoints."""
     return best(of_existing(folder, results), by)
@@ -133,12 +146,16 @@ def comparable(results: Iterable[Result], name: str) -> list[Result]:
     A value depends on the numbers of images and on the real ones. Of several questions, the one counts that was asked
     of most checkpoints, then the one with most samples: a single evaluation by hand does not replace those of a run.
     """
+    return max(_by_question(results, name), key=lambda group: (len(group), group[0].samples), default=[])
+
+
+def _by_question(results: Iterable[Result], name: str) -> list[list[Result]]:
+    """The results whose score ``name`` is finite, for each question the last one of each checkpoint."""
     groups: dict[tuple[object, ...], dict[str, Result]] = {}
     for result in results:
         if isfinite(result.scores.get(name, nan)):
             groups.setdefault(result.question, {})[result.checkpoint] = result
-    largest = max(groups.values(), key=lambda group: (len(group), next(iter(group.values())).samples), default={})
-    return list(largest.values())
+    return [list(group.values()) for group in groups.values()]
 
 
 def newest(results: Sequence[Result], data: str | None) -> tuple[str, dict[str, float]] | None:

@@ -242,14 +242,14 @@ class Session:
         if self.accelerator.is_main_process:
             state, outputs = self.state, self.outputs
             metadata = self._checkpoint_metadata()
-            best = metadata["best"]
+            protected = outputs.known_scores.protected(self.config.evaluate.by)
 
             def on_written(path: Path) -> None:
                 outputs.progress.saved(metadata["step"])
                 if outputs.tracker and self.config.tracking.artifacts:
                     outputs.tracker.log_checkpoint(path, metadata)
 
-            self.checkpoints.save(state, metadata, on_written, best["checkpoint"] if best else None)
+            self.checkpoints.save(state, metadata, on_written, protected)
             outputs.write_status(state)
         self.unsaved = None
 

@@ -102,6 +102,16 @@ def test_what_the_file_lost_is_written_into_it_again(folder: RunFolder, lost: st
     assert recorded(KnownScores(folder, facts))["best"] == BEST and folder.scores.read_text() == before
 
 
+def test_the_best_of_each_number_of_images_is_protected(folder: RunFolder) -> None:
+    known = KnownScores(folder, {})
+    known.append([result(2, samples=5000, swd=9), result(8, samples=5000, swd=8), result(4, samples=5000, fid=1)])
+    assert known.protected(None) == {"step-000000006", "step-000000008"}
+    assert known.protected("fid") == {"step-000000004"}
+    remove(folder.checkpoints / checkpoint_name(6))
+    known.read()
+    assert known.protected(None) == {"step-000000008"}
+
+
 def test_a_better_score_of_another_process_counts(folder: RunFolder) -> None:
     known = KnownScores(folder, recorded(KnownScores(folder, {})))
     append_scores(folder.scores, [result(4, swd=3), result(8, samples=10_000, swd=1)])  # the second compares with none

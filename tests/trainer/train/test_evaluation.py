@@ -101,6 +101,20 @@ def test_the_best_checkpoint_outlives_the_file_of_scores(faces32: Path, trained:
     assert json.loads((out / "checkpoints" / "step-000000012" / "state.json").read_text())["best"] == known
 
 
+def test_the_best_checkpoint_outlives_another_number_of_images(faces32: Path, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    found = best(read_scores(out / "scores.jsonl"))
+    done = run("faces", *SMALL, "--data.shards", str(faces32), "--out", str(out), "--data.workers", "0",
+               "--checkpoint.keep", "1", "--evaluate.every", "1", "--evaluate.samples", "120",
+               "--evaluate.features", "pixels", "--steps", "13")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    later = best(each for each in read_scores(out / "scores.jsonl") if each.samples == 120 and each.step < 13)
+    assert found is not None and later is not None
+    assert {path.name for path in (out / "checkpoints").iterdir()} >= {found[1].checkpoint, later[1].checkpoint}
+    assert len(list((out / "checkpoints").iterdir())) <= 4
+
+
 def test_the_command_gives_the_same_scores(trained: Path) -> None:
     before = read_scores(trained / "scores.jsonl")
     evaluate(Evaluate(trained, features="pixels", samples=100))

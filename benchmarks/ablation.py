@@ -28,7 +28,8 @@ def flags(text: str) -> tuple[str, ...]:
 
 NO_PENALTY = "--penalty.r1 0 --penalty.r2 0 --penalty.every 1"
 OLD_ADAM = "--optim.beta1 0.5 --optim.beta2 0.999"
-DCGAN = f"--loss non-saturating --model.norm-d batch --model.upsampling transposed {NO_PENALTY} {OLD_ADAM}"
+BATCH_NORM = f"--model.norm-d batch --model.no-coarse-d {NO_PENALTY}"
+DCGAN = f"--loss non-saturating {BATCH_NORM} --model.upsampling transposed {OLD_ADAM}"
 VARIANTS = (
     Variant("recipe", "The preset."),
     Variant(
@@ -38,15 +39,16 @@ VARIANTS = (
     ),
     Variant("dcgan", "DCGAN with the average, and the batch and the rates of the former preset.",
         flags(f"{DCGAN} --batch-size 32 --optim.lr-g 1e-3 --optim.lr-d 4e-4")),
+    Variant("no-coarse", "Without the part of the discriminator that sees mean colours.", flags("--model.no-coarse-d")),
     Variant("no-r2", "R1 alone.", flags("--penalty.r2 0")),
     Variant("no-penalty", "Neither R1 nor R2.", flags(NO_PENALTY)),
     Variant("cross-entropy", "The loss of the tutorial, with the penalties.", flags("--loss non-saturating")),
     Variant("hinge", "Hinge loss, with the penalties.", flags("--loss hinge")),
     Variant("least-squares", "Least squares, with the penalties.", flags("--loss least-squares")),
     Variant("batch-norm", "BatchNorm in the discriminator, which needs to be without penalties.",
-        flags(f"--model.norm-d batch {NO_PENALTY}")),
+        flags(BATCH_NORM)),
     Variant("spectral", "Spectral normalisation of the discriminator, instead of the penalties.",
-        flags(f"--loss hinge --model.norm-d spectral {NO_PENALTY}")),
+        flags(f"--loss hinge --model.no-coarse-d --model.norm-d spectral {NO_PENALTY}")),
     Variant("transposed", "The transposed convolutions of the tutorial.", flags("--model.upsampling transposed")),
     Variant("bilinear", "Bilinear upsampling.", flags("--model.upsampling bilinear")),
     Variant("old-adam", "beta1 0.5 and beta2 0.999, as in the tutorial.", flags(OLD_ADAM)),

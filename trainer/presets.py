@@ -20,14 +20,14 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "The default: faces that shardgan draws on first use, with networks small enough for two CPU cores.\n\n"
         "Example: accelerate launch trainer/run.py faces --seed 1 --out runs/other-faces",
         Config(
-            model=Model(features_g=16, features_d=16, norm_d="none", upsampling="nearest"),
+            model=Model(features_g=16, features_d=16, norm_d="none", coarse_d=True, upsampling="nearest"),
             loss="relativistic",
-            penalty=Penalty(r1=0.3, r2=0.3, every=8),
+            penalty=Penalty(r1=1, r2=1, every=8),
             optim=Optim(lr_g=2e-3, lr_d=2e-3, beta1=0, beta2=0.99),
-            batch_size=16,
-            checkpoint=Checkpoints(every=400),
-            samples=Samples(every=200),
-            default_steps=960,
+            batch_size=8,
+            checkpoint=Checkpoints(every=800),
+            samples=Samples(every=400),
+            default_steps=1920,
         ),
     ),
     "mnist": (

@@ -34,9 +34,13 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "MNIST digits, one channel, 5 epochs.\n\nExample: accelerate launch trainer/run.py mnist --epochs 1",
         Config(
             data=Data(shards="data/mnist32"),
-            evaluate=Evaluation(every=1000),  # docs/quality.md: what it costs
+            model=Model(features_g=32, features_d=32, norm_d="none", upsampling="nearest"),
+            loss="relativistic",
+            penalty=Penalty(r1=0.1, r2=0.1, every=8),
+            optim=Optim(lr_g=2e-3, lr_d=2e-3, beta1=0, beta2=0.99),
+            batch_size=64,
             out=Path("runs/mnist"),
-            default_steps=2344,
+            default_steps=4688,
         ),
     ),
     "celeba": (

@@ -78,6 +78,8 @@ class Evaluate:
 def evaluate(options: Evaluate) -> None:
     """Scores the checkpoints and prints the results; raises ``InputError`` if something does not suit the run."""
     folder = RunFolder(options.run)
+    if options.watch:
+        wait_for_start(folder)
     config = folder.read_config()
     check_writable(folder)
     # Not at the top: torch takes seconds to import, which --help and a typo should not wait for.
@@ -109,8 +111,12 @@ def evaluate(options: Evaluate) -> None:
             print(f"{subject.checkpoint} is scored already.", file=sys.stderr)
         fakes = generated(run.generator.to(device), run.config.seed, run.config.model.z_dim)
         results = evaluator.score(subject, fakes, known, functools.partial(show_progress, subject.checkpoint))
-        output.add(results)  # first: it is of use even if the file cannot be written
-        if not append_scores(folder.scores, [result for result in results if result not in known], run.is_replaced):
+        try:
+            new = [result for result in results if result not in known]
+            kept = append_scores(folder.scores, new, run.is_replaced)  # first: the reader of a pipe may be gone
+        finally:
+            output.add(results)  # also if the file cannot be written
+        if not kept:
             why = f"the training went back to before {subject.checkpoint} meanwhile"
             print(f"warning: {why}. Its scores are not kept.", file=sys.stderr)
 
@@ -136,7 +142,8 @@ def evaluate(options: Evaluate) -> None:
                 output.show_table()
                 draw(folder, config.evaluate.by)
 
-            watch(folder, score_and_show)
+            if not watch(folder, score_and_show):
+                load_run(options.run)  # says why there is no checkpoint
         elif options.checkpoint == "all" and (paths := checkpoints(folder.checkpoints)):
             for path in paths:
                 score_one_of_several(path)
@@ -146,18 +153,20 @@ def evaluate(options: Evaluate) -> None:
     if not options.watch:
         draw(folder, config.evaluate.by)
     if left := sorted(path.name for path in damaged if path.exists()):
-        raise InputError(f"These checkpoints are damaged and have no scores: {', '.join(left)}.")
+        raise InputError(
+            f"These checkpoints are damaged and were left out: {', '.join(left)}. A training cannot resume from them. "
+            f"Delete them in {folder.checkpoints}."
+        )
 
 
 def check_writable(folder: RunFolder) -> None:
     """Raises ``InputError`` if the results could not be kept: they take long to compute."""
+    folder.check_scores()
     try:
         with TemporaryFile(dir=folder.path) as file:
             file.write(bytes(PROBE))
             file.flush()
             os.fsync(file.fileno())
-        if folder.scores.exists():
-            folder.scores.open("ab").close()
     except OSError as error:
         raise InputError(
             f"The scores could not be kept: {folder.path} cannot be written ({error.strerror}). Make room or correct "
@@ -165,8 +174,18 @@ def check_writable(folder: RunFolder) -> None:
         ) from error
 
 
-def watch(folder: RunFolder, score: Callable[[Path], object]) -> None:
-    """Calls ``score`` with each checkpoint of ``folder``, and with each one that appears, until the run has ended."""
+def wait_for_start(folder: RunFolder) -> None:
+    """Waits until a training has written its config into ``folder``."""
+    if not folder.is_started():
+        print(f"Waiting for the run {folder.path} to start.", file=sys.stderr)
+    while not folder.is_started():
+        time.sleep(PAUSE)
+
+
+def watch(folder: RunFolder, score: Callable[[Path], object]) -> bool:
+    """Calls ``score`` with each checkpoint of ``folder``, and with each one that appears, until the run has ended.
+    Returns whether there was any.
+    """
     from trainer.folder.checkpoint import checkpoints
 
     done = set[tuple[object, ...]]()
@@ -178,7 +197,7 @@ def watch(folder: RunFolder, score: Callable[[Path], object]) -> None:
                 score(path)
                 done.add(version)
         if not running:
-            return
+            return bool(done)
         time.sleep(PAUSE)
 
 

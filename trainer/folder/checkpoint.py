@@ -127,11 +127,9 @@ def load_newest(folder: Path) -> Loaded | None:
         try:
             return path, *load(path)
         except TornCheckpoint as error:
-            warnings.warn(f"skipping a torn or diverged checkpoint: {error}", stacklevel=2)
+            warnings.warn(f"skipping a damaged checkpoint: {error}", stacklevel=2)
     if paths:
-        raise InputError(
-            f"All {len(paths)} checkpoints in {folder} are torn or diverged. To start over, move that folder away."
-        )
+        raise InputError(f"All {len(paths)} checkpoints in {folder} are damaged. To start over, move that folder away.")
     return None
 
 

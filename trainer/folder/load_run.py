@@ -129,9 +129,7 @@ def _load_chosen(run: Path, checkpoint: Path, config: Config) -> checkpoints.Loa
     try:
         return found[0], *checkpoints.load(found[0])
     except checkpoints.TornCheckpoint as error:
-        raise DamagedCheckpoint(
-            f"{found[0]} is torn or foreign: {error}.", "Omit --checkpoint for the newest."
-        ) from error
+        raise DamagedCheckpoint(f"{found[0]} is damaged: {error}.", "Omit --checkpoint for the newest.") from error
 
 
 def _load_best(folder: RunFolder, config: Config) -> checkpoints.Loaded | None:
@@ -146,7 +144,7 @@ def _load_best(folder: RunFolder, config: Config) -> checkpoints.Loaded | None:
         try:
             loaded = path, *checkpoints.load(path)
         except checkpoints.TornCheckpoint as error:
-            warnings.warn(f"skipping a torn or diverged checkpoint: {error}", stacklevel=2)
+            warnings.warn(f"skipping a damaged checkpoint: {error}", stacklevel=2)
             results = [other for other in results if other.checkpoint != result.checkpoint]
         else:
             print(f"Using {result.checkpoint}, the best by {judge} ({result.scores[judge]:.4g}).", file=sys.stderr)

@@ -80,6 +80,20 @@ class RunFolder:
                 f"There is no run at {self.path}: no such folder. `accelerate launch trainer/run.py` makes one."
             )
 
+    def is_started(self) -> bool:
+        """Whether :meth:`read_config` need not wait: a training wrote its config here, or the path is a file."""
+        return self._config.exists() or self.path.is_file()
+
+    def check_scores(self) -> None:
+        """Raise ``InputError`` if ``scores.jsonl`` exists and cannot be read or written."""
+        try:
+            if self.scores.exists():
+                self.scores.open("ab+").close()
+        except IsADirectoryError as error:
+            raise InputError(f"{self.scores} is a folder, not the file of scores. Move it away.") from error
+        except OSError as error:
+            raise InputError(f"{self.scores} cannot be written ({error.strerror}). Correct the permissions.") from error
+
     def journals(self, audit: Path | None) -> list[Path]:
         """The journals that only the training writes, step by step, those of the folder ``audit`` included."""
         audits = audit.glob("rank-*.jsonl") if audit else ()

@@ -55,6 +55,7 @@ def prepare(
     precision, note = _check_launch(config, launch)
     locks.enter_context(folder.lock(launch.rank == 0))
     folder.check(config)
+    folder.check_scores()
     features = feature_names(config.evaluate)
     warn = warn_once if launch.rank == 0 else ignore
     if _uses_missing_default(preset, config):

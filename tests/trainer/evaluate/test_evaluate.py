@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -110,6 +112,19 @@ def test_watching_an_ended_run_scores_what_it_has(trained: Path) -> None:
     assert {result.step for result in read_scores(trained / "scores.jsonl")} == {2, 4}
 
 
+def test_watching_waits_for_the_run_to_start_and_says_if_it_has_no_checkpoint(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in checkpoints(copy / "checkpoints"):
+        remove(path)
+    elsewhere = copy.rename(copy.with_name("later"))
+    monkeypatch.setattr(main.time, "sleep", lambda _: elsewhere.rename(copy))  # it starts while we wait
+    assert conclude(lambda: evaluate(Evaluate(copy, features="pixels", samples=128, watch=True))) == 2
+    waiting, error = capsys.readouterr().err.splitlines()
+    assert waiting == f"Waiting for the run {copy} to start."
+    assert error.startswith(f"error: {copy} has no checkpoint yet")
+
+
 def test_watching_scores_what_is_written_again_and_misses_what_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +182,7 @@ def test_a_damaged_checkpoint_is_left_out_and_the_end_is_an_error(
     out, said = capsys.readouterr()
     assert "step-000000004" in out and "step-000000002" not in out
     assert said.count("warning: ") == 1 and "step-000000002/average.safetensors does not match its checksum." in said
-    assert said.splitlines()[-1] == "error: These checkpoints are damaged and have no scores: step-000000002."
+    assert "error: These checkpoints are damaged and were left out: step-000000002." in said.splitlines()[-1]
     assert [result.step for result in read_scores(copy / "scores.jsonl")] == [4]
 
 
@@ -243,7 +258,7 @@ def test_the_best_checkpoint_that_is_whole_is_used(copy: Path, capsys: pytest.Ca
     best = load_run(copy, Path("best")).checkpoint
     (other,) = {path.name for path in best.parent.iterdir()} - {best.name}
     damage(best)
-    with pytest.warns(UserWarning, match=f"skipping a torn or diverged checkpoint: {best}/average"):
+    with pytest.warns(UserWarning, match=f"skipping a damaged checkpoint: {best}/average"):
         assert load_run(copy, Path("best")).checkpoint.name == other
     assert f"Using {other}, the best by swd" in capsys.readouterr().err
     damage(best.with_name(other))
@@ -256,7 +271,7 @@ def test_the_best_checkpoint_that_is_whole_is_used(copy: Path, capsys: pytest.Ca
 
 def test_a_folder_that_cannot_be_written_is_an_error_before_the_work(copy: Path) -> None:
     (copy / "scores.jsonl").mkdir()
-    with pytest.raises(InputError, match=r"scores could not be kept: .* cannot be written \(Is a directory\)"):
+    with pytest.raises(InputError, match=r"scores\.jsonl is a folder, not the file of scores\. Move it away\."):
         evaluate(Evaluate(copy, features="pixels", samples=100))
 
 
@@ -269,6 +284,16 @@ def test_scores_that_cannot_be_kept_are_shown(
     out, said = capsys.readouterr()
     assert "ms-ssim-real" in out
     assert f"error: {copy}/scores.jsonl cannot be written (Is a directory)" in said.splitlines()[-1]
+
+
+def test_a_closed_pipe_loses_no_scores(copy: Path) -> None:
+    command = [sys.executable, "-m", "trainer.evaluate", str(copy), "--features", "pixels", "--samples", "100"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*command, "--json"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.returncode == 0, done.stderr
+    assert [result.step for result in read_scores(copy / "scores.jsonl")] == [4]
 
 
 @pytest.mark.parametrize(

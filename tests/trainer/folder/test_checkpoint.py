@@ -59,11 +59,11 @@ def test_a_torn_newer_one_never_counts_as_kept(tmp_path: Path) -> None:
     for step in (1, 2):
         checkpoint.save(tmp_path, step * 1000, tensors(step), METADATA, keep=9)
     (tmp_path / "step-000002000" / "state.json").unlink()
-    with pytest.warns(UserWarning, match="torn"):
+    with pytest.warns(UserWarning, match="damaged"):
         loaded = checkpoint.load_newest(tmp_path)
     assert loaded is not None and loaded[0].name == "step-000001000"
     checkpoint.save(tmp_path, 1600, tensors(3), METADATA, keep=1)
-    with pytest.warns(UserWarning, match="torn"):
+    with pytest.warns(UserWarning, match="damaged"):
         loaded = checkpoint.load_newest(tmp_path)
     assert loaded is not None and loaded[0].name == "step-000001600" and same(loaded[1], tensors(3))
 
@@ -78,7 +78,7 @@ def test_one_of_a_version_that_saved_diverged_trainings_is_skipped(value: float,
         checkpoint.TornCheckpoint, match=r"generator_optim.safetensors is not finite \(weight.exp_avg\)"
     ):
         checkpoint.load(newer)
-    with pytest.warns(UserWarning, match="skipping a torn or diverged checkpoint"):
+    with pytest.warns(UserWarning, match="skipping a damaged checkpoint"):
         loaded = checkpoint.load_newest(tmp_path)
     assert loaded is not None and loaded[0] == older
 
@@ -93,7 +93,7 @@ def test_any_flipped_byte_is_noticed(tmp_path_factory: pytest.TempPathFactory, d
     content = bytearray(victim.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     victim.write_bytes(content)
-    with pytest.warns(UserWarning, match="torn"):
+    with pytest.warns(UserWarning, match="damaged"):
         loaded = checkpoint.load_newest(folder)
     assert loaded is not None and loaded[0] == older and same(loaded[1], tensors(1, size=4))
 
@@ -101,7 +101,7 @@ def test_any_flipped_byte_is_noticed(tmp_path_factory: pytest.TempPathFactory, d
 @pytest.mark.parametrize("victim", ["generator.safetensors", "state.json", "checksums.json"])
 def test_a_missing_file_is_noticed(victim: str, tmp_path: Path) -> None:
     (checkpoint.save(tmp_path, 1, tensors(), METADATA, keep=1) / victim).unlink()
-    with pytest.warns(UserWarning, match="torn"), pytest.raises(InputError, match="All 1 checkpoints"):
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(InputError, match="All 1 checkpoints"):
         checkpoint.load_newest(tmp_path)
 
 

@@ -127,11 +127,11 @@ def test_a_run_without_a_whole_checkpoint_is_refused(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints"
     (folder / "step-000000003" / "state.json").write_text("{}")
-    with pytest.warns(UserWarning, match="torn"):
-        refused(tmp_path / "run", None, "torn")
-    refused(tmp_path / "run", folder / "step-000000003", "torn or foreign")
+    with pytest.warns(UserWarning, match="damaged"):
+        refused(tmp_path / "run", None, "damaged")
+    refused(tmp_path / "run", folder / "step-000000003", "is damaged")
     (folder / "step-000000003" / "checksums.json").unlink()
-    refused(tmp_path / "run", Path("step-000000003"), "torn or foreign", "step-000000003/checksums.json is missing")
+    refused(tmp_path / "run", Path("step-000000003"), "is damaged", "step-000000003/checksums.json is missing")
     shutil.rmtree(folder)
     refused(tmp_path / "run", None, "no checkpoint yet")
     refused(tmp_path / "run", folder / "step-000000009", "is no checkpoint")
@@ -155,7 +155,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     checkpoint.save(folder, 1, {"model": {"weight": torch.zeros(3)}}, {"epoch": 1}, keep=2)
     refused(tmp_path / "run", folder / "step-000000001", "does not hold the networks")
     (folder / "empty").mkdir()
-    refused(tmp_path / "run", folder / "empty", "torn or foreign", "empty/checksums.json is missing")
+    refused(tmp_path / "run", folder / "empty", "is damaged", "empty/checksums.json is missing")
 
 
 def test_a_checkpoint_records_what_its_version_knew_of_the_networks(tmp_path: Path) -> None:
@@ -203,5 +203,5 @@ def test_a_pickle_is_never_executed_whatever_its_name(tmp_path: Path) -> None:
     sums = json.loads((path / checkpoint.CHECKSUMS).read_text())
     sums["average.safetensors"] = checkpoint._sha256(path / "average.safetensors")
     (path / checkpoint.CHECKSUMS).write_text(json.dumps(sums))
-    refused(tmp_path / "run", path, "torn or foreign")
+    refused(tmp_path / "run", path, "is damaged")
     assert not (tmp_path / "executed").exists()

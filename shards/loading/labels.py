@@ -11,6 +11,8 @@ from shards.common.errors import InputError
 from shards.format.index import IMAGES, split_key, walk_members
 from shards.loading.reader import Reader
 
+ADVICE = "Build shards with labels: `python -m shards build mnist|lsun`, or `folder` with one sub-folder per class."
+
 
 def read_labels(reader: Reader, start: int, count: int) -> np.ndarray:
     """The labels of ``count`` samples from position ``start`` of the stream on, int64 (count,).
@@ -31,10 +33,7 @@ def read_labels(reader: Reader, start: int, count: int) -> np.ndarray:
             with tars.open(name) as file:
                 labels[shards == number] = _read(file, name, offsets[shards == number].tolist())
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"The labels in {name} cannot be read: {error}. Labelled shards hold a .cls for each image, as "
-                "`python -m shards build mnist|lsun|folder` writes them."
-            ) from error
+            raise InputError(f"The labels in {name} cannot be read: {error}. {ADVICE}") from error
     return labels
 
 
@@ -48,6 +47,8 @@ def _read(file: BinaryIO, name: str, offsets: list[int]) -> list[int]:
         elif extension.lower() == "cls" and member.isfile():
             file.seek(member.offset_data)
             labels[part, key] = file.read(member.size).strip()
+    if not labels:
+        raise InputError(f"{name} holds no labels, a .cls for each image. {ADVICE}")
     for offset in offsets:
         part, key = keys.get(offset, (0, "?"))
         if (part, key) not in labels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from itertools import pairwise
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shards.common.errors import InputError
+from shards.common.progress import progress_bar
 from shards.loading.dataset import ShardDataset
 from shards.loading.labels import read_labels
 from shards.storage.cache import BlockCache
@@ -71,18 +73,24 @@ def name_classifier(dataset: ShardDataset) -> str:
 
 def _train(dataset: ShardDataset) -> Classifier:
     count = min(len(dataset), TRAINED_ON)
-    labels = torch.from_numpy(read_labels(dataset.reader, 0, count))
+    try:
+        labels = torch.from_numpy(read_labels(dataset.reader, 0, count))
+    except InputError as error:
+        raise InputError(f"{error} Or leave labels out of --features.") from error
     if labels.min() == labels.max():
         raise InputError("All images have the same label, so --features labels says nothing. Leave it out.")
+    print(f"Training a classifier of the labels on {count:,} images.", file=sys.stderr, flush=True)
     images = dataset.__getitems__(range(count)).images.permute(0, 3, 1, 2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = Classifier(dataset.manifest.channels, int(labels.max()) + 1)
         optimizer = Adam(network, RATE, (0.9, 0.999))
-        for _ in range(EPOCHS):
-            for rows in torch.split(torch.randperm(count), BATCH):
-                logits = network(images[rows].float())[:, WIDTH:]
-                optimizer.zero_grad()
-                torch.autograd.backward(F.cross_entropy(logits, labels[rows]))
-                optimizer.step()
+        with progress_bar(EPOCHS * count, 0, what="classifier") as bar:
+            for _ in range(EPOCHS):
+                for rows in torch.split(torch.randperm(count), BATCH):
+                    logits = network(images[rows].float())[:, WIDTH:]
+                    optimizer.zero_grad()
+                    torch.autograd.backward(F.cross_entropy(logits, labels[rows]))
+                    optimizer.step()
+                    bar.update(len(rows))
     return network.eval().requires_grad_(False)

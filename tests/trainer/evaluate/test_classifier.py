@@ -30,11 +30,14 @@ def digits(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardDa
 
 
 def test_digits_are_told_apart_and_the_classifier_is_kept(
-    digits: ShardDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: ShardDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = BlockCache(tmp_path / "cache", 2**20)
     monkeypatch.setattr(classifier, "TRAINED_ON", 3000)
     network = load_classifier(digits, cache)
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "Training a classifier of the labels on 3,000 images."
+    assert last.startswith("classifier: 9,000 of 9,000 images")
     images = digits.__getitems__(range(3000, 4000)).images.permute(0, 3, 1, 2).float()
     found = network(images)[:, WIDTH:].argmax(1).numpy()
     assert (found == read_labels(digits.reader, 3000, 1000)).mean() > 0.9

@@ -17,4 +17,4 @@ class WentWrong(SharedInputError):
 
     def __init__(self, problem: str, advice: str, since: int) -> None:
         super().__init__(f"{problem} {advice}")
-        self.problem, self.since = problem, since
+        self.problem, self.advice, self.since = problem, advice, since

@@ -34,8 +34,8 @@ def read_metrics(
     if bad:
         raise WentWrong(
             f"{', '.join(map(''.join, bad.items()))} stopped being finite by step {step}: the training has diverged.",
-            "No checkpoint was written of it, and earlier ones are kept. Start anew with a lower learning rate and "
-            "another --out.",
+            "No checkpoint was written of it; earlier ones, if there are any, are kept. Start anew with a lower "
+            "learning rate and another --out.",
             since=step,
         )
     return row

@@ -36,8 +36,9 @@ def train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
             session.recall_health()
             return _train(session, preemption, peers)
         except WentWrong as error:
-            if session.config.on_collapse != "rollback" or not _roll_back(session, error):
+            if session.config.on_collapse != "rollback":
                 raise
+            _roll_back(session, error)
 
 
 def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
@@ -91,11 +92,12 @@ def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
     return "done"
 
 
-def _roll_back(session: Session, problem: WentWrong) -> bool:
+def _roll_back(session: Session, problem: WentWrong) -> None:
     """Return to the best checkpoint from before the problem, or to the newest if none is scored, and draw other latents
     from there.
 
-    False if there is none that is whole, or if the run went back :data:`MOST_ROLLBACKS` times. All ranks call it.
+    Raises ``WentWrong`` again, with the reason, if there is none that is whole, or if the run went back
+    :data:`MOST_ROLLBACKS` times. All ranks call it.
     """
     config, state, outputs = session.config, session.state, session.outputs
     session.checkpoints.wait()
@@ -104,13 +106,13 @@ def _roll_back(session: Session, problem: WentWrong) -> bool:
     broadcast_object_list(names)
     rollbacks = state.rollbacks + 1
     if rollbacks > MOST_ROLLBACKS:
-        return False
+        raise _give_up(problem, f"The run went back {MOST_ROLLBACKS} times already, the most that it does.")
     for name in names[0]:
         with suppress(checkpoint.TornCheckpoint):  # on all ranks, because they read one file
             tensors, metadata = checkpoint.load(outputs.folder.checkpoints / name)
             break
     else:
-        return False
+        raise _give_up(problem, "There is no whole checkpoint from before it to go back to.")
     state.restore(tensors, metadata)
     state.rollbacks = rollbacks
     session.restart()
@@ -118,7 +120,10 @@ def _roll_back(session: Session, problem: WentWrong) -> bool:
         outputs.roll_back(state, config.data.audit, problem.problem)
     session.accelerator.wait_for_everyone()
     outputs.record_rollback(state, problem.problem)
-    return True
+
+
+def _give_up(problem: WentWrong, why: str) -> WentWrong:
+    return WentWrong(f"{problem.problem} {why}", problem.advice, problem.since)
 
 
 def _open_stream(session: Session, stop_reason: Callable[[], str | None]) -> Generator[Batch]:

@@ -162,6 +162,7 @@ class Session:
         if not config.model.sync_bn:
             share_buffers(network, self.accelerator)
         subject = self._subject()
+        self.outputs.progress.write(f"step {state.step}: scoring {config.evaluate.samples:,} images")
         try:
             check(0)  # the next call reads this vote
             fakes = generated(network, config.seed, config.model.z_dim)

@@ -192,7 +192,14 @@ def test_a_run_goes_back_three_times_at_most(faces32: Path, tmp_path: Path) -> N
     code, said = on_ranks(1, attempt, words(faces32, out, "--on-collapse", "rollback"), 10)[0]
     assert code == 2 and said.count("with other latents") == MOST_ROLLBACKS
     assert said.count("error: ") == 1 and status(out)["state"] == "failed"
+    assert "The run went back 3 times already" in said.splitlines()[-1]
     assert [path.name for path in checkpoint.checkpoints(out / "checkpoints")][-1] == "step-000000004"
+
+
+def test_a_run_without_a_checkpoint_says_that_it_cannot_go_back(faces32: Path, tmp_path: Path) -> None:
+    more = ("--on-collapse", "rollback", "--checkpoint.every", "100", "--evaluate.every", "0")
+    code, said = on_ranks(1, attempt, words(faces32, tmp_path / "run", *more), 1, "nan")[0]
+    assert code == 2 and "There is no whole checkpoint from before it to go back to." in said.splitlines()[-1], said
 
 
 def test_a_run_stops_if_it_is_asked_to(faces32: Path, tmp_path: Path) -> None:

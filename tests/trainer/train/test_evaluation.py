@@ -43,7 +43,7 @@ def trained(faces32: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for steps in ("4", "8"):
         done = run(*flags, "--steps", steps)
         assert done.returncode == 0, done.stderr
-    assert "scores of step 8: swd-32 " in done.stderr
+    assert "\nstep 8: scoring 100 images\nscores of step 8: swd-32 " in done.stderr
     return out
 
 

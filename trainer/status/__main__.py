@@ -72,6 +72,7 @@ class RunStatus(BasicStatus):
     scores: dict[str, float]  # of the newest scored checkpoint, against the run's own images
     scored: str | None  # that checkpoint
     best: str | None  # the checkpoint that ``--checkpoint best`` means
+    best_score: dict[str, float]  # its score that says so
     checkpoint: str | None
     checkpoint_age_seconds: float | None
     samples: str | None  # path of the newest sheet
@@ -142,6 +143,7 @@ def read_status(run: Path, warn: Warn = warn_once) -> RunStatus:
         scores=scores,
         scored=scored,
         best=judged[1].checkpoint if judged else None,
+        best_score={judged[0]: judged[1].scores[judged[0]]} if judged else {},
         checkpoint=checkpoint.name if checkpoint else None,
         checkpoint_age_seconds=max(0.0, time.time() - checkpoint.stat().st_mtime) if checkpoint else None,
         samples=str(max(folder.samples.glob("step-*.png"), default="")) or None,
@@ -181,7 +183,7 @@ def describe(status: RunStatus) -> str:
     rows = {
         "figures": ", ".join(format_figures(status.figures)),
         "scores": f"{status.scored}: {format_scores(status.scores)}" if status.scores else None,
-        "best": status.best,
+        "best": f"{status.best} ({format_scores(status.best_score)})" if status.best else None,
         "checkpoint": f"{status.checkpoint}, {timedelta(seconds=round(age))} old" if age is not None else None,
         "samples": status.samples,
         "environment": summarise(status.environment) if status.environment else None,

@@ -19,7 +19,7 @@ from tests.support.launching import ROOT, SMALL, start, wait_for_step
 from tests.trainer.report.make import lines, result
 from trainer.config import Config, flatten
 from trainer.folder.run_folder import RunFolder
-from trainer.status.__main__ import main, read_state, read_status
+from trainer.status.__main__ import describe, main, read_state, read_status
 
 ROW = {
     "step": 40, "images": 5120, "epoch": 0.5, "loss/d": 0.7, "loss/g": 1.2, "score/real": 0.6, "score/fake_before": 0.4,
@@ -237,7 +237,9 @@ def test_scores_are_against_the_runs_own_images_and_the_best_exists(
         f"warning: {run}/scores.jsonl: line 8 is damaged and left out.",
     ]
     (run / "scores.jsonl").write_text(lines(rows))
-    assert read_status(run).best == "step-000000020"
+    status = read_status(run)
+    assert (status.best, status.best_score) == ("step-000000020", {"swd": 5.0})
+    assert "\n  best        step-000000020 (swd 5)\n" in describe(status)
 
 
 def test_ctrl_c_in_one_run_ends_the_command(

@@ -16,7 +16,7 @@ CHROMA = 4.0  # enlargement of the differences between colours
 
 
 class CoarseLogits(nn.Sequential):
-    """Maps images (n, channels, size, size) to logits (n, 1, 1, 1)."""
+    """Maps images (n, channels, size, size) to logits (n,)."""
 
     def __init__(self, size: int, channels: int) -> None:
         super().__init__(
@@ -24,9 +24,11 @@ class CoarseLogits(nn.Sequential):
             OpponentColours() if channels == 3 else nn.Identity(),
             nn.Conv2d(channels, WIDTH, SIDE),
             nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(WIDTH, WIDTH, 1),
+            nn.Flatten(2),  # the strides of 1x1 weights would differ from those that DDP gives their gradients
+            nn.Conv1d(WIDTH, WIDTH, 1),
             nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(WIDTH, 1, 1),
+            nn.Conv1d(WIDTH, 1, 1),
+            nn.Flatten(0),
         )
 
 

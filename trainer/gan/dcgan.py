@@ -77,8 +77,8 @@ class DcganDiscriminator(Discriminator):
         self.coarse = CoarseLogits(size, channels) if coarse else None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.blocks(images)
-        return (logits if self.coarse is None else logits + self.coarse(images)).flatten()
+        logits = cast("torch.Tensor", self.blocks(images)).flatten()
+        return logits if self.coarse is None else logits + self.coarse(images)
 
     def activations(self, images: torch.Tensor) -> list[torch.Tensor]:
         outputs = []

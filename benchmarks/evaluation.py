@@ -22,12 +22,10 @@ from accelerate import Accelerator
 
 from benchmarks.measure import cli
 from benchmarks.measure.timing import synchronise
-from benchmarks.rivals.contestants import Shardgan
+from benchmarks.rivals.contestants import create
 from trainer.config import Config
 from trainer.evaluate.evaluation import Group, Source, describe, generated
 from trainer.evaluate.measures import Measure, Pixels, create_lite0
-from trainer.gan.state import create_state
-from trainer.gan.step import Step
 from trainer.presets import PRESETS
 from trainer.ranks.device import set_kernels, set_threads
 from trainer.ranks.launch import read_launch
@@ -85,9 +83,7 @@ def measure(
     """Seconds of the clock and of the CPU for ``preset``."""
     channels, side = SHAPES[preset]
     device, samples = accelerator.device, config.evaluate.samples
-    state = create_state(config, side, channels, device)
-    step = Step(state, *accelerator.prepare(state.generator, state.discriminator), config)
-    train = Shardgan(config, state, step, device)
+    train = create(config, accelerator, side, channels)
     batch = torch.randint(256, (config.batch_size, side, side, channels), dtype=torch.uint8, device=device)
     reals = torch.randint(256, (samples, channels, side, side), dtype=torch.uint8)
 
@@ -98,7 +94,7 @@ def measure(
     known = [rows(measure, lambda start, stop: reals.repeat(2, 1, 1, 1)[start:stop]) for measure in measures]
 
     def evaluate() -> None:
-        network = state.average.eval()
+        network = train.state.average.eval()
         source = generated(network, config.seed, config.model.z_dim)
         for measure, ours in zip(measures, known, strict=True):
             measure.compare(ours, rows(measure, source))

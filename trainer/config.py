@@ -90,7 +90,7 @@ class Model:
     BatchNorm makes wrong. spectral: the largest singular value of each weight is 1 (arXiv 1802.05957)."""
     coarse_d: Switch = False
     """dcgan only: a second, small part of the discriminator sees the image averaged to 4x4 pixels, with the differences
-    between colours enlarged. In short trainings, the generator else loses pale colours. Needs --model.norm-d none."""
+    between colours enlarged. Without it, a short training loses pale colours. Needs --model.norm-d none."""
     upsampling: Upsampling = "transposed"
     """dcgan only: what doubles the size in the generator. transposed: a 4x4 convolution with stride 2. nearest or
     bilinear: an enlargement and a 3x3 convolution, which leaves no checkerboard in the images. A step takes as long

@@ -114,7 +114,8 @@ def build_shards(data: Data) -> Path:
 def report(arguments: Arguments, plan: Plan, rows: Sequence[Row], *tables: str) -> None:
     """Prints ``tables`` (Markdown) with the machine and the sizes, and writes them to the study's folder."""
     seeds = sorted({row.seed for row in rows})
-    sizes = f"features {arguments.features}, {plan.precision}, seeds {seeds}"
+    batches = ", ".join(map(str, sorted({row.asked["batch_size"] for row in rows if row.asked})))
+    sizes = f"features {arguments.features}, batch {batches}, {plan.precision}, seeds {seeds}"
     scored = f"{plan.samples:,} generated and as many real images. Mean (least to largest) over the seeds."
     machine = f"{cli.describe_machine()}, torch {torch.__version__}"
     images = " and ".join(f"{mark:,}" for mark in plan.marks)

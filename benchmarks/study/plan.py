@@ -33,7 +33,7 @@ class Variant:
     kind: str | None = None
     """Networks that only the study has; ``prepare`` registers them."""
     also: int | None = None
-    """A further number of images at which this variant is scored, because it takes as long as the others' one."""
+    """A further number of images at which this variant is scored, such as that of a given time."""
     prepare: Callable[[], AbstractContextManager[Any]] = nullcontext
     """A function of a module, which changes the trainer for the time of a run in the process of that run."""
 

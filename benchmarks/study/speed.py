@@ -22,7 +22,7 @@ TURNS, SECONDS = 5, 2.0  # of each variant
 
 
 def with_equal_time(plan: Plan, variants: Sequence[Variant], reference: Variant) -> tuple[Variant, ...]:
-    """``variants``, each also scored after the images that take it the time of ``reference`` for the last mark.
+    """``variants``, each also scored after the time that ``reference`` takes to the last mark.
 
     The time of an image, relative to that of ``reference``, is measured once and kept in the folder of the study: it
     decides what is trained.

@@ -122,9 +122,17 @@ def best_of_each(results: Iterable[Result], by: Judge | None = None) -> set[str]
     return {min(group, key=lambda result: result.scores[judge]).checkpoint for group in groups}
 
 
-def find_best(folder: RunFolder, results: Iterable[Result], by: Judge | None) -> tuple[Judge, Result] | None:
-    """:func:`best` of the ``results`` :func:`of_existing` checkpoints."""
-    return best(of_existing(folder, results), by)
+def find_best(
+    folder: RunFolder, results: Iterable[Result], by: Judge | None, warn: Warn = warn_once
+) -> tuple[Judge, Result] | None:
+    """:func:`best` of the ``results`` :func:`of_existing` checkpoints. Warns and returns None if they cannot be
+    listed.
+    """
+    try:
+        return best(of_existing(folder, results), by)
+    except OSError as error:
+        warn(f"{folder.checkpoints} cannot be read ({error.strerror}), so the best checkpoint is not known.")
+        return None
 
 
 def of_existing(folder: RunFolder, results: Iterable[Result]) -> list[Result]:

@@ -1,8 +1,8 @@
 """A small network on the colours and the rough layout of an image, as a second part of a discriminator.
 
-Strided convolutions see pale colours late: in short trainings a generator paints the backgrounds of all images in their
-mean colour. Averaged to 4x4 pixels, with colour differences enlarged, images of other colours are far apart. A second
-discriminator on a smaller image is that of Wang et al. (arXiv 1711.11585).
+A discriminator of strided convolutions learns late to tell pale colours apart. After a short training, the generator
+therefore paints all backgrounds in their mean colour. This network gets the image averaged to 4x4 pixels, with the
+differences between colours enlarged. Discriminators at several scales are those of Wang et al. (arXiv 1711.11585).
 """
 
 from __future__ import annotations

@@ -88,11 +88,6 @@ def _read_run(path: Path, name: str) -> Run:
             if metric not in ("step", "images") and (number := _number(value)) is not None:
                 metrics.setdefault(metric, {})[row["images"]] = number
     results = read_scores(folder.scores, problems.append)
-    best = None
-    try:
-        best = find_best(folder, results, config.get("evaluate.by"))
-    except OSError as error:
-        problems.append(f"{folder.checkpoints} cannot be read ({error.strerror}), so the best one is not known.")
     sheets = _read_sheets(folder.samples, rows[-1]["images"] / max(1, rows[-1]["step"]) if rows else 0, problems)
     return Run(
         name=name,
@@ -100,7 +95,7 @@ def _read_run(path: Path, name: str) -> Run:
         config=config,
         metrics=metrics,
         results=results,
-        best=best,
+        best=find_best(folder, results, config.get("evaluate.by"), problems.append),
         scores=curves(results),
         state=_read_state(folder),
         starts=read_starts(folder.starts, problems.append),

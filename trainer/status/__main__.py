@@ -122,11 +122,7 @@ def read_status(run: Path, warn: Warn = warn_once) -> RunStatus:
     starts, results = read_starts(folder.starts, warn), read_scores(folder.scores, warn)
     environment = starts[-1] if starts else {}
     scored, scores = newest(results, environment.get("data.digest")) or (None, {})
-    try:
-        judged = find_best(folder, results, config.evaluate.by if config else None)
-    except OSError as error:
-        judged = None
-        warn(f"{folder.checkpoints} cannot be read ({error.strerror}), so the best checkpoint is not known.")
+    judged = find_best(folder, results, config.evaluate.by if config else None, warn)
     steps_left, images_left = _remaining(config, basic, row)
     eta = None
     if basic.state == "running" and images_left is not None:

@@ -7,7 +7,7 @@ import sys
 import tyro
 from tyro.conf import DisallowNone, OmitArgPrefixes, OmitSubcommandPrefixes, PositionalMetavarFromFieldName
 
-from shards.building.commands import Build
+from shards.building.commands import Build, Join
 from shards.check.commands import Index, Info, Verify
 from shards.common.command import conclude, read_words
 
@@ -19,7 +19,7 @@ def main() -> int:
 
 def _run() -> None:
     command = tyro.cli(
-        Build | Index | Verify | Info,
+        Build | Join | Index | Verify | Info,
         prog="python -m shards",
         args=read_words(),
         description="Build WebDataset shards from raw images; index, verify and describe existing shards.",

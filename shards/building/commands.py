@@ -1,4 +1,4 @@
-"""The command ``python -m shards build``: one sub-command per kind of source."""
+"""The commands ``python -m shards build``, with one sub-command per kind of source, and ``join``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg, subcommand
 
 from shards.building.build import build
+from shards.building.parts import Share, build_part, join
 from shards.building.recipe import Options
 from shards.common.errors import InputError
-from shards.format.manifest import MANIFEST, describe_manifest
+from shards.format.manifest import MANIFEST, Manifest, describe_manifest
 from shards.sources.celeba import Celeba
 from shards.sources.faces import Faces
 from shards.sources.folder import Folder
@@ -32,12 +33,32 @@ class BuildCommand:
     options: Annotated[Options, arg(name="build")] = DEFAULTS
     workers: int | None = None
     """Worker processes, one per core by default. They change only the speed."""
+    part: int | None = None
+    """Build only this part of the shards, from 1 to PARTS, while other machines build the other ones into the same
+    folder. The last one completes the data set; python -m shards join does it too."""
+    parts: int | None = None
+    """Number of parts. The bytes of the data set do not depend on it."""
 
     def build(self, source: Source, out: Path) -> None:
-        complete = (out / MANIFEST).exists()
-        manifest = build(source, out, self.options, self.workers)
-        print(f"{out} was built before; nothing to do." if complete else f"{out} is built.", file=sys.stderr)
-        print(describe_manifest(manifest))
+        complete, share = (out / MANIFEST).exists(), self._share()
+        if share is None:
+            _report(out, complete, build(source, out, self.options, self.workers))
+        elif manifest := build_part(source, out, share, self.options, self.workers):
+            _report(out, complete, manifest)
+        else:
+            print(f"Built {share}. The last one completes {out}.", file=sys.stderr)
+
+    def _share(self) -> Share | None:
+        if self.part is None and self.parts is None:
+            return None
+        if self.part is None or self.parts is None:
+            raise InputError("--part I and --parts N go together: part I of N, counted from 1.")
+        return Share(self.part, self.parts)
+
+
+def _report(out: Path, complete: bool, manifest: Manifest) -> None:
+    print(f"{out} was built before; nothing to do." if complete else f"{out} is built.", file=sys.stderr)
+    print(describe_manifest(manifest))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,3 +170,21 @@ class Build:
 
     def run(self) -> None:
         self.kind.run()
+
+
+@dataclass(frozen=True)
+class Join:
+    """Complete a data set that was built with --part: write its manifest and index.
+
+    The last part does it too, unless the file system hides from it what other nodes have just written. Names the parts
+    that are not finished.
+
+    Example: python -m shards join data/celeba64
+    """
+
+    out: Positional[Path]
+    """Folder of the parts."""
+
+    def run(self) -> None:
+        complete = (self.out / MANIFEST).exists()
+        _report(self.out, complete, join(self.out))

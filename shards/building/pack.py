@@ -20,6 +20,16 @@ from shards.format.manifest import Shard
 from shards.sources.source import BadImage
 
 
+def tar_path(out: Path, shard: int) -> Path:
+    """The tar with the number ``shard``."""
+    return out / f"shard-{shard:06d}.tar"
+
+
+def record_path(out: Path, shard: int) -> Path:
+    """The record that marks this tar as complete."""
+    return out / f".shard-{shard:06d}.npz"
+
+
 @dataclass(frozen=True)
 class Record:
     """A finished shard, saved in a hidden file beside the tar until the manifest is written."""
@@ -65,11 +75,11 @@ def pack_shard(recipe: Recipe, number: int) -> Iterator[None]:
                         rows.append((offset, xxhash.xxh3_64_intdigest(data), len(data), BLOCK))
                     tar.write({"__key__": f"{position:09d}", extension: data})
             yield
-    contents, path = file.getbuffer(), recipe.tar_path(number)
+    contents, path = file.getbuffer(), tar_path(recipe.out, number)
     with atomic_write(path) as output:
         output.write(contents)
     shard = Shard(path.name, len(rows), len(contents), hashlib.sha256(contents).hexdigest())
-    Record(shard, np.array(rows, ENTRY), tuple(skipped)).save(recipe.record_path(number))
+    Record(shard, np.array(rows, ENTRY), tuple(skipped)).save(record_path(recipe.out, number))
 
 
 def _encode_sample(recipe: Recipe, index: int) -> Mapping[str, bytes]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from shards.common.errors import InputError
 from shards.format.codec import fit
+from shards.format.manifest import DUPLICATES, NOT_IMAGES, Manifest
 from shards.order.order import philox, shuffled
 from shards.sources.source import BadImage, Item, Source
 
@@ -86,12 +87,6 @@ class Recipe:
         start = shard * self.options.shard_samples
         return range(start, min(start + self.options.shard_samples, self.samples))
 
-    def tar_path(self, shard: int) -> Path:
-        return self.out / f"shard-{shard:06d}.tar"
-
-    def record_path(self, shard: int) -> Path:
-        return self.out / f".shard-{shard:06d}.npz"
-
     def read(self, index: int) -> tuple[Item, np.ndarray]:
         """Read item ``index`` and resize it: uint8 (size, size, channels). Raises ``BadImage`` if it is unusable."""
         item = self.source[index]
@@ -104,6 +99,23 @@ class Recipe:
         """Raise ``InputError`` unless bad images are to be skipped."""
         if not self.options.skip_bad:
             raise InputError(f"{error}. --skip-bad leaves such images out.") from error
+
+    def manifest(self) -> Manifest:
+        """The manifest without its shards. Lists the source."""
+        source = self.source
+        return Manifest(
+            source=source.name,
+            format=self.format,
+            size=self.options.size,
+            channels=source.channels,
+            shards=(),
+            index_sha256="",
+            classes=source.classes,
+            build=self.build_options()
+            | ({DUPLICATES: len(self.duplicates)} if self.options.dedup else {})
+            | ({NOT_IMAGES: dict(source.passed_over)} if source.passed_over else {}),
+            skipped=tuple(source.unreadable),
+        )
 
     def build_options(self, *, paths: bool = False) -> dict[str, Any]:
         """Everything that determines the output, flat and JSON-ready; fields of the source as ``"celeba.crop"``.
@@ -122,11 +134,11 @@ class Recipe:
         return options
 
 
-def differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+def differences(recorded: Mapping[str, Any], requested: Mapping[str, Any], *, upscale_later: bool = True) -> str:
     """Describe how two sets of build options differ; empty if they do not.
 
     ``upscale`` may be turned on later: the images that were built without it did not need it.
     """
     names = [name for name in {**recorded, **requested} if recorded.get(name) != requested.get(name)]
-    names = [name for name in names if name != "upscale" or recorded.get(name)]
+    names = [name for name in names if not upscale_later or name != "upscale" or recorded.get(name)]
     return ", ".join(f"{name.replace('_', '-')} was {recorded.get(name)}, is {requested.get(name)}" for name in names)

@@ -19,6 +19,9 @@ UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES
 """Responses of file systems that cannot sync a folder; from EACCES on, to opening one that can be written, not read."""
 
 
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+"""Responses of file systems without hard links: CIFS, exFAT, some FUSE ones."""
+
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, 524)
 """Responses of file systems without locks: Lustre without its option, NFS without its service, some FUSE ones. 524 is
 Linux's internal ENOTSUPP, which some NFS servers make it return."""
@@ -31,18 +34,20 @@ def compute_sha256(file: BinaryIO) -> str:
 
 
 @contextmanager
-def file_lock(path: Path, *, mode: int = 0o600, waiting: str = "") -> Iterator[None]:
-    """Hold an exclusive lock on the file ``path``, created with ``mode``. Threads of a process exclude each other too.
+def file_lock(path: Path, *, mode: int = 0o600, waiting: str = "", shared: bool = False) -> Iterator[None]:
+    """Hold a lock on the file ``path``, created with ``mode``: exclusive, or ``shared`` with other shared ones.
 
-    The kernel releases it however its holder ends. ``waiting`` is printed to stderr if somebody else holds the lock.
+    Threads of a process exclude each other too. The kernel releases the lock however its holder ends. ``waiting`` is
+    printed to stderr if somebody else holds it.
     """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, mode), "r+b") as file:  # NFS locks writable files only
         with locks_if_supported(path):
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 print(waiting, end="", file=sys.stderr, flush=True)
-                fcntl.flock(file, fcntl.LOCK_EX)
+                fcntl.flock(file, kind)
         try:
             yield
         finally:
@@ -94,7 +99,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
     Costs one fsync of the file and one of its folder.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _temporary(path)
     try:
         with partial.open("wb") as file:
             yield file
@@ -107,6 +112,36 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         _name_path(error, path)
         raise
     sync_folder(path.parent)
+
+
+def create_once(path: Path, data: bytes) -> bytes:
+    """Write ``data`` to ``path`` unless that exists; returns what ``path`` then contains.
+
+    Of processes that do so at once, also on several nodes, one writes and all return the same. Where the file system
+    has no hard links, that holds only if the calls do not overlap.
+    """
+    if not path.exists():
+        partial = _temporary(path)
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                path.hardlink_to(partial)  # the server decides; a rename would replace another's file
+            except FileExistsError:
+                pass
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                partial.replace(path)
+        except OSError as error:
+            _name_path(error, path)
+            raise
+        finally:
+            partial.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    return path.read_bytes()
 
 
 @contextmanager
@@ -135,6 +170,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise
     sync_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A new name beside ``path``, which no process of any node that shares the folder uses; process ids may agree."""
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
 
 
 def _name_path(error: BaseException, path: Path) -> None:

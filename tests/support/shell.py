@@ -40,7 +40,8 @@ class Shell:
         what = command.words[3]
         more = ["--count", str(FACES)] if command.words[4:5] == ["faces"] else []
         said = self.run(command, command.words[1:] + more)
-        assert {"build": "digest", "index": "tars at", "verify": "is whole", "info": "sheet"}[what] in said
+        shown = {"build": "digest", "join": "digest", "index": "tars at", "verify": "is whole", "info": "sheet"}[what]
+        assert ("Built part 1" if re.search(r"--part 1\b", str(command)) else shown) in said
         if command.place.startswith("README") and "flowers" in str(command):  # for whoever has tars of their own
             shutil.copytree(self.root / "data" / "flowers64", self.root / "elsewhere" / "flowers")
             for number, of in enumerate(("celeba64", "flowers64")):
@@ -76,11 +77,19 @@ class Shell:
             known = subprocess.run(["sbatch", "--help"], env=env, capture_output=True, text=True, check=True).stdout
             for word in command.words[1:script]:
                 assert not word.startswith("-") or re.search(rf"{word.partition('=')[0]}\b", known), word
+        if "launch/build.sbatch" in command.words:
+            return self.build(command, command.words[script + 1 :])
         launcher = command.env.get("LAUNCH", "accelerate launch").partition("accelerate launch")[2].split()
         flags = [*command.words[script + 1 :], *self.small(command.words), "--dry-run"]
         assert "parameters" in self.run(
             Command(command.place, {}, []), ["-m", LAUNCHER, *launcher, "trainer/run.py", *flags]
         )
+        return None
+
+    def build(self, command: Command, words: list[str]) -> None:
+        """What the data set was built with before."""
+        said = self.run(command, ["-m", "shards", "build", *words, "--part", "3", "--parts", "8"])
+        assert "was built before" in said
 
     def single_node(self, command: Command) -> None:
         """Two ranks for real; the other line is the same script with other flags."""

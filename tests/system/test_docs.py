@@ -26,7 +26,7 @@ from trainer.export.folder import CARD
 Rule = Callable[[Shell, Command], None]
 
 RULES: dict[str, Rule] = {
-    r"python -m shards (build|index|verify|info) ": Shell.shards,
+    r"python -m shards (build|join|index|verify|info) ": Shell.shards,
     r"accelerate launch (--config_file accelerate_config.yaml )?trainer/run.py(?!.* online)": Shell.train,
     r"python -m trainer\.(status|report|explore|evaluate|export|represent) ": Shell.module,
     r"python launch/dashboard.py": Shell.dashboard,

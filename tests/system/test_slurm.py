@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from shards.building.build import build
+from shards.building.recipe import Options
+from shards.sources.faces import Faces
+from tests.shards.building.test_build import contents
 from tests.support.cluster import MISSING, Cluster, free_ports, until
 from tests.support.launching import ROOT, SMALL, keys, status
 
@@ -137,3 +142,42 @@ def test_a_run_goes_on_after_a_node_is_lost_and_ends_when_cancelled(
         and "staged" in job.said
     )
     assert_trained_once_each(job.out, stopped)
+
+
+def test_a_data_set_is_built_by_two_nodes_though_a_part_was_killed(cluster: Cluster, tmp_path: Path) -> None:
+    root, out = tmp_path / "root", tmp_path / "out"
+    root.mkdir()
+    for folder in ("launch", "shards"):
+        (root / folder).symlink_to(ROOT / folder)
+
+    def submit() -> tuple[str, str]:
+        """The numbers of the array and of the last step."""
+        array = cluster(
+            "sbatch", "--parsable", "--array=1-2", f"--chdir={root}", "launch/build.sbatch", "faces", str(out),
+            "--count", "200", "--shard-samples", "10", "--size", "32", PYTHON=sys.executable,
+        )  # fmt: skip
+        until(lambda: "completes" in log(f"build-{array}-1"), LEGS)
+        found = re.search(r"job (\d+) completes", log(f"build-{array}-1"))
+        assert found
+        return array, found[1]
+
+    def log(name: str) -> str:
+        path = root / f"slurm-shardgan-{name}.out"
+        return path.read_text() if path.exists() else ""
+
+    def wait_for_end(number: str, state: str) -> None:
+        until(lambda: cluster.job(number)["JobState"] == state, LEGS)
+
+    array, last = submit()
+    until(lambda: any(int(path.name[7:13]) % 2 for path in out.glob(".shard-*.npz")), LEGS, every=0.01)
+    cluster("scancel", "--signal=KILL", f"{array}_2")
+    wait_for_end(last, "FAILED")
+    assert re.search(r"lacks \d+ of 20 shards, of part 2 of 2\. Build", log(f"join-{array}"))
+    assert not (out / "manifest.json").exists()
+
+    array, last = submit()
+    wait_for_end(last, "COMPLETED")
+    assert "digest" in log(f"join-{array}")
+    assert {log(f"build-{array}-{part}").partition(" on ")[2].split()[0] for part in (1, 2)} == {"n1", "n2"}
+    build(Faces(200), tmp_path / "whole", Options(size=32, shard_samples=10))
+    assert contents(out) == contents(tmp_path / "whole")

@@ -7,14 +7,16 @@ import resource
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-from shards.common.files import atomic_folder, atomic_write, file_lock, recover_folder
+from shards.common.files import atomic_folder, atomic_write, create_once, file_lock, recover_folder
 
 
 def test_the_file_appears_at_the_end_only(tmp_path: Path) -> None:
@@ -57,6 +59,54 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "no" / "x"):
         pass
+
+
+def test_of_those_who_create_a_file_at_once_one_does(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with ThreadPoolExecutor(16) as pool:
+        seen = set(pool.map(lambda number: create_once(path, b"%d" % number * 1000), range(64)))
+    assert seen == {path.read_bytes()} and len(seen.pop()) >= 1000
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.EROFS])
+def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    path = tmp_path / "x"
+
+    def refuse(_: Path, target: Path) -> NoReturn:
+        raise OSError(number, "no", str(target))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    if number == errno.EROFS:
+        with pytest.raises(OSError) as caught:
+            create_once(path, b"x")
+        assert caught.value.filename == str(path) and not list(tmp_path.iterdir())
+    else:
+        assert create_once(path, b"x") == create_once(path, b"y") == b"x"
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_shared_locks_exclude_exclusive_ones_only(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path, order = tmp_path / "lock", list[str]()
+
+    def hold(shared: bool) -> None:
+        with file_lock(path, shared=shared, waiting=f"waiting, shared {shared}"):
+            order.append(f"shared {shared}")
+
+    with ThreadPoolExecutor(2) as pool:
+        with file_lock(path, shared=True):
+            pool.submit(hold, True).result(10)
+            exclusive = pool.submit(hold, False)
+            deadline = time.monotonic() + 10
+            while not (said := capfd.readouterr().err) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert said == "waiting, shared False" and order == ["shared True"]
+        exclusive.result(10)
+        with file_lock(path):
+            shared = pool.submit(hold, True)
+            with pytest.raises(TimeoutError):
+                shared.result(0.2)
+    assert order == ["shared True", "shared False", "shared True"]
 
 
 def replace(path: Path, text: str) -> None:

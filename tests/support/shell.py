@@ -41,7 +41,7 @@ class Shell:
         more = ["--count", str(FACES)] if command.words[4:5] == ["faces"] else []
         said = self.run(command, command.words[1:] + more)
         shown = {"build": "digest", "join": "digest", "index": "tars at", "verify": "is whole", "info": "sheet"}[what]
-        assert ("Built part 1" if re.search(r"--part 1\b", str(command)) else shown) in said
+        assert shown in said  # so few images are one shard, which is all of part 1
         if command.place.startswith("README") and "flowers" in str(command):  # for whoever has tars of their own
             shutil.copytree(self.root / "data" / "flowers64", self.root / "elsewhere" / "flowers")
             for number, of in enumerate(("celeba64", "flowers64")):

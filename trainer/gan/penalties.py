@@ -5,17 +5,23 @@ R1 is the penalty at real images, R2 that at generated ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from trainer.gan.losses import exact
 
 
-def gradient_penalty(logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Half the squared norm of the gradient of each logit (n,) for its image (n, channels, size, size), on average.
+def gradient_penalties(batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
+    """Half the squared norm of the gradient of each logit for its image, on average over each of the ``batches``.
 
-    ``logits`` are the discriminator's of ``images``, which require gradients. The norm is summed over pixels in at
-    least float32. The result has derivatives, and ``logits`` must be in the loss too, or DDP would miss gradients
-    (pytorch#63812). The gradient of the sum is that of each logit, unless layers mix the samples, as BatchNorm does.
+    A batch is the discriminator's logits (n,) and their images (n, channels, size, size), which require gradients. The
+    norm is summed over pixels in at least float32. The results have derivatives, and the logits must be in the loss
+    too, or DDP would miss gradients (pytorch#63812). The gradient of the sum of all logits is that of each, unless
+    layers mix the samples, as BatchNorm does.
     """
-    (slopes,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return exact(slopes).square().flatten(1).sum(1).mean() / 2
+    if not batches:
+        return []
+    logits, images = zip(*batches, strict=True)
+    slopes = torch.autograd.grad([values.sum() for values in logits], images, create_graph=True)
+    return [exact(slope).square().flatten(1).sum(1).mean() / 2 for slope in slopes]

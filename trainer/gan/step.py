@@ -11,8 +11,9 @@ from torch import nn
 from trainer.config import Config
 from trainer.gan.augmentation import FAKE, FAKE_FOR_G, REAL, REAL_FOR_G, augment
 from trainer.gan.losses import discriminator_loss, generator_loss, relative, score
+from trainer.gan.networks import has_batch_norm
 from trainer.gan.optimizer import Adam
-from trainer.gan.penalties import gradient_penalty
+from trainer.gan.penalties import gradient_penalties
 from trainer.gan.schedule import Settings, settings
 from trainer.gan.state import State
 
@@ -32,6 +33,7 @@ class Step:
     def __post_init__(self) -> None:
         like = next(self.state.discriminator.parameters())
         self._augmented = like.new_zeros((), dtype=torch.float64)
+        self._separate = has_batch_norm(self.state.discriminator)
         self._gammas = {name: like.new_zeros(()) for name in self.config.penalties}  # where a CUDA graph reads them
 
     def __call__(
@@ -97,10 +99,10 @@ class Step:
         due, kind = self.due, self.config.loss
         real, fake = self._augment(real, drawn, REAL), self._augment(fake, drawn, FAKE)
         real, fake = real.detach().requires_grad_("r1" in due), fake.requires_grad_("r2" in due)
-        # Two forwards, because BatchNorm's statistics of a joint batch differ. One backward, for one all-reduce.
-        real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
+        real_logits, fake_logits = self._judge(real, fake)
         batches = {"r1": (real_logits, real), "r2": (fake_logits, fake)}
-        penalties = {name: self._gammas[name] * gradient_penalty(*batches[name]) for name in due}
+        squares = gradient_penalties([batches[name] for name in due])
+        penalties = {name: self._gammas[name] * square for name, square in zip(due, squares, strict=True)}
         if kind == "relativistic":
             real_logits, fake_logits = relative(real_logits, fake_logits), relative(fake_logits, real_logits)
         loss = discriminator_loss(real_logits, fake_logits, kind)
@@ -109,6 +111,17 @@ class Step:
         scores = {"score/real": score(real_logits, kind), "score/fake_before": score(fake_logits, kind)}
         metrics = {"loss/d": loss.detach(), **scores, **({"gradient/d": norm} if norm is not None else {})}
         return metrics | {f"penalty/{name}": penalty.detach() for name, penalty in penalties.items()}
+
+    def _judge(self, real: torch.Tensor, fake: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Logits of both, for one backward pass and thus one all-reduce.
+
+        One forward pass is faster than two, but BatchNorm's statistics of a joint batch differ, and a penalty of one
+        half would be differentiated through the whole batch.
+        """
+        if self._separate or real.requires_grad != fake.requires_grad:
+            return self.discriminator(real), self.discriminator(fake)
+        logits: torch.Tensor = self.discriminator(torch.cat([real, fake]))
+        return logits.chunk(2)
 
     def _generator_step(self, real: torch.Tensor, fake: torch.Tensor, drawn: torch.Tensor, *, report: bool) -> Metrics:
         # Frozen and without DDP, or its gradients would be computed and all-reduced for nothing.

@@ -10,6 +10,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from shards.building.dedup import leave_out_duplicates
 from shards.building.pack import pack_shard
 from shards.building.publish import (
@@ -92,9 +94,11 @@ def read_complete(recipe: Recipe) -> Manifest:
 
 def pack_missing(recipe: Recipe, shards: Sequence[int], workers: int | None) -> None:
     """Pack those of ``shards`` that are not finished."""
-    missing = {shard: len(recipe.positions(shard)) for shard in missing_shards(recipe.out, shards)}
+    missing = missing_shards(recipe.out, shards)
+    order = recipe.order() if missing else np.empty(0, np.int64)
+    indexes = {shard: order[recipe.positions(shard).start : recipe.positions(shard).stop] for shard in missing}
     images = sum(len(recipe.positions(shard)) for shard in shards)
-    run_workers(pack_shard, recipe, missing, images, workers or available_cores(), "images")
+    run_workers(pack_shard, recipe, indexes, images, workers or available_cores(), "images")
 
 
 def describe_options(recipe: Recipe) -> bytes:

@@ -24,7 +24,7 @@ from PIL import Image
 from shards.building.recipe import Recipe
 from shards.building.worker import run_workers
 from shards.common.files import atomic_write
-from shards.sources.source import BadImage
+from shards.sources.source import BadImage, Items
 
 LISTING = "duplicates.jsonl"
 HASHES = ".hashes-*.npz"
@@ -32,16 +32,16 @@ TOLERANCE = 6  # largest difference, of 255, between the cells of two duplicates
 PART = 1024  # images per part: about a second's work
 
 
-def hash_images(recipe: Recipe, part: int) -> Iterator[None]:
-    """Hash the raw images of ``part``, resized as for a shard, and write them to a record; yields after each image.
+def hash_images(recipe: Recipe, part: int, items: Items) -> Iterator[None]:
+    """Hash ``items``, those of ``part``, resized as for a shard, and write a record; yields after each raw image.
 
     Bad images that may be skipped are omitted: packing reports them, and no good image may be dropped as a duplicate of
     one.
     """
     indexes, hashes, cells, origins = [], [], [], []
-    for index in _indexes(recipe, part):
+    for number, index in enumerate(_indexes(recipe, part)):
         try:
-            item, pixels = recipe.read(index)
+            item, pixels = recipe.read(items, number)
         except BadImage as error:
             recipe.check_skippable(error)
         else:
@@ -104,7 +104,7 @@ def leave_out_duplicates(recipe: Recipe, workers: int) -> Recipe:
     Raises ``InputError`` as the build does.
     """
     records = [_record_path(recipe, part) for part in range(-(-recipe.items // PART))]
-    missing = {part: len(_indexes(recipe, part)) for part, path in enumerate(records) if not path.exists()}
+    missing = {part: _indexes(recipe, part) for part, path in enumerate(records) if not path.exists()}
     if missing:
         print("Looking for near-duplicates.", file=sys.stderr, flush=True)
     run_workers(hash_images, recipe, missing, recipe.items, workers, "images hashed")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from shards.common.errors import InputError
 from shards.format.codec import fit
 from shards.format.manifest import DUPLICATES, NOT_IMAGES, Manifest
 from shards.order.order import philox, shuffled
-from shards.sources.source import BadImage, Item, Source
+from shards.sources.source import BadImage, Item, Items, Source
 
 SHUFFLE = 0x5AFD  # second word of the Philox key: separates the shuffle from every other stream of the same seed
 
@@ -77,9 +76,8 @@ class Recipe:
     def shards(self) -> int:
         return -(-self.samples // self.options.shard_samples)
 
-    @cached_property
     def order(self) -> np.ndarray:
-        """int64 (samples,): the source's index of the sample at each position."""
+        """int64 (samples,): the source's index of the sample at each position; at its peak 32 bytes an image."""
         available = np.delete(np.arange(self.items), np.array(self.duplicates, np.int64))
         return np.asarray(available[shuffled(philox(self.options.seed, SHUFFLE), len(available))[: self.samples]])
 
@@ -87,9 +85,9 @@ class Recipe:
         start = shard * self.options.shard_samples
         return range(start, min(start + self.options.shard_samples, self.samples))
 
-    def read(self, index: int) -> tuple[Item, np.ndarray]:
-        """Read item ``index`` and resize it: uint8 (size, size, channels). Raises ``BadImage`` if it is unusable."""
-        item = self.source[index]
+    def read(self, items: Items, index: int) -> tuple[Item, np.ndarray]:
+        """Read ``items[index]`` and resize it: uint8 (size, size, channels). Raises ``BadImage`` if it is unusable."""
+        item = items[index]
         try:
             return item, fit(item.image, self.options.size, self.source.channels, self.upscale)
         except ValueError as error:

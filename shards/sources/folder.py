@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import ClassVar, Literal
 
 from shards.common.errors import InputError
 from shards.common.names import EXTENSIONS, printable
-from shards.sources.source import Item, Source, read_image
+from shards.sources.source import Item, Items, Source, read_image
 from shards.sources.tree import Images, find_images, read_file
 
 
@@ -45,11 +46,32 @@ class Folder(Source):
         return len(_listing(self.raw)[0].paths)
 
     def __getitem__(self, index: int) -> Item:
+        return self.pick([index])[0]
+
+    def pick(self, indexes: Iterable[int]) -> Items:
+        """Their paths: the list of all would take 100 bytes an image in every process, and reading many folders."""
         images, classes = _listing(self.raw)
-        path = images.paths[index]
-        label = classes.index(path.partition("/")[0]) if classes else None
+        paths = tuple(images.paths[index] for index in indexes)
+        labels = tuple(bisect_left(classes, path.partition("/")[0]) if classes else None for path in paths)
+        return _Files(self.raw, paths, labels)
+
+
+@dataclass(frozen=True)
+class _Files(Items):
+    """Images by their paths below ``raw``, and their labels."""
+
+    raw: Path
+    paths: tuple[str, ...]
+    labels: tuple[int | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Item:
+        path = self.paths[index]
         origin = printable(path)
-        return Item(read_image(read_file(f"{self.raw}/{path}", path), origin), origin, label, {"file": origin})
+        image = read_image(read_file(f"{self.raw}/{path}", path), origin)
+        return Item(image, origin, self.labels[index], {"file": origin})
 
 
 @lru_cache(maxsize=2)

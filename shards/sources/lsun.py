@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -15,7 +17,7 @@ import lmdb
 
 from shards.common.errors import InputError
 from shards.common.names import printable, walk
-from shards.sources.source import Item, Source, read_image
+from shards.sources.source import Item, Items, Source, read_image
 
 DATA = "data.mdb"
 Split = Literal["train", "val", "all"]
@@ -58,16 +60,38 @@ class Lsun(Source):
         return sum(_count(folder) for _, folder in self._databases)
 
     def __getitem__(self, index: int) -> Item:
-        row = index
-        for category, folder in self._databases:
-            if 0 <= row < _count(folder):
-                key, value = _read(folder, row)
-                file, classes = printable(key.decode(errors="backslashreplace")), self.classes
-                label = classes.index(printable(category)) if classes else None
-                origin = f"{printable(category)}/{file}"
-                return Item(read_image(value, origin), origin, label, {"file": file})
-            row -= _count(folder)
-        raise IndexError(index)
+        return self.pick([index])[0]
+
+    def pick(self, indexes: Iterable[int]) -> Items:
+        """Their keys: the list of all would take 50 bytes an image in every process, and reading much of each LMDB."""
+        databases, classes = self._databases, self.classes
+        ends = list(accumulate(_count(folder) for _, folder in databases))
+        places = []
+        for index in indexes:
+            if not 0 <= index < ends[-1]:
+                raise IndexError(index)
+            number = bisect_right(ends, index)
+            category, folder = databases[number]
+            name = printable(category)
+            key = _key(folder, index - (ends[number - 1] if number else 0))
+            places.append((folder, key, name, classes.index(name) if classes else None))
+        return _Images(tuple(places))
+
+
+@dataclass(frozen=True)
+class _Images(Items):
+    """Images by their LMDBs, keys, categories and labels."""
+
+    places: tuple[tuple[Path, bytes, str, int | None], ...]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Item:
+        folder, key, category, label = self.places[index]
+        file = printable(key.decode(errors="backslashreplace"))
+        origin = f"{category}/{file}"
+        return Item(read_image(_read(folder, key), origin), origin, label, {"file": file})
 
 
 @lru_cache(maxsize=2)
@@ -140,15 +164,24 @@ def _keys(folder: Path) -> tuple[bytearray, array[int]]:
     return blob, edges
 
 
-def _read(folder: Path, index: int) -> tuple[bytes, bytes]:
-    """Key and value of image ``index``, in the order of the keys."""
-    try:
+def _key(folder: Path, index: int) -> bytes:
+    """The key of image ``index``, in the order of the keys."""
+    with _explain_errors(folder):
         blob, edges = _keys(folder)
-        key = bytes(blob[edges[index] : edges[index + 1]])
-        with _open(folder).begin() as transaction:
-            value = transaction.get(key)
-    except lmdb.Error as error:
-        raise InputError(f"{folder / DATA} is corrupt ({error}). Unpack it again.") from error
+        return bytes(blob[edges[index] : edges[index + 1]])
+
+
+def _read(folder: Path, key: bytes) -> bytes:
+    with _explain_errors(folder), _open(folder).begin() as transaction:
+        value = transaction.get(key)
     if value is None:
         raise InputError(f"{folder / DATA} changed while it was read: the key {key.decode()!r} is gone.")
-    return key, bytes(value)
+    return bytes(value)
+
+
+@contextmanager
+def _explain_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except lmdb.Error as error:
+        raise InputError(f"{folder / DATA} is corrupt ({error}). Unpack it again.") from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from PIL import Image
 
+from shards.common.errors import InputError
 from shards.format.image import read_image as decode_image
 
 
@@ -21,8 +22,16 @@ class Item:
     attributes: Mapping[str, Any] | None = None  # JSON-ready metadata of the image; written as ``key.json``
 
 
-class Source(Protocol):
-    """An ordered, picklable set of raw images. Reading item i must not depend on which items were read before."""
+class Items(Protocol):
+    """Raw images in an order, picklable. Reading item i must not depend on which items were read before."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Item:
+        """Read item ``index``. Raises ``BadImage`` if it is broken and ``OSError`` if the disk fails."""
+
+
+class Source(Items, Protocol):
+    """All raw images of one kind in one place."""
 
     @property
     def name(self) -> str: ...
@@ -56,9 +65,27 @@ class Source(Protocol):
         """Sub-folders that cannot be read, and why."""
         return {}
 
-    def __len__(self) -> int: ...
+    def pick(self, indexes: Iterable[int]) -> Items:
+        """The items ``indexes``, for another process, which by default lists the source again to read them."""
+        return Picked(self, tuple(map(int, indexes)), len(self))
+
+
+@dataclass(frozen=True)
+class Picked(Items):
+    """Items of a source of ``count``, by their indexes."""
+
+    source: Source
+    indexes: tuple[int, ...]
+    count: int
+
+    def __len__(self) -> int:
+        return len(self.indexes)
+
     def __getitem__(self, index: int) -> Item:
-        """Read item ``index``. Raises ``BadImage`` if it is broken and ``OSError`` if the disk fails."""
+        """As ``Items``; raises ``InputError`` if the number of items of the source changed."""
+        if (count := len(self.source)) != self.count:
+            raise InputError(f"The raw images changed during the build: {self.count} before, {count} now.")
+        return self.source[self.indexes[index]]
 
 
 class BadImage(ValueError):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import tarfile
 from pathlib import Path
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.common.errors import InputError
-from shards.format.index import ENTRY, member_key, split_key
+from shards.format.index import ENTRY, member_key, split_key, write_index
+from shards.format.manifest import INDEX
 from tests.support.make import index_tar
 
 LONG = "a/" * 60 + "b" * 120
@@ -147,3 +149,12 @@ def test_the_key_ends_at_the_first_dot_of_the_file_name(folder: list[str], stem:
 
 def test_offsets_are_wide_enough_for_any_tar() -> None:
     assert np.iinfo(ENTRY["offset"]).max > 2**60
+
+
+def test_the_index_is_the_file_that_numpy_writes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    entries = [np.frombuffer(rng.bytes(count * ENTRY.itemsize), ENTRY) for count in (3, 0, 4000)]
+    np.save(tmp_path / "expected.npy", np.concatenate(entries))
+    digest = write_index(entries, tmp_path)
+    assert (tmp_path / INDEX).read_bytes() == (tmp_path / "expected.npy").read_bytes()
+    assert digest == hashlib.sha256((tmp_path / INDEX).read_bytes()).hexdigest()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -49,6 +50,17 @@ def test_first_level_sub_folders_are_classes(tmp_path: Path) -> None:
         ("rose/old/2.png", 0),
         ("tulip/1.png", 1),
     ]
+
+
+def test_other_processes_read_picked_items_without_listing_the_folder(tmp_path: Path) -> None:
+    for name in ("tulip/1.png", "rose/2.png", "rose/3.png"):
+        save(tmp_path / name)
+    picked = pickle.dumps(Folder(tmp_path).pick(np.array([2, 0])))
+    (tmp_path / "rose" / "3.png").unlink()
+    save(tmp_path / "daisy" / "0.png")
+    code = "import pickle, sys; x = pickle.load(sys.stdin.buffer); print(len(x), x[0].origin, x[0].label, x[1].origin)"
+    done = subprocess.run([sys.executable, "-c", code], input=picked, capture_output=True, check=True)
+    assert done.stdout.decode().split() == ["2", "tulip/1.png", "1", "rose/2.png"]
 
 
 def test_linked_folders_count_and_loops_end(tmp_path: Path) -> None:

@@ -66,6 +66,14 @@ def test_several_categories_are_classes(raw: Path) -> None:
             source[index]
 
 
+def test_other_processes_read_picked_items_without_all_keys(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picked = Lsun(raw).pick(np.array([4, 0]))
+    monkeypatch.setattr(lsun, "_keys", None)
+    items = pickle.loads(pickle.dumps(picked))
+    assert [(item.origin, item.label) for item in (items[0], items[1])] == [("church_outdoor/b1", 1), ("bedroom/a0", 0)]
+    assert [item.image.getpixel((0, 0))[0] for item in (items[0], items[1])] == [11, 0]
+
+
 def test_one_category_has_no_label(raw: Path) -> None:
     for source in (Lsun(raw / "bedroom_train_lmdb"), Lsun(raw, ("bedroom",)), Lsun(raw, ("bedroom", "bedroom"))):
         assert (len(source), source.classes, source[2].label, source[2].origin) == (3, (), None, "bedroom/a2")

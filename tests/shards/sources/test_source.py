@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from shards.common.errors import InputError
 from shards.format.codec import fit
+from shards.sources.faces import Faces
 from shards.sources.folder import Folder
 from shards.sources.source import BadImage, read_image
 
@@ -93,3 +97,11 @@ def test_bytes_that_are_no_image(tmp_path: Path) -> None:
 def test_pixels_without_a_range_are_refused() -> None:
     with pytest.raises(ValueError, match="floating-point"):
         fit(Image.new("F", (40, 40)), 32, 3)
+
+
+def test_picked_items_are_those_of_the_source_until_it_changes() -> None:
+    items = pickle.loads(pickle.dumps(Faces(5).pick(np.array([3, 1]))))
+    assert len(items) == 2
+    assert [items[0].origin, items[1].origin] == ["faces/seed-0/000003", "faces/seed-0/000001"]
+    with pytest.raises(InputError, match="raw images changed during the build: 6 before, 5 now"):
+        replace(items, count=6)[0]

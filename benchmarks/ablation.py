@@ -25,7 +25,6 @@ OLD_ADAM = "--optim.beta1 0.5 --optim.beta2 0.999"
 BATCH_NORM = f"--model.norm-d batch --model.no-coarse-d {NO_PENALTY}"
 DCGAN = f"--loss non-saturating {BATCH_NORM} --model.upsampling transposed {OLD_ADAM}"
 TUTORIAL = f"{DCGAN} --model.bn-init-mean 0 --batch-size 128 --optim.lr-g 2e-4 --optim.lr-d 2e-4 --ema-images 0"
-SPECTRAL = f"--loss hinge --model.norm-d spectral --model.no-coarse-d {NO_PENALTY}"
 RECIPE, *OTHERS = (
     Variant(name, claim, tuple(flags.split()))
     for name, claim, flags in (
@@ -39,9 +38,7 @@ RECIPE, *OTHERS = (
         ("hinge", "Hinge loss, with the penalties.", "--loss hinge"),
         ("least-squares", "Least squares, with the penalties.", "--loss least-squares"),
         ("batch-norm", "BatchNorm in the discriminator, which allows no penalties.", BATCH_NORM),
-        ("spectral", "Spectral normalisation instead of the penalties.", SPECTRAL),
         ("transposed", "The transposed convolutions of the tutorial.", "--model.upsampling transposed"),
-        ("bilinear", "Bilinear upsampling.", "--model.upsampling bilinear"),
         ("old-adam", "The betas of the tutorial.", OLD_ADAM),
         ("low-rate", "A rate of 6e-4.", "--optim.lr-g 6e-4 --optim.lr-d 6e-4"),
         ("large-batch", "Batches of 64.", "--batch-size 64"),

@@ -18,8 +18,8 @@ from trainer.recipe import Augment, Optim, Penalty, Schedule
 
 Loss = Literal["non-saturating", "minimax", "relativistic", "hinge", "least-squares"]
 Kind = Literal["dcgan", "mlp"]
-Normalisation = Literal["batch", "none", "spectral"]
-Upsampling = Literal["transposed", "nearest", "bilinear"]
+Normalisation = Literal["batch", "none"]
+Upsampling = Literal["transposed", "nearest"]
 Judge = Literal["fid", "kd-lite0", "kd-labels", "swd"]
 """Scores that can choose the best checkpoint, the preferred one first. Less is better in each."""
 LEAST = {"batch_size": 1, "steps": 1, "d_steps": 1, "data.workers": 0, "model.z_dim": 1, "model.features_g": 1,
@@ -87,14 +87,13 @@ class Model:
     """Width f of the discriminator. dcgan: f to 8f channels at 64x64. mlp: 4f maxout units a layer."""
     norm_d: Normalisation = "batch"
     """dcgan only: normalisation in the discriminator. batch: BatchNorm. none: for gradient penalties, which
-    BatchNorm makes wrong. spectral: the largest singular value of each weight is 1 (arXiv 1802.05957)."""
+    BatchNorm makes wrong."""
     coarse_d: Switch = False
     """dcgan only: a second, small part of the discriminator sees the image averaged to 4x4 pixels, with the differences
     between colours enlarged. Without it, a short training loses pale colours. Needs --model.norm-d none."""
     upsampling: Upsampling = "transposed"
-    """dcgan only: what doubles the size in the generator. transposed: a 4x4 convolution with stride 2. nearest or
-    bilinear: an enlargement and a 3x3 convolution, which leaves no checkerboard in the images. A step takes as long
-    with nearest as with transposed, about 1.6 times as long with bilinear."""
+    """dcgan only: what doubles the size in the generator. transposed: a 4x4 convolution with stride 2. nearest: an
+    enlargement and a 3x3 convolution, which leaves no checkerboard in the images and takes as long."""
     bn_init_mean: float = 1.0
     """dcgan only: mean of BatchNorm's initial weights. The tutorial's 0 trains several hundred steps longer."""
     sync_bn: Switch = True
@@ -180,8 +179,8 @@ class Config:
     loss: Loss = "non-saturating"
     """non-saturating and minimax: cross-entropy, with -log D(G(z)) or log(1 - D(G(z))) for the generator. relativistic:
     the discriminator compares each real image with a generated one, which keeps the generator from losing parts of the
-    data (arXiv 2501.05441); best with both penalties. hinge: best with spectral normalisation. least-squares: logits
-    aim at 1 and 0 (LSGAN)."""
+    data (arXiv 2501.05441); best with both penalties. hinge (arXiv 1705.02894) and least-squares (LSGAN): means of real
+    and generated images."""
     on_collapse: Literal["warn", "stop", "rollback"] = "warn"
     """What to do when the training goes wrong: the discriminator's loss stays 0, the images become alike, or the score
     stays far above its best. rollback continues from the best checkpoint with other latents, at most three times; it

@@ -15,7 +15,7 @@ from trainer.folder import checkpoint as checkpoints
 from trainer.folder.journal import read_rollbacks
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import find_best, read_scores
-from trainer.gan.factory import describe_networks, restore_networks
+from trainer.gan.factory import UnknownNetworks, describe_networks, restore_networks
 from trainer.gan.networks import Discriminator, Generator
 from trainer.gan.optimizer import Tensors
 
@@ -79,6 +79,11 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
         step, position = int(metadata["step"]), int(metadata["position"])
     except FileNotFoundError as error:
         raise DamagedCheckpoint(f"{path} was removed meanwhile, as a training does with old checkpoints.") from error
+    except UnknownNetworks as error:
+        raise InputError(
+            f"{path} has networks that this version of shardgan does not make: {error}. Use the version that trained "
+            "them."
+        ) from error
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise DamagedCheckpoint(
             f"{path} does not hold the networks that {run / 'config.yaml'} describes; it belongs to another run."

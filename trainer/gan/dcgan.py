@@ -18,18 +18,8 @@ from trainer.gan.coarse import CoarseLogits
 from trainer.gan.kernels.nearest_convolution import NearestDoubling
 from trainer.gan.kernels.transposed_convolution import Doubling
 from trainer.gan.networks import Discriminator, Generator, levels
-from trainer.gan.spectral import SpectralConv2d
 
-
-class BilinearDoubling(nn.Sequential):
-    """Bilinear upsampling and a 3x3 convolution: (n, wide, size, size) to (n, narrow, 2 size, 2 size)."""
-
-    def __init__(self, wide: int, narrow: int, *, bias: bool) -> None:
-        up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
-        super().__init__(up, nn.Conv2d(wide, narrow, 3, 1, 1, bias=bias))
-
-
-UPSAMPLINGS = {"transposed": Doubling, "nearest": NearestDoubling, "bilinear": BilinearDoubling}
+UPSAMPLINGS = {"transposed": Doubling, "nearest": NearestDoubling}
 
 
 class DcganGenerator(Generator):
@@ -56,23 +46,22 @@ class DcganGenerator(Generator):
 class DcganDiscriminator(Discriminator):
     """Strided convolutions and LeakyReLU 0.2.
 
-    ``batch`` is BatchNorm in all layers but the first and last, ``spectral`` divides every weight by its largest
-    singular value. Convolutions without BatchNorm have a bias. ``coarse`` adds the logits of ``coarse.py``.
+    ``batch`` is BatchNorm in all layers but the first and last. Convolutions without it have a bias. ``coarse`` adds
+    the logits of ``coarse.py``.
     """
 
     def __init__(
         self, size: int, channels: int, features: int, norm: Normalisation = "batch", *, coarse: bool = False
     ) -> None:
         super().__init__()
-        convolution = SpectralConv2d if norm == "spectral" else nn.Conv2d
         widths = [features * 2**level for level in range(levels(size))]
-        blocks = [nn.Sequential(convolution(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True))]
+        blocks = [nn.Sequential(nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True))]
         for narrow, wide in pairwise(widths):
-            layers: list[nn.Module] = [convolution(narrow, wide, 4, 2, 1)]
+            layers: list[nn.Module] = [nn.Conv2d(narrow, wide, 4, 2, 1, bias=norm == "none")]
             if norm == "batch":
-                layers = [nn.Conv2d(narrow, wide, 4, 2, 1, bias=False), nn.BatchNorm2d(wide)]
+                layers.append(nn.BatchNorm2d(wide))
             blocks.append(nn.Sequential(*layers, nn.LeakyReLU(0.2, inplace=True)))
-        blocks += [nn.Sequential(convolution(widths[-1], 1, 4, 2, 0))]
+        blocks += [nn.Sequential(nn.Conv2d(widths[-1], 1, 4, 2, 0))]
         self.blocks = nn.Sequential(*blocks)
         self.coarse = CoarseLogits(size, channels) if coarse else None
 

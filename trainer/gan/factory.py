@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
-from trainer.config import Model
+from trainer.config import Kind, Model, Normalisation, Upsampling
 from trainer.gan.dcgan import DcganDiscriminator, DcganGenerator
 from trainer.gan.mlp import MlpDiscriminator, MlpGenerator
 from trainer.gan.networks import Discriminator, Generator
@@ -24,6 +24,11 @@ DISCRIMINATORS: dict[str, Callable[[Model, int, int], Discriminator]] = {
 }
 RECORDED = ("kind", "z_dim", "features_g", "features_d", "norm_d", "coarse_d", "upsampling")
 """Fields of ``Model`` that decide layers, names and shapes of the weights."""
+CHOICES = {"kind": get_args(Kind), "norm_d": get_args(Normalisation), "upsampling": get_args(Upsampling)}
+
+
+class UnknownNetworks(ValueError):
+    """Networks that another version of shardgan made."""
 
 
 def create_networks(model: Model, size: int, channels: int) -> tuple[Generator, Discriminator]:
@@ -58,7 +63,11 @@ def restore_networks(description: Mapping[str, Any]) -> tuple[Generator, Discrim
 
     Raises:
         KeyError: the size or the channels are missing.
-        ValueError: there are no such networks.
+        UnknownNetworks: there are no such networks.
+        ValueError: there are none of this size.
     """
+    for name, choices in CHOICES.items():
+        if description.get(name, choices[0]) not in choices:
+            raise UnknownNetworks(f"{name} {description[name]!r}; it must be one of {', '.join(choices)}")
     model = Model(**{name: description[name] for name in RECORDED if name in description})
     return create_networks(model, description["size"], description["channels"])

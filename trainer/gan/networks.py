@@ -9,8 +9,6 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from trainer.gan.spectral import SpectralConv2d
-
 SIZES = (32, 64, 128)  # heights and widths in pixels that every kind of network supports
 
 
@@ -64,18 +62,17 @@ def initialise(network: nn.Module, seed: int, bn_mean: float = 1.0) -> None:
 
     Convolutions are N(0, 0.02), BatchNorm weights N(bn_mean, 0.02) and BatchNorm biases 0, as in DCGAN. ``bn_mean`` is
     1 in dcgan.torch and 0 in the tutorial, which almost silences the signal at the start. Biases of convolutions and
-    all of a linear layer keep PyTorch's own uniform distribution. Directions of spectral normalisation are uniform.
+    all of a linear layer keep PyTorch's own uniform distribution.
 
     In a network without BatchNorm, N(0, 0.02) would weaken the signal in each layer: with 16 features, the first logits
-    would be equal for all images, to 0.002. There, convolutions that nothing normalises have the variance for LeakyReLU
-    0.2 of He et al. (arXiv 1502.01852), which keeps it.
+    would be equal for all images, to 0.002. There, convolutions have the variance for LeakyReLU 0.2 of He et al. (arXiv
+    1502.01852), which keeps it.
     """
     generator, normalised = torch.Generator().manual_seed(seed), has_batch_norm(network)
     for module in network.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
             fan_in = module.weight[0].numel()  # for a transposed convolution too: PyTorch counts weight[0] there
-            small = normalised or isinstance(module, SpectralConv2d)
-            std = 0.02 if small else math.sqrt(2 / ((1 + 0.2**2) * fan_in))
+            std = 0.02 if normalised else math.sqrt(2 / ((1 + 0.2**2) * fan_in))
             nn.init.normal_(module.weight, 0.0, std, generator=generator)
             if module.bias is not None:
                 bound = 1 / math.sqrt(fan_in)
@@ -87,6 +84,3 @@ def initialise(network: nn.Module, seed: int, bn_mean: float = 1.0) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.weight, bn_mean, 0.02, generator=generator)
             nn.init.zeros_(module.bias)
-        if isinstance(module, SpectralConv2d):
-            nn.init.normal_(module.direction, generator=generator)
-            module.direction /= module.direction.norm()

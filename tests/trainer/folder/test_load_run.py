@@ -19,16 +19,13 @@ from trainer.explore.gallery import origin
 from trainer.export.folder import describe
 from trainer.folder import checkpoint
 from trainer.folder.journal import Journal
-from trainer.folder.load_run import load_run
+from trainer.folder.load_run import DamagedCheckpoint, load_run
 from trainer.folder.run_folder import RunFolder
 from trainer.gan.factory import describe_networks
 from trainer.gan.state import State, create_state
 
 MODEL = Model(z_dim=8, features_g=4, features_d=2)
-OTHERS = (
-    replace(MODEL, norm_d="none", coarse_d=True, upsampling="nearest"),
-    replace(MODEL, norm_d="spectral", upsampling="bilinear"),
-)
+OTHER = replace(MODEL, norm_d="none", coarse_d=True, upsampling="nearest")
 FACTS = {"step": 3, "position": 24, "data": "made", "manifest": "abc"}
 
 
@@ -48,7 +45,7 @@ def make_run(folder: Path, size: int = 32, **fields: Any) -> tuple[Config, State
     return config, state
 
 
-@pytest.mark.parametrize(("size", "model"), [(32, MODEL), (64, MODEL), (128, MODEL), (32, OTHERS[0]), (32, OTHERS[1])])
+@pytest.mark.parametrize(("size", "model"), [(32, MODEL), (64, MODEL), (128, MODEL), (32, OTHER)])
 def test_the_networks_come_back_ready(tmp_path: Path, size: int, model: Model) -> None:
     config, state = make_run(tmp_path / "run", size, data=Data(cache=Path("c")), model=model)
     loaded = load_run(tmp_path / "run")
@@ -88,6 +85,19 @@ def test_a_checkpoint_is_replaced_where_the_training_went_back(tmp_path: Path) -
             journal.append({"step": step, "rollbacks": step})
         assert loaded.is_replaced() == replaced
     assert not replace(loaded, metadata={"rollbacks": 3}).is_replaced()  # it was written after them
+
+
+@pytest.mark.parametrize(("field", "value"), [("kind", "unet"), ("norm_d", "spectral"), ("upsampling", "bilinear")])
+def test_networks_of_another_version_are_named(tmp_path: Path, field: str, value: str) -> None:
+    """Its checkpoint is whole, so no other one is tried."""
+    config, state = make_run(tmp_path / "run")
+    run, model = RunFolder(tmp_path / "run"), replace(MODEL, **{field: value})
+    run.write_config(replace(config, model=model))
+    facts = FACTS | {"networks": describe_networks(model, 32, 1)}
+    checkpoint.save(run.checkpoints, 3, state.tensors(), facts, keep=3)
+    with pytest.raises(InputError, match=f"does not make: {field} '{value}'; it must be one of .*Use the version") as e:
+        load_run(tmp_path / "run")
+    assert not isinstance(e.value, DamagedCheckpoint)
 
 
 def test_a_run_without_average_gives_its_generator_and_doubles_stay_doubles(tmp_path: Path) -> None:
@@ -176,7 +186,7 @@ def test_a_checkpoint_records_what_its_version_knew_of_the_networks(tmp_path: Pa
 
 
 def test_what_an_older_version_could_not_record_was_the_default(tmp_path: Path) -> None:
-    config, state = make_run(tmp_path / "run", model=OTHERS[0])
+    config, state = make_run(tmp_path / "run", model=OTHER)
     whole = describe_networks(config.model, 32, 1)
     older = {name: value for name, value in whole.items() if name not in ("norm_d", "coarse_d", "upsampling")}
     for metadata in ({**FACTS, "networks": older}, FACTS):  # the last one is of version 0.1

@@ -29,8 +29,7 @@ def test_no_weights_but_those_of_its_layers() -> None:
     assert {name.split(".")[1] for name in CoarseLogits(64, 3).state_dict()} == {"weight", "bias"}
 
 
-@pytest.mark.parametrize("norm", ["batch", "spectral"])
-def test_normalised_discriminators_have_none(norm: str) -> None:
-    with pytest.raises(InputError, match=f"needs --model.norm-d none, not {norm}. Add --model.no-coarse-d"):
-        Config(model=Model(norm_d=norm, coarse_d=True))  # type: ignore[arg-type]
-    Config(model=Model(kind="mlp", norm_d=norm, coarse_d=True))  # type: ignore[arg-type]
+def test_normalised_discriminators_have_none() -> None:
+    with pytest.raises(InputError, match=r"needs --model.norm-d none, not batch. Add --model.no-coarse-d"):
+        Config(model=Model(norm_d="batch", coarse_d=True))
+    Config(model=Model(kind="mlp", norm_d="batch", coarse_d=True))

@@ -15,7 +15,6 @@ KINDS = get_args(Kind)
 MODELS = {
     **{kind: Model(kind=kind, z_dim=7, features_g=2, features_d=3) for kind in KINDS},
     "none-nearest": Model(z_dim=7, features_g=2, features_d=3, norm_d="none", upsampling="nearest"),
-    "spectral-bilinear": Model(z_dim=7, features_g=2, features_d=3, norm_d="spectral", upsampling="bilinear"),
     "coarse": Model(z_dim=7, features_g=2, features_d=3, norm_d="none", coarse_d=True),
 }
 """Every architecture, and every choice within one."""

@@ -42,12 +42,9 @@ def penalised(every: int = 2, **more: Any) -> Config:
     return replace(small("relativistic"), **{"model": model, "penalty": penalty, "schedule": schedule} | more)
 
 
-OTHERS = tuple(
-    penalised(
-        model=replace(small().model, norm_d=norm, coarse_d=norm == "none", upsampling=upsampling),
-        augment=Augment("color,translation,cutout", 0.7),
-    )
-    for norm, upsampling in (("none", "nearest"), ("spectral", "bilinear"))
+COARSE = penalised(
+    model=replace(small().model, norm_d="none", coarse_d=True, upsampling="nearest"),
+    augment=Augment("color,translation,cutout", 0.7),
 )
 """Other networks of kind dcgan, which see augmented images."""
 

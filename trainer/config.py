@@ -22,9 +22,9 @@ Normalisation = Literal["batch", "none"]
 Upsampling = Literal["transposed", "nearest"]
 Judge = Literal["fid", "kd-lite0", "kd-labels", "swd"]
 """Scores that can choose the best checkpoint, the preferred one first. Less is better in each."""
-LEAST = {"batch_size": 1, "steps": 1, "d_steps": 1, "data.workers": 0, "model.z_dim": 1, "model.features_g": 1,
-         "model.features_d": 1, "penalty.every": 1, "schedule.images": 0, "schedule.ema_images": 1,
-         "checkpoint.every": 1, "checkpoint.keep": 1, "samples.every": 0, "samples.count": 1,
+LEAST = {"batch_size": 1, "accumulate": 1, "steps": 1, "d_steps": 1, "data.workers": 0, "model.z_dim": 1,
+         "model.features_g": 1, "model.features_d": 1, "penalty.every": 1, "schedule.images": 0,
+         "schedule.ema_images": 1, "checkpoint.every": 1, "checkpoint.keep": 1, "samples.every": 0, "samples.count": 1,
          "evaluate.every": 0, "evaluate.samples": 0, "ema_images": 0, "threads": 0, "log_every": 1,
          "seed": 0}  # fmt: skip
 """Smallest values of fields by their dotted names."""
@@ -170,6 +170,10 @@ class Config:
     """Run folder: config, status, metrics, checkpoints, samples."""
     batch_size: int = 128
     """Global batch size, a multiple of the number of ranks."""
+    accumulate: int = 1
+    """Gradient accumulation, to save memory: each rank processes its batch in this number of equal parts, one after
+    another, and averages their gradients. The batch size stays the same. BatchNorm normalises each part alone, so with
+    it the number stays that of the run; without it, losses change by rounding only."""
     steps: int | None = None
     """Number of steps to train."""
     epochs: float | None = None

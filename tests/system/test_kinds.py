@@ -73,7 +73,10 @@ def test_it_resumes_to_the_bit(python: Python, trained: Path, flags: list[str], 
 
 
 def test_two_ranks_agree_with_one(trained: Path, flags: list[str], tmp_path: Path) -> None:
-    results = on_ranks(2, train_here, [*flags, "--out", str(tmp_path), "--steps", "6"])
+    """Also with parts of a batch, whose number changes at a resume."""
+    results = on_ranks(2, train_here, [*flags, "--out", str(tmp_path), "--steps", "4", "--accumulate", "4"])
+    assert [code for code, _ in results] == [0, 0], results
+    results = on_ranks(2, train_here, [*flags, "--out", str(tmp_path), "--steps", "6", "--accumulate", "2"])
     assert [code for code, _ in results] == [0, 0], results
     assert status(tmp_path)["state"] == "done"
     for one, two in zip(rows(trained / "metrics.jsonl"), rows(tmp_path / "metrics.jsonl"), strict=True):

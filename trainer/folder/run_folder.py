@@ -25,8 +25,8 @@ CHECKSUMS = "checksums.json"  # file of a checkpoint: the SHA-256 of each other 
 REPAIR = "Delete it, and repeat the command that started the run, which writes it anew."
 QUERY = 1  # byte of the lock file that a query locks, so that it never makes a starting run fail at byte 0
 FREE = ("data.shards", "data.workers", "data.cache", "data.cache_gb", "data.trust_base", "data.audit", "data.strict",
-        "data.max_bad", "checkpoint.", "samples.", "evaluate.", "tracking.", "out", "batch_size", "steps", "epochs",
-        "threads", "log_every", "on_collapse", "dry_run", "default_steps", "model.sync_bn", "tf32",
+        "data.max_bad", "checkpoint.", "samples.", "evaluate.", "tracking.", "out", "batch_size", "accumulate", "steps",
+        "epochs", "threads", "log_every", "on_collapse", "dry_run", "default_steps", "model.sync_bn", "tf32",
         "cuda_graphs")  # fmt: skip
 """Fields, or prefixes of fields, that may change when a run resumes: where it runs and reports, its length, and its
 batches, ranks and workers. The data are compared by digest."""

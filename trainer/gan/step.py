@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from trainer.config import Config
 from trainer.gan.augmentation import FAKE, FAKE_FOR_G, REAL, REAL_FOR_G, augment
@@ -18,6 +21,14 @@ from trainer.gan.schedule import Settings, settings
 from trainer.gan.state import State
 
 Metrics = dict[str, torch.Tensor]  # scalars on the device; reading one synchronises
+
+
+class Part(NamedTuple):
+    """A rank's batch, or with ``--accumulate`` the rows of it that are processed at a time."""
+
+    real: torch.Tensor
+    latent: torch.Tensor
+    drawn: torch.Tensor  # the augmentation's numbers; empty without one
 
 
 @dataclass
@@ -49,7 +60,9 @@ class Step:
         With an augmentation, ``numbers`` are as many of :func:`trainer.gan.augmentation.draw`.
 
         The generator step reuses the fake images of the last discriminator step, as in the tutorial. This saves a fifth
-        of the arithmetic at k = 1. With ``report``, the metrics include gradient norms.
+        of the arithmetic at k = 1. With ``--accumulate``, each batch is processed in parts of equal size, one after
+        another, whose gradients are averaged, and the generator step generates the images again: the activations of all
+        parts would take the memory that parts save. With ``report``, the metrics include gradient norms.
         """
         self.tune()
         return self.update(reals, latents, numbers, report=report)
@@ -82,22 +95,33 @@ class Step:
         """The part of a call that a CUDA graph records."""
         metrics: Metrics = {}
         empty = [torch.empty(0)] * len(reals)
-        for number, (real, latent, drawn) in enumerate(zip(reals, latents, numbers or empty, strict=True)):
-            last = number == len(reals) - 1
-            with torch.set_grad_enabled(last):
-                fake = self.generator(latent)
-            metrics = self._discriminator_step(real, fake.detach(), drawn, report=report and last)
+        for number, batch in enumerate(zip(reals, latents, numbers or empty, strict=True)):
+            last, parts = number == len(reals) - 1, self._split(*batch)
+            with torch.set_grad_enabled(last and len(parts) == 1):
+                fakes = [self.generator(part.latent) for part in parts]
+            metrics = self._discriminator_step(parts, fakes, report=report and last)
             if not last:
                 self.state.scaler.update()  # it allows one optimizer step between two updates
-        metrics |= self._generator_step(real, fake, drawn, report=report)
+        metrics |= self._generator_step(parts, fakes, report=report)
         self.state.scaler.update()
         return metrics
 
-    def _discriminator_step(
-        self, real: torch.Tensor, fake: torch.Tensor, drawn: torch.Tensor, *, report: bool
-    ) -> Metrics:
+    def _split(self, *batch: torch.Tensor) -> list[Part]:
+        count = self.config.accumulate
+        columns = [values.chunk(count) if len(values) else [values] * count for values in batch]
+        return [Part(*rows) for rows in zip(*columns, strict=True)]
+
+    def _discriminator_step(self, parts: Sequence[Part], fakes: Sequence[torch.Tensor], *, report: bool) -> Metrics:
+        def loss_of(number: int) -> tuple[torch.Tensor, Metrics]:
+            return self._discriminator_loss(parts[number], fakes[number].detach())
+
+        metrics, norm = self._update(loss_of, self.discriminator, self.state.discriminator_optim, report=report)
+        return metrics | ({} if norm is None else {"gradient/d": norm})
+
+    def _discriminator_loss(self, part: Part, fake: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
+        """With the penalties, and the parts that it consists of."""
         due, kind = self.due, self.config.loss
-        real, fake = self._augment(real, drawn, REAL), self._augment(fake, drawn, FAKE)
+        real, fake = self._augment(part.real, part.drawn, REAL), self._augment(fake, part.drawn, FAKE)
         real, fake = real.detach().requires_grad_("r1" in due), fake.requires_grad_("r2" in due)
         real_logits, fake_logits = self._judge(real, fake)
         batches = {"r1": (real_logits, real), "r2": (fake_logits, fake)}
@@ -107,10 +131,9 @@ class Step:
             real_logits, fake_logits = relative(real_logits, fake_logits), relative(fake_logits, real_logits)
         loss = discriminator_loss(real_logits, fake_logits, kind)
         total = sum((self.config.penalty.every * penalty for penalty in penalties.values()), loss)
-        norm = self._update(total, self.state.discriminator, self.state.discriminator_optim, report=report)
         scores = {"score/real": score(real_logits, kind), "score/fake_before": score(fake_logits, kind)}
-        metrics = {"loss/d": loss.detach(), **scores, **({"gradient/d": norm} if norm is not None else {})}
-        return metrics | {f"penalty/{name}": penalty.detach() for name, penalty in penalties.items()}
+        metrics = {"loss/d": loss.detach(), **scores}
+        return total, metrics | {f"penalty/{name}": penalty.detach() for name, penalty in penalties.items()}
 
     def _judge(self, real: torch.Tensor, fake: torch.Tensor) -> Sequence[torch.Tensor]:
         """Logits of both, for one backward pass and thus one all-reduce.
@@ -123,29 +146,58 @@ class Step:
         logits: torch.Tensor = self.discriminator(torch.cat([real, fake]))
         return logits.chunk(2)
 
-    def _generator_step(self, real: torch.Tensor, fake: torch.Tensor, drawn: torch.Tensor, *, report: bool) -> Metrics:
+    def _generator_step(self, parts: Sequence[Part], fakes: Sequence[torch.Tensor], *, report: bool) -> Metrics:
+        def loss_of(number: int) -> tuple[torch.Tensor, Metrics]:
+            fake = fakes[number] if len(parts) == 1 else self.generator(parts[number].latent)
+            return self._generator_loss(parts[number], fake)
+
         # Frozen and without DDP, or its gradients would be computed and all-reduced for nothing.
-        kind, discriminator = self.config.loss, self.state.discriminator.requires_grad_(False)
-        logits = discriminator(self._augment(fake, drawn, FAKE_FOR_G))
+        self.state.discriminator.requires_grad_(False)
+        metrics, norm = self._update(loss_of, self.generator, self.state.generator_optim, report=report)
+        self.state.discriminator.requires_grad_(True)
+        return metrics | ({} if norm is None else {"gradient/g": norm})
+
+    def _generator_loss(self, part: Part, fake: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
+        kind, discriminator = self.config.loss, self.state.discriminator
+        logits = discriminator(self._augment(fake, part.drawn, FAKE_FOR_G))
         if kind == "relativistic":
-            logits = relative(logits, discriminator(self._augment(real, drawn, REAL_FOR_G)))
+            logits = relative(logits, discriminator(self._augment(part.real, part.drawn, REAL_FOR_G)))
         loss = generator_loss(logits, kind)
-        norm = self._update(loss, self.state.generator, self.state.generator_optim, report=report)
-        discriminator.requires_grad_(True)
-        metrics = {"loss/g": loss.detach(), "score/fake_after": score(logits, kind)}
-        return {**metrics, **({"gradient/g": norm} if norm is not None else {})}
+        return loss, {"loss/g": loss.detach(), "score/fake_after": score(logits, kind)}
 
     def _augment(self, images: torch.Tensor, drawn: torch.Tensor, use: int) -> torch.Tensor:
         policy = self.config.augment.names
         return augment(images, drawn[:, use], policy, self._augmented) if policy else images
 
-    def _update(self, loss: torch.Tensor, network: nn.Module, optimizer: Adam, *, report: bool) -> torch.Tensor | None:
-        scaler = self.state.scaler
+    def _update(
+        self,
+        loss_of: Callable[[int], tuple[torch.Tensor, Metrics]],
+        network: nn.Module,
+        optimizer: Adam,
+        *,
+        report: bool,
+    ) -> tuple[Metrics, torch.Tensor | None]:
+        """Update ``network`` by the mean gradient of the parts' losses. Returns the mean of their metrics and, with
+        ``report``, the norm of the gradient.
+
+        DDP reduces the gradients once, in the backward pass of the last part.
+        """
+        scaler, count = self.state.scaler, self.config.accumulate
         optimizer.zero_grad()
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        rows = []
+        for number in range(count):
+            last = number == count - 1
+            with nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync():
+                loss, metrics = loss_of(number)
+                scaler.scale(loss / count).backward()  # type: ignore[no-untyped-call]
+            rows.append(metrics)
         norm = None
         if report:
             scaler.unscale_(optimizer)  # type: ignore[arg-type]
             norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
         scaler.step(optimizer)  # type: ignore[arg-type]
-        return norm
+        return rows[0] if count == 1 else _mean(rows), norm
+
+
+def _mean(rows: Sequence[Metrics]) -> Metrics:
+    return {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}

@@ -51,9 +51,9 @@ def read_launch() -> Launch:
     )
 
 
-def check_launch(launch: Launch, batch_size: int) -> None:
+def check_launch(launch: Launch, batch_size: int, accumulate: int = 1) -> None:
     """Raise ``InputError`` unless the trainer supports what was requested from the launcher, which started as many
-    ranks as requested, and this number divides the batch.
+    ranks as requested, and the batch can be divided among them and into ``accumulate`` parts.
     """
     check_plugins()
     if launch.cpu and launch.ranks == 1:
@@ -73,6 +73,12 @@ def check_launch(launch: Launch, batch_size: int) -> None:
         divisible = max(1, round(batch_size / launch.ranks)) * launch.ranks
         raise InputError(
             f"--batch-size {batch_size} does not divide among {launch.ranks} ranks; --batch-size {divisible} does."
+        )
+    if (rows := batch_size // launch.ranks) % accumulate:
+        possible = max(count for count in range(1, min(accumulate, rows) + 1) if rows % count == 0)
+        raise InputError(
+            f"--accumulate {accumulate} does not divide the {rows} images of a rank's batch; "
+            f"--accumulate {possible} does."
         )
 
 

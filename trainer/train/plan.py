@@ -74,6 +74,16 @@ def check_penalties(config: Config, manifest: Manifest, precision: str) -> None:
         raise InputError(f"{flag} overflows under fp16. {remedy}")
 
 
+def check_accumulation(config: Config, manifest: Manifest, metadata: Mapping[str, Any]) -> None:
+    """Raise ``InputError`` if a run with BatchNorm, whose checkpoint stored ``metadata``, gets other parts."""
+    before = metadata.get("accumulate", 1)
+    if metadata and before != config.accumulate and _has_batch_norm(config, manifest):
+        raise InputError(
+            f"--accumulate was {before} and is {config.accumulate}: BatchNorm normalises each part of a batch alone, "
+            f"so it would be another run. Give --accumulate {before}, or another --out for a new run."
+        )
+
+
 def _notes(config: Config, manifest: Manifest, launch: Launch) -> Iterator[str | None]:
     """Flags and launch options that will not have the effect the user may expect."""
     yield idle_gpus(launch)
@@ -81,6 +91,9 @@ def _notes(config: Config, manifest: Manifest, launch: Launch) -> Iterator[str |
     yield disk_note(config, manifest)
     if config.cuda_graphs and not supports_cuda_graphs(launch):
         yield "--cuda-graphs needs one GPU and has no effect here."
+    if config.accumulate > 1 and _has_batch_norm(config, manifest):
+        part = config.batch_size // config.accumulate
+        yield f"BatchNorm normalises each of the {config.accumulate} parts of {part} images alone (--accumulate)."
     if config.threads * launch.local_ranks > (cores := available_cores()):
         yield f"--threads {config.threads} on {cores} cores: they will compete. With 0, ranks share the cores."
 
@@ -95,6 +108,11 @@ def _parameters(config: Config, manifest: Manifest) -> tuple[int, int]:
         ) from error
     g, d = (sum(p.numel() for p in network.parameters()) for network in networks)
     return g, d
+
+
+def _has_batch_norm(config: Config, manifest: Manifest) -> bool:
+    with torch.device("meta"):
+        return any(map(has_batch_norm, create_networks(config.model, manifest.size, manifest.channels)))
 
 
 def describe(
@@ -112,6 +130,8 @@ def describe(
     notes = (note, changed, *(_notes(config, manifest, launch) if left else ()))
     g, d = _parameters(config, manifest)
     check_penalties(config, manifest, precision)
+    check_accumulation(config, manifest, metadata)
+    parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
     checkpoint = checkpoint_bytes(config, manifest) / 1e6
     arithmetic = f"{precision} mixed precision" if precision != "no" else config.dtype
     device = "CPU" if launch.cpu else "GPU"
@@ -121,7 +141,7 @@ def describe(
             f"data     {manifest.summary} at {redact(config.data.shards)}",
             f"networks generator {g:,} parameters, discriminator {d:,}, latents of {config.model.z_dim}",
             f"compute  {launch.ranks} {device} rank{'s' * (launch.ranks > 1)}, {arithmetic}, "
-            f"global batch {config.batch_size}, {config.d_steps} D step{'s' * (config.d_steps > 1)} per G step",
+            f"global batch {config.batch_size}{parts}, {config.d_steps} D step{'s' * (config.d_steps > 1)} per G step",
             f"length   {left:,} steps {begin}",
             f"disk     {checkpoint:.0f} MB a checkpoint, at most {checkpoint * (config.checkpoint.keep + 1):.0f} MB, "
             f"in {config.out}",

@@ -99,7 +99,7 @@ def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> N
 
 
 def _check_launch(config: Config, launch: Launch) -> tuple[str, str | None]:
-    check_launch(launch, config.batch_size)
+    check_launch(launch, config.batch_size, config.accumulate)
     check_device(launch)
     if launch.rank == 0:  # the only rank with a board: wandb takes half a second to import
         tracker.check(config.tracking)

@@ -266,6 +266,7 @@ class Session:
             "manifest": manifest.digest,
             "data": manifest.summary,
             "precision": self.accelerator.mixed_precision,
+            "accumulate": self.config.accumulate,
             "rollbacks": state.rollbacks,
             "scaler": state.scaler.state_dict(),
             "networks": describe_networks(self.config.model, manifest.size, manifest.channels),

@@ -17,7 +17,7 @@ from trainer.gan.augmentation import FAKE, FAKE_FOR_G, REAL, REAL_FOR_G, augment
 from trainer.gan.losses import discriminator_loss
 from trainer.gan.noise import latents
 from trainer.gan.state import State, create_state, find_non_finite
-from trainer.gan.step import Step
+from trainer.gan.step import Part, Step
 from trainer.recipe import Augment, Optim, Penalty, Schedule
 
 GOLDEN = ROOT / "tests" / "golden" / "losses.json"
@@ -119,8 +119,8 @@ def test_a_generator_step_leaves_no_gradient_in_the_discriminator() -> None:
     state, step = create(small())
     step([reals(0)], [noise(0)], report=False)
     before = [parameter.grad.clone() for parameter in state.discriminator.parameters() if parameter.grad is not None]
-    fake = state.generator(noise(1))
-    step._generator_step(reals(1), fake, torch.empty(0), report=False)
+    part = Part(reals(1), noise(1), torch.empty(0))
+    step._generator_step([part], [state.generator(part.latent)], report=False)
     after = [parameter.grad for parameter in state.discriminator.parameters() if parameter.grad is not None]
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
     assert all(parameter.requires_grad for parameter in state.discriminator.parameters())
@@ -248,6 +248,24 @@ def test_a_relativistic_generator_step_is_against_the_updated_discriminator() ->
     with torch.no_grad():  # BatchNorm uses the batch in training
         expected = softplus(state.discriminator(real) - state.discriminator(fake))
     assert metrics["loss/g"].item() == pytest.approx(expected.mean().item())
+
+
+@pytest.mark.parametrize("loss", get_args(Loss))
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulation_changes_nothing_but_rounding(loss: Loss, accumulate: int) -> None:
+    """With penalties in every second step, augmentation, a schedule, and two updates of the discriminator a step."""
+    config = penalised(loss=loss, dtype="float64", d_steps=2, augment=Augment("color,translation,cutout", 0.7))
+    found = []
+    for parts in (1, accumulate):
+        state, step = create(replace(config, accumulate=parts))
+        rows = []
+        for number in (0, 2, 4):
+            pair = (number, number + 1)
+            batches = [[batch(n, torch.float64) for n in pair] for batch in (reals, noise)]
+            rows.append(step(*batches, [drawn(config, n)[0] for n in pair], report=True))
+            state.step, state.position = state.step + 1, state.position + 2 * BATCH
+        found.append((rows, state.tensors()))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-10)
 
 
 def scaled() -> tuple[State, Step]:

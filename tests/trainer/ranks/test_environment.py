@@ -101,6 +101,11 @@ def test_a_batch_that_does_not_divide(bare: pytest.MonkeyPatch) -> None:
         bare.setenv(name, value)
     with pytest.raises(InputError, match="--batch-size 8 does not divide among 3 ranks; --batch-size 9 does"):
         check_launch(Launch(0, 3, 3, True, "no"), 8)
+    check_launch(Launch(0, 3, 3, True, "no"), 24, accumulate=4)
+    with pytest.raises(
+        InputError, match=r"--accumulate 5 does not divide the 8 images of a rank's .*--accumulate 4 does"
+    ):
+        check_launch(Launch(0, 3, 3, True, "no"), 24, accumulate=5)
 
 
 CHILD = """

@@ -26,9 +26,14 @@ STEPS = 20
 RUNS = {
     "float64": small(dtype="float64"),
     "coarse": replace(COARSE, dtype="float64"),
+    **{
+        f"{parts} parts": penalised(dtype="float64", d_steps=2, augment=COARSE.augment, accumulate=parts)
+        for parts in (2, 4)
+    },
 }
-"""Runs in float64 by their names; the first one takes ``STEPS`` steps, the others half."""
+"""Runs in float64 by their names: the first of ``STEPS`` steps, the others of half. One rank takes whole batches."""
 HALVES = (small(), penalised(every=1))
+EXCHANGES = ((1, 1), (3, 2))  # updates of the discriminator in a step, and parts of a batch
 COMPARED = ("loss/d", "penalty/r1", "penalty/r2")
 
 
@@ -56,11 +61,13 @@ def train(state: State, step: Step, steps: int, dtype: torch.dtype) -> tuple[lis
     """Losses, scores and gradient norms of each step, and every tensor at the end."""
     figures = []
     for number in range(steps):
-        numbers = [rows(part) for part in drawn(step.config, number)]
-        metrics = step([rows(reals(number, dtype))], [rows(noise(number, dtype))], numbers, report=True)
+        parts = range(number * (k := step.config.d_steps), (number + 1) * k)
+        batches = [[rows(batch(part, dtype)) for part in parts] for batch in (reals, noise)]
+        numbers = [rows(values) for part in parts for values in drawn(step.config, part)]
+        metrics = step(*batches, numbers, report=True)
         figures.append([mean(metrics[name]) for name in sorted(metrics)])
         state.step += 1
-        state.position += BATCH
+        state.position += BATCH * k
         state.update_average(BATCH, 1000)
     return figures, state.tensors()
 
@@ -86,7 +93,7 @@ def distributed() -> dict[str, Any]:
     _, state, step = join(small())
     step([rows(reals(0))], [rows(noise(0))], report=False)
     result["gradients"] = gradients(state)
-    result["count"] = {d_steps: count(d_steps) for d_steps in (1, 3)}
+    result["count"] = {d_steps: count(d_steps, accumulate) for d_steps, accumulate in EXCHANGES}
     result["plain"] = plain()
     result["loose"] = loose()
     result["half"] = [half(config) for config in HALVES]
@@ -155,7 +162,7 @@ def results(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 @functools.cache
 def one_rank(name: str) -> tuple[list[list[float]], dict[str, Tensors]]:
-    return train(*create(RUNS[name]), STEPS if name == "float64" else STEPS // 2, torch.float64)
+    return train(*create(replace(RUNS[name], accumulate=1)), STEPS if name == "float64" else STEPS // 2, torch.float64)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -210,9 +217,9 @@ def test_a_bit_that_drifts_is_noticed_and_named(results: list[dict[str, Any]]) -
     assert all("drifted apart by step 20, in generator." in result["drift"] for result in results)
 
 
-def count(d_steps: int) -> tuple[list[str], list[int]]:
+def count(d_steps: int, accumulate: int) -> tuple[list[str], list[int]]:
     """The exchanges of gradients in three iterations, in their order, and their sizes."""
-    step = join(small(d_steps=d_steps))[2]
+    step = join(replace(small(d_steps=d_steps), accumulate=accumulate))[2]
     calls: list[str] = []
     sizes: list[int] = []
 
@@ -232,7 +239,7 @@ def count(d_steps: int) -> tuple[list[str], list[int]]:
     return calls, sizes
 
 
-@pytest.mark.parametrize("d_steps", [1, 3])
+@pytest.mark.parametrize("d_steps", [d_steps for d_steps, _ in EXCHANGES])
 def test_gradients_are_exchanged_once_a_step_of_their_network(results: list[dict[str, Any]], d_steps: int) -> None:
     """None of the discriminator's in the generator's step."""
     state, _ = create(small())

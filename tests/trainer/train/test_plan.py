@@ -82,3 +82,16 @@ def test_penalties_that_would_be_wrong_are_refused(penalised: dict[str, Any]) ->
     with pytest.raises(InputError, match=r"^--(penalty|schedule)\.r2 overflows under fp16.*bf16"):
         lines(smooth, precision="fp16")
     assert lines(smooth, precision="bf16")["compute"].startswith("1 CPU rank, bf16")
+
+
+def test_parts_of_another_size_are_another_run_with_batch_norm() -> None:
+    """Which says so; without BatchNorm their number may change."""
+    config, before = replace(CONFIG, accumulate=4), {"precision": "no", "accumulate": 2}
+    with pytest.raises(InputError, match=r"^--accumulate was 2 and is 4: .*Give --accumulate 2, or another --out"):
+        describe(config, MANIFEST, ONE, "no", before, None)
+    with pytest.raises(InputError, match=r"^--accumulate was 1 and is 4"):  # a checkpoint of an earlier version
+        describe(config, MANIFEST, ONE, "no", {"precision": "no"}, None)
+    said = describe(config, MANIFEST, ONE, "no", {**before, "accumulate": 4}, None)
+    assert "global batch 128 in 4 parts" in said and "each of the 4 parts of 32 images alone" in said
+    smooth = describe(replace(config, model=Model(kind="mlp")), MANIFEST, ONE, "no", before, None)
+    assert "global batch 128 in 4 parts" in smooth and "BatchNorm" not in smooth

@@ -87,11 +87,19 @@ def flatten(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def scan_jpeg(data: bytes) -> tuple[int, int, int] | None:
-    """Height, width and channels (1 or 3) of an upright JPEG, from the segments before its pixels, in 2 us.
+_last_scan: list[tuple[bytes, tuple[int, int, int] | None]] = [(b"\0", None)]
+"""One entry: the start of an image up to its pixels, which decides the result, and the result."""
 
-    None if ``data`` is anything else, CMYK for example, or may be: Pillow decides then.
+
+def scan_jpeg(data: bytes) -> tuple[int, int, int] | None:
+    """Height, width and channels (1 or 3) of an upright JPEG, from the segments before its pixels.
+
+    None if ``data`` is anything else, CMYK for example, or may be: Pillow decides then. Takes 2 us, or 0.2 us if the
+    segments are those of the last image, as in shards that were built.
     """
+    header, known = _last_scan[0]
+    if data.startswith(header):
+        return known
     place, shape = 2, (0, 0, 0)
     try:
         if data[0] != 0xFF or data[1] != 0xD8:
@@ -105,7 +113,9 @@ def scan_jpeg(data: bytes) -> tuple[int, int, int] | None:
             place = after if marker != 0xFF else place + 1  # any number of 0xFF may stand before a marker
     except (IndexError, struct.error):
         return None
-    return shape if shape[2] in (1, 3) else None
+    result = shape if shape[2] in (1, 3) else None
+    _last_scan[0] = (data[: place + 2], result)
+    return result
 
 
 def _open(data: bytes) -> Image.Image:

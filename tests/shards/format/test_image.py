@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import itertools
 import struct
 import tracemalloc
 import zlib
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from shards.format.codec import DECODERS, fit
-from shards.format.image import read_header, read_image
+from shards.format.image import read_header, read_image, scan_jpeg
 from tests.support.launching import ROOT
 
 SIDE = 32
@@ -295,3 +296,25 @@ def test_no_command_lets_pillow_choose_among_all_its_formats() -> None:
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Image.open", "PIL.Image.open"):
                     assert "formats=" in ast.unparse(node), path
+
+
+def test_the_scan_of_a_jpeg_does_not_depend_on_those_before() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey = Image.new("L", (SIDE, SIDE), 90)
+    colour = grey.convert("RGB")
+    plain = save(colour, "jpeg")
+    jpegs = {
+        plain: (SIDE, SIDE, 3),
+        save(Image.new("RGB", (SIDE, SIDE), "red"), "jpeg"): (SIDE, SIDE, 3),  # of the same header
+        save(colour.resize((SIDE, 2 * SIDE)), "jpeg"): (2 * SIDE, SIDE, 3),
+        save(grey, "jpeg"): (SIDE, SIDE, 1),
+        save(colour, "jpeg", exif=exif): None,
+        save(colour.convert("CMYK"), "jpeg"): None,
+        plain[: plain.index(b"\xff\xda")]: None,
+        plain[:20] + plain[21:]: None,
+        b"": None,
+        save(colour, "png"): None,
+    }
+    for first, second in itertools.product(jpegs, repeat=2):
+        assert (scan_jpeg(first), scan_jpeg(second), scan_jpeg(first)) == (jpegs[first], jpegs[second], jpegs[first])

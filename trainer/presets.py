@@ -15,6 +15,15 @@ from trainer.config import Checkpoints, Config, Data, Evaluation, Model, Samples
 from trainer.flags import normalise
 from trainer.recipe import Augment, Optim, Penalty
 
+PHOTOGRAPHS = Config(
+    model=Model(norm_d="none", coarse_d=True, upsampling="nearest"),
+    loss="relativistic",
+    penalty=Penalty(r1=1, r2=1, every=8),
+    optim=Optim(lr_g=1e-3, lr_d=1e-3, beta1=0, beta2=0.99),
+    batch_size=64,
+    evaluate=Evaluation(every=5000),
+)
+"""The recipe of all presets for photographs. Larger batches train faster on GPUs, but learn less from each image."""
 PRESETS: dict[str, tuple[str, Config]] = {
     "faces": (
         "The default: faces that shardgan draws on first use, with networks small enough for two CPU cores.\n\n"
@@ -46,20 +55,20 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "celeba": (
         "CelebA, 64x64, mirrored, 25 epochs.\n\n"
         "Example: accelerate launch trainer/run.py celeba --data.shards data/flowers64 --out runs/flowers",
-        Config(
+        replace(
+            PHOTOGRAPHS,
             data=Data(shards="data/celeba64", workers=4, flip=True),
-            evaluate=Evaluation(every=2500),
             out=Path("runs/celeba"),
-            default_steps=39_571,
+            default_steps=79_141,
         ),
     ),
     "lsun": (
         "LSUN bedrooms, 64x64, one epoch of 3 million.\n\nExample: accelerate launch trainer/run.py lsun --epochs 1",
-        Config(
+        replace(
+            PHOTOGRAPHS,
             data=Data(shards="data/lsun64", workers=4),
-            evaluate=Evaluation(every=2500),
             out=Path("runs/lsun"),
-            default_steps=23_696,
+            default_steps=47_392,
         ),
     ),
     "tutorial": (
@@ -76,10 +85,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "small-data": (
         "A folder of a few thousand images, mirrored and augmented.\n\n"
         "Example: accelerate launch trainer/run.py small-data --data.shards data/flowers64 --out runs/flowers",
-        Config(
+        replace(
+            PHOTOGRAPHS,
             data=Data(shards="data/images64", workers=4, flip=True),
             augment=Augment("color,translation,cutout"),
-            evaluate=Evaluation(every=2500),
             out=Path("runs/small-data"),
             default_steps=20_000,
         ),

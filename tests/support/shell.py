@@ -109,6 +109,12 @@ class Shell:
         paths = re.findall(r"(?:runs/|mnist[-.])[\w./-]+\w", said)
         assert paths and all((self.root / path).exists() for path in paths), said
 
+    def inception(self, command: Command) -> None:
+        """Without the weights it says where they are."""
+        at = command.words.index("--weights")
+        said = self.run(command, [*command.words[1:at], *command.words[at + 2 :]], code=2)
+        assert f"/{command.words[at + 1]} and give it as --weights." in said
+
     def dashboard(self, command: Command) -> None:
         """Online it asks a server that is not there, and says what to do."""
         offline = "--json" in command.words

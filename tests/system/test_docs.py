@@ -28,7 +28,8 @@ Rule = Callable[[Shell, Command], None]
 RULES: dict[str, Rule] = {
     r"python -m shards (build|join|index|verify|info) ": Shell.shards,
     r"accelerate launch (--config_file accelerate_config.yaml )?trainer/run.py(?!.* online)": Shell.train,
-    r"python -m trainer\.(status|report|explore|evaluate|export|represent) ": Shell.module,
+    r"python -m trainer\.evaluate .* --weights ": Shell.inception,
+    r"python -m trainer\.(status|report|explore|evaluate|export|represent) (?!.*--weights )": Shell.module,
     r"python launch/dashboard.py": Shell.dashboard,
     r"launch/single_node.sh ": Shell.single_node,
     r"python -c ": Shell.block,

@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shards.building import parts
 from shards.building.build import build
 from shards.building.parts import Share, build_part, join
+from shards.building.publish import publish
 from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.format.manifest import MANIFEST, Manifest, read_manifest
@@ -103,8 +105,8 @@ def test_each_part_reads_its_own_images_only(raw: Path, tmp_path: Path) -> None:
 
 
 def test_shares_are_even_and_disjoint() -> None:
-    for total, parts in itertools.product((0, 1, 7, 8, 1000), (1, 2, 7, 9)):
-        shares = [Share(part, parts).shards(total) for part in range(1, parts + 1)]
+    for total, count in itertools.product((0, 1, 7, 8, 1000), (1, 2, 7, 9)):
+        shares = [Share(part, count).shards(total) for part in range(1, count + 1)]
         assert sorted(itertools.chain(*shares)) == list(range(total))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -212,6 +214,20 @@ def test_a_last_step_that_was_killed(half: Path, raw: Path, whole: Path) -> None
     (half / ".index.npy.0123abcd.partial").write_bytes(b"half of it")
     (half / "index.npy").write_bytes(b"of some other shards")
     build_part(Folder(raw), half, Share(2, 2), OPTIONS, workers=1)
+    assert contents(half) == contents(whole)
+
+
+def test_another_process_may_complete_the_data_set_first(
+    half: Path, raw: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system without locks: the slower one finds that the records are gone."""
+
+    def publish_twice(manifest: Manifest, shards: int, out: Path) -> Manifest:
+        publish(manifest, shards, out)
+        return publish(manifest, shards, out)
+
+    monkeypatch.setattr(parts, "publish", publish_twice)
+    assert build_part(Folder(raw), half, Share(2, 2), OPTIONS, workers=1) == read_manifest(whole)
     assert contents(half) == contents(whole)
 
 

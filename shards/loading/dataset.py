@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from shards.loading.reader import Bad, Options, Reader
+from shards.loading.reader import Bad, Options, Reader, Report
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,15 @@ class Batch:
     position: int  # of the first sample
     images: torch.Tensor  # uint8 (samples, height, width, channels)
     keys: tuple[str, ...] = ()  # keys of the samples in the tars; empty without the option ``keys``
-    bad: tuple[Bad, ...] = ()  # samples that do not decode; ``images`` and ``keys`` hold their neighbours instead
+    bad: tuple[Bad, ...] = ()  # samples that do not decode; all else is that of their neighbours instead
+    labels: torch.Tensor | None = None  # int64 (samples,) on the CPU, with the option ``labels``
     followed: bool = True  # whether the next batch of the stream takes no waiting
+
+
+def make_batch(position: int, images: torch.Tensor, report: Report, *, followed: bool = True) -> Batch:
+    """The batch of ``images`` that were read with this ``report``."""
+    labels = torch.tensor(report.labels) if report.labels else None
+    return Batch(position, images, report.keys, report.bad, labels, followed)
 
 
 class ShardDataset(Dataset[Batch]):
@@ -41,6 +48,11 @@ class ShardDataset(Dataset[Batch]):
         """Samples in one epoch."""
         return self.manifest.samples
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, by their numbers; empty without the option ``labels``."""
+        return self.reader.classes
+
     def __getitem__(self, position: int) -> Batch:
         """The batch of one sample at ``position``, in any epoch."""
         return self.__getitems__(range(position, position + 1))
@@ -57,4 +69,4 @@ class ShardDataset(Dataset[Batch]):
             raise ValueError("positions must be consecutive: the seed shuffles the stream, not the sampler")
         pixels = np.empty((count, *self.manifest.shape), np.uint8)
         report = self.reader.read(start, pixels)
-        return Batch(start, torch.from_numpy(pixels), report.keys, report.bad)
+        return make_batch(start, torch.from_numpy(pixels), report)

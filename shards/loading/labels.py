@@ -2,43 +2,65 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from contextlib import closing
 from typing import BinaryIO
 
 import numpy as np
 
 from shards.common.errors import InputError
+from shards.common.progress import progress_bar
 from shards.format.index import IMAGES, split_key, walk_members
-from shards.loading.reader import Reader
+from shards.format.manifest import Manifest
+from shards.storage.cache import BlockCache
+from shards.storage.locate import CacheOptions, Location
 
 ADVICE = "Build shards with labels: `python -m shards build mnist|lsun`, or `folder` with one sub-folder per class."
+LABEL = np.dtype("<u2")
+MOST_CLASSES = 1 << 16
 
 
-def read_labels(reader: Reader, start: int, count: int) -> np.ndarray:
-    """The labels of ``count`` samples from position ``start`` of the stream on, int64 (count,).
+def open_labels(location: Location, index: np.ndarray, cache: CacheOptions) -> np.ndarray:
+    """The class of each sample in the order of ``index``, ``LABEL`` (samples,).
 
-    Reads all headers of the tars that contain them, 0.1 ms per image, and remote tars as a whole, without the cache:
-    the index has no labels, because training does not need them.
+    The index has no labels, because few trainings need them. They are read from the tars once per node, 0.1 ms an image
+    and remote tars as a whole, and kept in ``cache``.
 
     Raises:
-        InputError: an image has no ``.cls``, or one that is not a whole number; a tar cannot be read.
+        InputError: an image has no ``.cls``, or one that is not a whole number or not the number of a class; a tar
+            cannot be read.
     """
-    shards, rows = reader.order.lookup(np.arange(start, start + count))
-    offsets = reader.offsets(shards, rows)
-    tars = reader.location.tar_list()
-    labels = np.empty(count, np.int64)
-    for number in np.unique(shards).tolist():
-        name = tars.names[number]
-        try:
-            with tars.open(name) as file:
-                labels[shards == number] = _read(file, name, offsets[shards == number].tolist())
-        except (OSError, ValueError) as error:
-            raise InputError(f"The labels in {name} cannot be read: {error}. {ADVICE}") from error
-    return labels
+    manifest = location.manifest
+    facts = [manifest.digest, manifest.classes, [shard.sha256 for shard in manifest.shards]]
+    name = f"labels-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}"
+    with closing(BlockCache(cache.folder, cache.limit).get(name, lambda: _read_all(location, index))) as block:
+        return np.frombuffer(block.read(0, LABEL.itemsize * manifest.samples), LABEL)
 
 
-def _read(file: BinaryIO, name: str, offsets: list[int]) -> list[int]:
-    """The labels of the images at ``offsets`` of a tar; raises ``ValueError`` if one is missing or not a number."""
+def class_names(manifest: Manifest, labels: np.ndarray) -> tuple[str, ...]:
+    """The name of each class, by its number; the number itself if the manifest, as of other tools' tars, has none."""
+    return manifest.classes or tuple(map(str, range(int(labels.max()) + 1)))
+
+
+def _read_all(location: Location, index: np.ndarray) -> bytes:
+    manifest, tars = location.manifest, location.tar_list()
+    classes = len(manifest.classes) or MOST_CLASSES
+    parts = []
+    with progress_bar(manifest.samples, 0, what="labels") as bar:
+        for name, rows in zip(tars.names, np.split(index["offset"], manifest.counts.cumsum()[:-1]), strict=True):
+            try:
+                with tars.open(name) as file:
+                    parts.append(_read(file, name, rows.tolist(), classes))
+            except (OSError, ValueError) as error:
+                raise InputError(f"The labels in {name} cannot be read: {error}. {ADVICE}") from error
+            bar.update(len(rows))
+    return np.concatenate(parts).tobytes()
+
+
+def _read(file: BinaryIO, name: str, offsets: list[int], classes: int) -> np.ndarray:
+    """The labels of the images at ``offsets`` of a tar; raises ``ValueError`` if one is missing or no class."""
     keys, labels = {}, {}
     for part, member in walk_members(file, name):
         key, extension = split_key(member.name)
@@ -53,6 +75,9 @@ def _read(file: BinaryIO, name: str, offsets: list[int]) -> list[int]:
         part, key = keys.get(offset, (0, "?"))
         if (part, key) not in labels:
             raise ValueError(f"{key}.cls is missing")
-        if not re.fullmatch(rb"\d{1,18}", labels[part, key]):  # longer numbers may not fit into an int64
-            raise ValueError(f"{key}.cls is {labels[part, key][:20]!r}, not a number of at most 18 digits")
-    return [int(labels[keys[offset]]) for offset in offsets]
+        label = labels[part, key]
+        if not re.fullmatch(rb"\d{1,18}", label):
+            raise ValueError(f"{key}.cls is {label[:20]!r}, not a number of at most 18 digits")
+        if int(label) >= classes:
+            raise ValueError(f"{key}.cls is {int(label)}; classes are numbered from 0 to {classes - 1}")
+    return np.array([int(labels[keys[offset]]) for offset in offsets], LABEL)

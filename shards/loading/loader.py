@@ -16,7 +16,7 @@ import torch
 
 from shards.common.errors import InputError
 from shards.common.processes import WorkerDiedError, WorkerProcess
-from shards.loading.dataset import Batch, ShardDataset
+from shards.loading.dataset import Batch, ShardDataset, make_batch
 from shards.loading.reader import Reader, Report
 from shards.loading.worker import SIGNALS, map_ring
 
@@ -59,7 +59,7 @@ def batches(
         if not workers:
             for start in starts:
                 report = dataset.reader.read(start, ring.array[0])
-                yield Batch(start, ring.take(0), report.keys, report.bad)
+                yield make_batch(start, ring.take(0), report)
                 ring.wait()
         with closing(_WorkerPool(dataset.reader, ring, workers)) as pool:
             for number, start in enumerate(starts):
@@ -67,7 +67,7 @@ def batches(
                 if number >= slots:
                     report = pool.receive(waiting)
                     images = ring.take(slot)
-                    yield Batch(start - slots * batch_size, images, report.keys, report.bad, pool.is_ready())
+                    yield make_batch(start - slots * batch_size, images, report, followed=pool.is_ready())
                     ring.wait()
                 pool.request(slot, start)
 
@@ -183,6 +183,7 @@ class _WorkerPool:
         return Report(
             tuple(key for report in reports for key in report.keys),
             tuple(bad for report in reports for bad in report.bad),
+            tuple(label for report in reports for label in report.labels),
         )
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -15,6 +16,7 @@ from shards.common.errors import InputError
 from shards.format.codec import DECODERS
 from shards.format.index import member_key
 from shards.format.manifest import Manifest
+from shards.loading.labels import class_names, open_labels
 from shards.order.order import Order, flips
 from shards.storage.local import LocalStorage
 from shards.storage.locate import CacheOptions, locate
@@ -47,6 +49,7 @@ class Report:
 
     keys: tuple[str, ...]  # of the samples, in order; empty without the option ``keys``
     bad: tuple[Bad, ...]
+    labels: tuple[int, ...] = ()  # of the samples, in order; empty without the option ``labels``
 
 
 class Options(TypedDict, total=False):
@@ -57,6 +60,7 @@ class Options(TypedDict, total=False):
     block: int | None  # maximum samples in a block; None for about 2 MiB
     flip: bool  # mirror each sample left to right with probability 1/2, decided by (seed, position)
     keys: bool  # report the key of each sample; costs a small read and the parsing of a tar header per sample
+    labels: bool  # report the class of each sample, see :func:`shards.loading.labels.open_labels`
     strict: bool  # raise if a sample does not decode, instead of replacing it by its neighbour in the order
     cache: CacheOptions | None  # for remote data
 
@@ -81,6 +85,21 @@ class Reader:
         if not self.location.index_is_intact():
             raise InputError(f"{self.location.index} does not belong to this manifest. Build the data set again.")
         self._storage.check()
+        self.with_labels = options.get("labels", False)
+        self.classes = class_names(self.manifest, self.labels) if self.with_labels else ()
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """The class of each sample in the order of the index; see :func:`shards.loading.labels.open_labels`."""
+        return open_labels(self.location, self._index, self._cache)
+
+    def labels_at(self, start: int, count: int) -> np.ndarray:
+        """The classes of ``count`` samples from position ``start`` of the stream on, int64 (count,).
+
+        Raises ``InputError`` as :func:`shards.loading.labels.open_labels`.
+        """
+        shards, rows = self.order.lookup(np.arange(start, start + count))
+        return np.asarray(self.labels[self._first[shards] + rows], np.int64)
 
     def _open(self) -> None:
         self._index = self.location.open_index()
@@ -123,11 +142,8 @@ class Reader:
         if self.flip:
             mirrored = flips(self.seed, start, len(out))
             out[mirrored] = out[mirrored, :, ::-1]
-        return Report(tuple(map(self._key, samples)) if self.keys else (), tuple(bad))
-
-    def offsets(self, shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """The first byte in its tar of each image, by shard and row: uint64."""
-        return np.asarray(self._index["offset"][self._first[shards] + rows])
+        keys = tuple(map(self._key, samples)) if self.keys else ()
+        return Report(keys, tuple(bad), self._labels(samples) if self.with_labels else ())
 
     def _look_up(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Shards and rows from ``start`` on. After two equal strides, the next batches are looked up with them."""
@@ -177,6 +193,10 @@ class Reader:
                 self._decode_sample(sample, out)
                 return sample
         raise InputError(f"{REACH} samples in a row do not decode, from position {position} on. Verify the data set.")
+
+    def _labels(self, samples: list[Sample]) -> tuple[int, ...]:
+        numbers = [self._first[shard] + row for shard, row, _ in samples]
+        return tuple(self.labels[numbers].tolist())
 
     def _key(self, sample: Sample) -> str:
         shard, row, (offset, _, _, header) = sample

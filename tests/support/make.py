@@ -55,7 +55,10 @@ def index_tar(path: Path) -> np.ndarray:
 def reindex(folder: Path, manifest: Manifest) -> None:
     """Take the tars' present bytes for the right ones."""
     np.save(folder / INDEX, np.concatenate([index_tar(folder / shard.name) for shard in manifest.shards]))
-    shards = tuple(dataclasses.replace(s, bytes=(folder / s.name).stat().st_size) for s in manifest.shards)
+    tars = [(shard, (folder / shard.name).read_bytes()) for shard in manifest.shards]
+    shards = tuple(
+        dataclasses.replace(shard, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) for shard, data in tars
+    )
     digest = hashlib.sha256((folder / INDEX).read_bytes()).hexdigest()
     write_manifest(dataclasses.replace(manifest, shards=shards, index_sha256=digest), folder)
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from shards.common.errors import InputError
 from shards.common.progress import progress_bar
 from shards.loading.dataset import ShardDataset
-from shards.loading.labels import read_labels
 from shards.storage.cache import BlockCache
 from trainer.evaluate.cache import keep_tensors, load_tensors
 from trainer.gan.optimizer import Adam
@@ -74,7 +73,7 @@ def name_classifier(dataset: ShardDataset) -> str:
 def _train(dataset: ShardDataset) -> Classifier:
     count = min(len(dataset), TRAINED_ON)
     try:
-        labels = torch.from_numpy(read_labels(dataset.reader, 0, count))
+        labels = torch.from_numpy(dataset.reader.labels_at(0, count))
     except InputError as error:
         raise InputError(f"{error} Or leave labels out of --features.") from error
     if labels.min() == labels.max():

@@ -15,7 +15,6 @@ from torch.nn.functional import adaptive_max_pool2d
 from shards.common.errors import InputError
 from shards.common.urls import redact
 from shards.loading.dataset import ShardDataset
-from shards.loading.labels import read_labels
 from shards.loading.loader import normalise
 from trainer.folder.load_run import LoadedRun
 from trainer.gan.factory import create_discriminator
@@ -87,7 +86,7 @@ def _read(flag: str, where: str, count: int, seed: int, shape: tuple[int, int]) 
                 f"{flag} {redact(where)} holds {manifest.samples:,} samples, and {count:,} are needed. "
                 "Give a smaller --train or --test."
             )
-        labels = read_labels(dataset.reader, 0, count)
+        labels = dataset.reader.labels_at(0, count)
         return (dataset.__getitems__(range(count)).images, labels), manifest.digest
 
 

@@ -24,7 +24,6 @@ from shards.common.errors import InputError
 from shards.format.codec import encode, fit
 from shards.format.manifest import read_manifest, write_manifest
 from shards.loading.dataset import ShardDataset
-from shards.loading.labels import read_labels
 from shards.loading.reader import Reader
 from shards.sources.folder import Folder
 from shards.storage.locate import CacheOptions
@@ -254,7 +253,7 @@ def test_joined_tars_are_read_whole(tmp_path: Path) -> None:
     dataset = ShardDataset(tmp_path / "index")
     found = numbers(dataset.__getitems__(range(12)).images)
     assert sorted(found) == [0, 1, 2, 3, 10, 11, 12, 13, 20, 21, 22, 23]
-    assert read_labels(dataset.reader, 0, 12).tolist() == [number // 10 for number in found]
+    assert dataset.reader.labels_at(0, 12).tolist() == [number // 10 for number in found]
 
 
 def test_an_index_of_the_first_of_joined_tars_is_no_whole_data_set(tmp_path: Path) -> None:

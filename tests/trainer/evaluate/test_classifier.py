@@ -11,7 +11,6 @@ from shards.building.build import build
 from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.loading.dataset import ShardDataset
-from shards.loading.labels import read_labels
 from shards.sources.mnist import Mnist
 from shards.storage.cache import BlockCache
 from tests.support.make import make_shards
@@ -34,13 +33,15 @@ def test_digits_are_told_apart_and_the_classifier_is_kept(
 ) -> None:
     cache = BlockCache(tmp_path / "cache", 2**20)
     monkeypatch.setattr(classifier, "TRAINED_ON", 3000)
+    digits.reader.labels_at(0, 1)  # which says how far it is
+    capsys.readouterr()
     network = load_classifier(digits, cache)
     first, *_, last = capsys.readouterr().err.splitlines()
     assert first == "Training a classifier of the labels on 3,000 images."
     assert last.startswith("classifier: 9,000 of 9,000 images")
     images = digits.__getitems__(range(3000, 4000)).images.permute(0, 3, 1, 2).float()
     found = network(images)[:, WIDTH:].argmax(1).numpy()
-    assert (found == read_labels(digits.reader, 3000, 1000)).mean() > 0.9
+    assert (found == digits.reader.labels_at(3000, 1000)).mean() > 0.9
     monkeypatch.setattr(classifier, "_train", None)  # a second training would fail
     torch.testing.assert_close(load_classifier(digits, cache)(images), network(images))
 
@@ -69,7 +70,7 @@ def test_a_missing_class_is_seen(digits: ShardDataset, tmp_path: Path, monkeypat
     monkeypatch.setattr(classifier, "TRAINED_ON", 3000)
     measure = create_measure("labels", CPU, digits, cache)
     images = digits.__getitems__(range(2000)).images.permute(0, 3, 1, 2)
-    labels = read_labels(digits.reader, 0, 2000)
+    labels = digits.reader.labels_at(0, 2000)
     real, fake = measure.describe(images[:1000]), measure.describe(images[1000:])
     healthy = measure.compare(real, fake)
     assert healthy["class-coverage"] > 0.9 and min(healthy[f"class-{digit}"] for digit in range(10)) > 0.06

@@ -13,17 +13,15 @@ import torch
 from shards.building.build import build
 from shards.building.recipe import Options
 from shards.common.errors import InputError
-from shards.loading.dataset import ShardDataset
-from shards.loading.labels import read_labels
+from shards.loading.reader import Reader
 from shards.sources.mnist import Mnist
 from tests.support.launching import SMALL, run
-from tests.support.make import key, make_shards, numbers
+from tests.support.make import make_shards, numbers
 from trainer.cli import conclude, parse_command
 from trainer.folder.load_run import load_run
 from trainer.gan.dcgan import DcganDiscriminator
 from trainer.gan.networks import initialise
 from trainer.gan.state import create_state
-from trainer.represent import probe
 from trainer.represent.__main__ import REPORT, Represent, represent
 from trainer.represent.probe import features, pixels, read_samples, score, untrained
 
@@ -59,30 +57,6 @@ def trained(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     return out
-
-
-def test_labels_stand_beside_their_images(labelled: Path) -> None:
-    """Over the border of an epoch too; ``make_shards`` labels each sample with its number's last digit."""
-    dataset = ShardDataset(labelled, seed=3, lanes=7)
-    expected = [number % 10 for number in numbers(dataset.__getitems__(range(30, 80)).images)]
-    found = read_labels(dataset.reader, 30, 50)
-    assert found.dtype == np.int64 and found.tolist() == expected
-
-
-@pytest.mark.parametrize("label", [b"a", b"", b"-1", b"1.5", b"1" * 20])
-def test_a_label_that_is_no_number_is_named(tmp_path: Path, label: bytes) -> None:
-    make_shards(tmp_path)
-    tar = tmp_path / "shard-00001.tar"
-    data = bytearray(tar.read_bytes())
-    at = data.index(f"{key(23)}.cls".encode()) + 512
-    data[at : at + 512] = label.ljust(512, b" ")
-    data[at - 512 + 124 : at - 512 + 136] = b"%011o\0" % max(1, len(label))
-    header = data[at - 512 : at]
-    header[148:156] = b" " * 8
-    data[at - 512 + 148 : at - 512 + 156] = b"%06o\0 " % sum(header)
-    tar.write_bytes(data)
-    with pytest.raises(InputError, match=rf"shard-00001\.tar.*{key(23)}\.cls.*not a number"):
-        read_labels(ShardDataset(tmp_path).reader, 0, 50)
 
 
 def test_features_are_the_pooled_layers() -> None:
@@ -154,7 +128,7 @@ def test_samples_are_not_tested_on_that_were_trained_on(labelled: Path, tmp_path
 
 
 def test_one_class_cannot_be_told_apart(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "read_labels", lambda _reader, _start, count: np.full(count, 7))
+    monkeypatch.setattr(Reader, "labels_at", lambda _reader, _start, count: np.full(count, 7))
     with pytest.raises(InputError, match="are of class 7"):
         read_samples(str(labelled), None, (30, 20), 0, (1, 32))
 

@@ -22,12 +22,12 @@ SHUFFLE = 0x5AFD  # second word of the Philox key: separates the shuffle from ev
 class Options:
     """Options of a build that every source has."""
 
-    size: Literal[32, 64, 128] = 64
+    size: Literal[32, 64, 128, 256] = 64
     """Height and width of the images, in pixels."""
     format: Literal["jpg", "png", "npy"] | None = None
     """Encoding: jpg (quality 95, full colour), png (lossless) or npy (raw, three times the bytes)."""
     shard_samples: int = 2048
-    """Images per shard (13 MB of jpg at size 64); a process holds one shard in memory."""
+    """Images per shard (13 MB of jpg at size 64, 90 MB at 256); a process holds one shard in memory."""
     limit: int | None = None
     """Build only this many images, a random subset."""
     seed: int = 0

@@ -39,7 +39,7 @@ class Index:
     out: Path | None = None
     """Folder for manifest.json and index.npy, if not the tars' own; train with this folder then. Credentials in a URL
     are not stored: put them where fsspec finds them (~/.config/fsspec or FSSPEC_... variables)."""
-    size: Literal[32, 64, 128] | None = None
+    size: Literal[32, 64, 128, 256] | None = None
     """Read the images as squares of this many pixels. Default: their own size if all have one of these, else 64."""
     channels: Literal[1, 3] | None = None
     """1 reads the images in grey, 3 in colour. Default: grey if all are grey."""

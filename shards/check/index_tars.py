@@ -26,7 +26,7 @@ from shards.storage.client import FIRST_PATIENCE, StorageClient
 from shards.storage.tars import TarList, list_tars
 
 SOURCE = "tars"
-SIZES = (32, 64, 128)  # in pixels, of the images that need no resizing
+SIZES = (32, 64, 128, 256)  # in pixels, of the images that need no resizing
 
 
 LOST = (*EXTENSIONS, ".npy", ".heic", ".heif", ".hif", ".jxl")
@@ -38,7 +38,7 @@ class Kind:
     """What an image has in common with others."""
 
     format: str
-    size: int  # 32, 64 or 128 of a square of this size, otherwise 0
+    size: int  # one of SIZES of a square of this size, otherwise 0
     grey: bool
 
 

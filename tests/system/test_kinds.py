@@ -113,3 +113,21 @@ def test_every_command_takes_it(python: Python, kind: str, trained: Path, shards
     for file in ("exported/config.json", "exported/README.md", "grid.json", "report"):
         assert "batchnorm" not in (tmp_path / file).read_text().lower().replace("_", ""), file
     assert json.loads(succeed("trainer.status", trained, "--json"))["state"] == "done"
+
+
+def test_images_of_256_pixels_are_trained_drawn_and_scored(python: Python, tmp_path: Path) -> None:
+    shards, out = tmp_path / "shards", tmp_path / "run"
+    make_shards(shards, samples=40, size=256, channels=3)
+    few = (*SMALL, "--model.features-g", "1", "--model.features-d", "1", "--data.workers", "0", "--steps", "2")
+    assert python("trainer/run.py", *few, "--data.shards", str(shards), "--out", str(out), cwd=ROOT).returncode == 0
+
+    def succeed(*words: object) -> str:
+        done = python("-m", *map(str, words), cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    succeed("trainer.explore", out, "walk", "--points", 2, "--frames", 1)
+    scores = json.loads(succeed("trainer.evaluate", out, "--samples", 100, "--features", "pixels", "--json"))["scores"]
+    assert [name for name in scores if name.startswith("swd-")] == [f"swd-{2**level}" for level in (8, 7, 6, 5, 4)]
+    succeed("trainer.export", out, tmp_path / "model.onnx", "--format", "onnx")
+    succeed("trainer.report", out)

@@ -12,6 +12,7 @@ from shards.common.progress import Advance
 SMALLEST = 16  # pixels, side of the coarsest band
 PATCH, PATCHES = 7, 128  # side of a patch, patches of an image
 REPEATS, DIRECTIONS = 4, 128
+CHUNK = 64  # images whose bands are in memory at a time
 
 
 def projections(side: int) -> int:
@@ -28,11 +29,12 @@ def sliced_wasserstein(
     The fine bands compare texture, the coarse ones shapes and colours. ``real`` and ``fake`` are uint8 (n, channels,
     side, side) of the same shape. The value of two sets of real images is the least that can be reached.
     """
-    result = {}
-    for ours, theirs in zip(_pyramid(real), _pyramid(fake), strict=True):
-        generator = torch.Generator().manual_seed(seed + ours.shape[-1])
-        a, b = (_normalised_patches(band, generator.clone_state()) for band in (ours, theirs))
-        result[ours.shape[-1]] = 1000 * _projected_distance(a, b, generator, advance)
+    result: dict[int, float] = {}
+    while (side := real.shape[-1]) >= SMALLEST:
+        generator = torch.Generator().manual_seed(seed + side)
+        ours, real = _take_band(real, generator.clone_state())
+        theirs, fake = _take_band(fake, generator.clone_state())
+        result[side] = 1000 * _projected_distance(ours, theirs, generator, advance)
     return result
 
 
@@ -40,7 +42,7 @@ def multiscale_similarity(images: Tensor) -> float:
     """Mean MS-SSIM between the images of the first and of the second half (Odena et al., arXiv 1610.09585).
 
     It measures diversity: 1 means that all images are the same. Compare it with that of the real images. ``images`` are
-    uint8 (n, channels, side, side) of 32 to 128 pixels. That is too small for the five scales of the paper; the three
+    uint8 (n, channels, side, side) of 32 to 256 pixels. 32 are too few for the five scales of the paper; the three
     finest are used.
     """
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
@@ -57,16 +59,42 @@ def multiscale_similarity(images: Tensor) -> float:
     return torch.cat([value.reshape(-1) for value in values]).mean().item()
 
 
-def _pyramid(images: Tensor) -> list[Tensor]:
-    """Bands of the Laplacian pyramid, float32, finest first; the last is the small image itself."""
-    bands, image = [], images.float()
-    while image.shape[-1] > SMALLEST:
-        small = _smooth(image)[..., ::2, ::2]
-        spread = torch.zeros_like(image)
-        spread[..., ::2, ::2] = small
-        bands.append(image - 4 * _smooth(spread))
-        image = small
-    return [*bands, image]
+def _take_band(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Patches of the finest band of ``images``, and what is left of them: float32, of half the side.
+
+    The patches (patches, values) are random ones, with mean 0 and variance 1 in each channel of the whole set. The band
+    is made of some images at a time: of 2,048 of 256 pixels, it would take 1.6 GB.
+    """
+    n, _, side, _ = images.shape
+    places = torch.randint(side - PATCH + 1, (2, n, PATCHES), generator=generator).to(images.device)
+    patches, rest = [], []
+    for part, (rows, columns) in zip(torch.split(images, CHUNK), torch.split(places, CHUNK, 1), strict=True):
+        band, small = _split(part.float())
+        patches.append(_cut(band, rows.flatten(), columns.flatten()))
+        rest.append(small)
+    values = torch.cat(patches)
+    std, mean = torch.std_mean(values, (0, 2, 3), keepdim=True, correction=0)
+    return ((values - mean) / std.clamp(min=1e-6)).flatten(1), torch.cat(rest)
+
+
+def _split(images: Tensor) -> tuple[Tensor, Tensor]:
+    """The finest band of the Laplacian pyramid of float32 ``images`` and the images at half the side. The coarsest band
+    is the small image itself.
+    """
+    small = _smooth(images)[..., ::2, ::2]
+    if images.shape[-1] == SMALLEST:
+        return images, small
+    spread = torch.zeros_like(images)
+    spread[..., ::2, ::2] = small
+    return images - 4 * _smooth(spread), small
+
+
+def _cut(band: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """``PATCHES`` patches of each image of ``band``, whose first rows and columns are given."""
+    image = torch.arange(len(band), device=band.device).repeat_interleave(PATCHES).view(-1, 1, 1, 1)
+    channel = torch.arange(band.shape[1], device=band.device).view(-1, 1, 1)
+    offset = torch.arange(PATCH, device=band.device)
+    return band[image, channel, rows.view(-1, 1, 1, 1) + offset.view(-1, 1), columns.view(-1, 1, 1, 1) + offset]
 
 
 def _smooth(images: Tensor) -> Tensor:
@@ -74,18 +102,6 @@ def _smooth(images: Tensor) -> Tensor:
     line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=images.device) / 16
     kernel = torch.outer(line, line).expand(images.shape[1], 1, 5, 5)
     return F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), kernel, groups=images.shape[1])
-
-
-def _normalised_patches(band: Tensor, generator: torch.Generator) -> Tensor:
-    """Random patches, (patches, values), with mean 0 and variance 1 in each channel of the whole set."""
-    n, channels, side, _ = band.shape
-    rows, columns = torch.randint(side - PATCH + 1, (2, n * PATCHES, 1, 1, 1), generator=generator).to(band.device)
-    image = torch.arange(n, device=band.device).repeat_interleave(PATCHES).view(-1, 1, 1, 1)
-    channel = torch.arange(channels, device=band.device).view(-1, 1, 1)
-    offset = torch.arange(PATCH, device=band.device)
-    patches = band[image, channel, rows + offset.view(-1, 1), columns + offset]
-    std, mean = torch.std_mean(patches, (0, 2, 3), keepdim=True, correction=0)
-    return ((patches - mean) / std.clamp(min=1e-6)).flatten(1)
 
 
 def _projected_distance(a: Tensor, b: Tensor, generator: torch.Generator, advance: Advance) -> float:

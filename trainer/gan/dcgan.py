@@ -1,8 +1,8 @@
 """The DCGAN networks (Radford et al., arXiv 1511.06434), in the widths of the tutorial this project stems from.
 
 At 64x64 with f features the generator goes z -> 16f -> 8f -> 4f -> 2f -> channels and the discriminator channels -> f
--> 2f -> 4f -> 8f -> 1, every convolution 4x4. Another size removes one level or adds one. Two parts have alternatives:
-the normalisation of the discriminator, and the upsampling of the generator.
+-> 2f -> 4f -> 8f -> 1, every convolution 4x4. Another size removes a level or adds some, of at most 32f channels. Two
+parts have alternatives: the normalisation of the discriminator, and the upsampling of the generator.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from trainer.gan.kernels.nearest_convolution import NearestDoubling
 from trainer.gan.kernels.transposed_convolution import Doubling
 from trainer.gan.networks import Discriminator, Generator, levels
 
+WIDEST = 32
+"""Largest multiple of the features. At 256x256, the next one would take two thirds more weights for a layer at 4x4."""
 UPSAMPLINGS = {"transposed": Doubling, "nearest": NearestDoubling}
 
 
@@ -33,7 +35,7 @@ class DcganGenerator(Generator):
     ) -> None:
         super().__init__(z_dim)
         doubling = UPSAMPLINGS[upsampling]
-        widths = [features * 2**level for level in range(levels(size), 0, -1)]
+        widths = [features * min(2**level, WIDEST) for level in range(levels(size), 0, -1)]
         blocks = [_up(nn.ConvTranspose2d(z_dim, widths[0], 4, bias=False), widths[0])]
         blocks += [_up(doubling(wide, narrow, bias=False), narrow) for wide, narrow in pairwise(widths)]
         blocks += [nn.Sequential(doubling(widths[-1], channels, bias=True), nn.Tanh())]

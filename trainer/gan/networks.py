@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-SIZES = (32, 64, 128)  # heights and widths in pixels that every kind of network supports
+SIZES = (32, 64, 128, 256)  # heights and widths in pixels that every kind of network supports
 
 
 class Generator(nn.Module, ABC):

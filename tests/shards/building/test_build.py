@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -291,6 +292,8 @@ def test_manifests_name_every_choice(built: Path) -> None:
     }
 
 
-def test_real_images_of_each_kind(real_data: Path, tmp_path: Path) -> None:
-    manifest: Manifest = build(Folder(real_data / "bedrooms"), tmp_path / "out", Options(size=128, limit=24))
-    assert (manifest.samples, manifest.format, manifest.shape) == (24, "jpg", (128, 128, 3))
+@pytest.mark.parametrize("size", [128, 256])
+def test_real_images_of_each_kind(real_data: Path, tmp_path: Path, size: Literal[128, 256]) -> None:
+    options = Options(size=size, limit=24)
+    manifest: Manifest = build(Folder(real_data / "bedrooms"), tmp_path / "out", options)
+    assert (manifest.samples, manifest.format, manifest.shape) == (24, "jpg", (size, size, 3))

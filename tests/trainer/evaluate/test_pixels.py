@@ -41,16 +41,25 @@ def test_the_finest_band_orders_clean_and_noisy_images(faces: Tensor) -> None:
     assert max(coarse) < 1.3 * min(coarse)  # the noise is fine
 
 
+def test_images_of_256_pixels_have_five_bands_and_a_similarity(faces: Tensor) -> None:
+    large = torch.nn.functional.interpolate(faces[:8].float(), size=256, mode="bicubic").clamp(0, 255).byte()
+    distances = sliced_wasserstein(large[:4], noisy(large[4:], 20))
+    assert list(distances) == [256, 128, 64, 32, 16]
+    assert distances[256] > 3 * distances[64]  # enlarged images have no fine band, the noise has
+    assert 0 < multiscale_similarity(large) < 1
+
+
 def test_the_bands_add_up_to_the_image(faces: Tensor) -> None:
-    fine, small = pixels._pyramid(faces[:4])
+    fine, small = pixels._split(faces[:4].float())
     spread = torch.zeros_like(fine)
     spread[..., ::2, ::2] = small
     torch.testing.assert_close(fine + 4 * pixels._smooth(spread), faces[:4].float())
 
 
 def test_patches_lie_in_their_image_and_are_normalised(faces: Tensor) -> None:
-    patches = pixels._normalised_patches(faces[:8].float(), torch.Generator().manual_seed(0))
-    assert patches.shape == (8 * pixels.PATCHES, 3 * pixels.PATCH**2)
+    patches, rest = pixels._take_band(faces[:70], torch.Generator().manual_seed(0))
+    assert rest.shape == (70, 3, 16, 16)
+    assert patches.shape == (70 * pixels.PATCHES, 3 * pixels.PATCH**2)
     channels = patches.view(-1, 3, pixels.PATCH**2)
     torch.testing.assert_close(channels.mean((0, 2)), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(channels.std((0, 2), correction=0), torch.ones(3), atol=1e-3, rtol=0)

@@ -90,7 +90,9 @@ def blurred(images: Tensor) -> Tensor:
 
 
 def test_the_bands_are_those_of_the_laplacian_pyramid(faces: Tensor) -> None:
-    for ours, theirs in zip(pixels._pyramid(faces[:8]), pyramid(faces[:8].numpy()), strict=True):
+    images = faces[:8].float()
+    for theirs in pyramid(images.numpy()):
+        ours, images = pixels._split(images)
         np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-3)
 
 

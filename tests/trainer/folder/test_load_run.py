@@ -45,7 +45,7 @@ def make_run(folder: Path, size: int = 32, **fields: Any) -> tuple[Config, State
     return config, state
 
 
-@pytest.mark.parametrize(("size", "model"), [(32, MODEL), (64, MODEL), (128, MODEL), (32, OTHER)])
+@pytest.mark.parametrize(("size", "model"), [(32, MODEL), (64, MODEL), (128, MODEL), (256, MODEL), (32, OTHER)])
 def test_the_networks_come_back_ready(tmp_path: Path, size: int, model: Model) -> None:
     config, state = make_run(tmp_path / "run", size, data=Data(cache=Path("c")), model=model)
     loaded = load_run(tmp_path / "run")

@@ -77,7 +77,7 @@ def test_activations_are_those_of_the_hidden_layers(model: Model) -> None:
 
 
 @every_model
-@pytest.mark.parametrize("size", [0, 16, 48, 256])
+@pytest.mark.parametrize("size", [0, 16, 48, 512])
 def test_other_sizes_are_refused(model: Model, size: int) -> None:
     with pytest.raises(ValueError, match=f"not {size}"):
         create_networks(model, size, 3)

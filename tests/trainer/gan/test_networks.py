@@ -65,6 +65,17 @@ def test_widths_at_64_are_the_tutorials(channels: int) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("size", "multiples"), [(32, [8, 4, 2]), (128, [32, 16, 8, 4, 2]), (256, [32, 32, 16, 8, 4, 2])]
+)
+def test_a_size_has_a_layer_for_each_doubling(size: int, multiples: list[int]) -> None:
+    """None is wider than those of 128 pixels."""
+    f = 3
+    generator, discriminator = DcganGenerator(size, 3, 100, f), DcganDiscriminator(size, 3, f)
+    assert [narrow for _, narrow, _ in shapes(generator)] == [*(f * multiple for multiple in multiples), 3]
+    assert [wide for _, wide, _ in shapes(discriminator)] == [*(f * 2**level for level in range(len(multiples))), 1]
+
+
 def test_layers_at_64_are_the_tutorials() -> None:
     up, down = ["ConvTranspose2d", "BatchNorm2d", "ReLU"], ["Conv2d", "BatchNorm2d", "LeakyReLU"]
     generator, discriminator = DcganGenerator(64, 3, 100, 2), DcganDiscriminator(64, 3, 2)
@@ -86,7 +97,7 @@ def test_as_many_parameters_as_counted_by_hand(
         assert parameters(DcganDiscriminator(size, channels, features)) == d
 
 
-@pytest.mark.parametrize("size", [0, 16, 48, 256])
+@pytest.mark.parametrize("size", [0, 16, 48, 512])
 def test_other_sizes_are_refused(size: int) -> None:
     for make in (lambda: levels(size), lambda: DcganGenerator(size, 3, 8, 2), lambda: DcganDiscriminator(size, 3, 2)):
         with pytest.raises(ValueError, match=f"not {size}"):
@@ -121,7 +132,7 @@ def test_initial_weights_have_dcgans_moments(mean: float) -> None:
                 assert (module.bias == 0).all()
 
 
-@pytest.mark.parametrize("size", [32, 128])
+@pytest.mark.parametrize("size", [32, 128, 256])
 def test_without_batchnorm_the_initial_weights_keep_the_signal(size: int) -> None:
     """Through all layers, so that the first logits depend on the images."""
     network = DcganDiscriminator(size, 3, 16, "none")

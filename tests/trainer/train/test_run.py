@@ -191,7 +191,7 @@ def test_an_index_that_is_not_the_manifests(copied: Path, tmp_path: Path, fails:
 
 def test_images_of_a_size_without_networks(tmp_path: Path, fails: Fails) -> None:
     make_shards(tmp_path / "shards", size=48)
-    assert "48 pixels wide; networks exist for 32, 64, 128" in fails(*flags(tmp_path / "shards", tmp_path / "run"))
+    assert "48 pixels wide; networks exist for 32, 64, 128, 256" in fails(*flags(tmp_path / "shards", tmp_path / "run"))
 
 
 def test_a_data_set_smaller_than_a_batch(faces32: Path, tmp_path: Path, fails: Fails) -> None:

@@ -17,7 +17,7 @@ from shards.common.urls import redact
 from trainer.recipe import Augment, Optim, Penalty, Schedule
 
 Loss = Literal["non-saturating", "minimax", "relativistic", "hinge", "least-squares"]
-Kind = Literal["dcgan", "mlp"]
+Kind = Literal["dcgan", "mlp", "residual"]
 Normalisation = Literal["batch", "none"]
 Upsampling = Literal["transposed", "nearest"]
 Judge = Literal["fid", "kd-lite0", "kd-labels", "swd"]
@@ -77,20 +77,22 @@ class Model:
     """The networks; image size and channels come from the shards."""
 
     kind: Kind = "dcgan"
-    """Architecture of both networks. dcgan: convolutions (Radford et al., arXiv 1511.06434). mlp: fully connected, the
-    vanilla GAN (Goodfellow et al., arXiv 1406.2661)."""
+    """Architecture of both networks. dcgan: convolutions (Radford et al., arXiv 1511.06434). residual: residual blocks
+    without normalisation, after R3GAN (arXiv 2501.05441); needs --loss relativistic, --penalty.r1 and --penalty.r2, as
+    all presets but tutorial have them. mlp: fully connected, the vanilla GAN (Goodfellow et al., arXiv 1406.2661)."""
     z_dim: int = 100
     """Length of a latent vector."""
     features_g: int = 64
-    """Width f of the generator. dcgan: 2f to 16f channels at 64x64. mlp: 16f units a layer."""
+    """Width f of the generator. dcgan: 2f to 16f channels at 64x64. residual: f to 8f. mlp: 16f units a layer."""
     features_d: int = 64
-    """Width f of the discriminator. dcgan: f to 8f channels at 64x64. mlp: 4f maxout units a layer."""
+    """Width f of the discriminator. dcgan and residual: f to 8f channels at 64x64. mlp: 4f maxout units a layer."""
     norm_d: Normalisation = "batch"
     """dcgan only: normalisation in the discriminator. batch: BatchNorm. none: for gradient penalties, which
     BatchNorm makes wrong."""
     coarse_d: Switch = False
-    """dcgan only: a second, small part of the discriminator sees the image averaged to 4x4 pixels, with the differences
-    between colours enlarged. Without it, a short training loses pale colours. Needs --model.norm-d none."""
+    """dcgan and residual: a second, small part of the discriminator sees the image averaged to 4x4 pixels, with the
+    differences between colours enlarged. Without it, a short training loses pale colours. With dcgan, it needs
+    --model.norm-d none."""
     upsampling: Upsampling = "transposed"
     """dcgan only: what doubles the size in the generator. transposed: a 4x4 convolution with stride 2. nearest: an
     enlargement and a 3x3 convolution, which leaves no checkerboard in the images and takes as long."""

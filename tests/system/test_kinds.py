@@ -16,7 +16,7 @@ from tests.support.ranks import on_ranks, train_here
 from trainer.folder.load_run import load_run
 from trainer.gan.schedule import cosine
 
-KINDS = ("mlp",)
+KINDS = ("mlp", "residual")
 """But for ``dcgan``, which all other tests train."""
 
 
@@ -61,7 +61,7 @@ def test_the_metrics_say_what_the_recipe_does(trained: Path) -> None:
         assert [row[f"schedule/{name}"] for row in found] == wanted
 
 
-def test_it_resumes_to_the_bit(python: Python, trained: Path, flags: list[str], tmp_path: Path) -> None:
+def test_it_resumes_to_the_bit(python: Python, kind: str, trained: Path, flags: list[str], tmp_path: Path) -> None:
     for steps in ("4", "6"):
         done = python("trainer/run.py", *flags, "--out", str(tmp_path), "--steps", steps, cwd=ROOT)
         assert done.returncode == 0, done.stderr
@@ -69,7 +69,7 @@ def test_it_resumes_to_the_bit(python: Python, trained: Path, flags: list[str], 
         name = Path("checkpoints") / "step-000000006" / f"{part}.safetensors"
         assert (trained / name).read_bytes() == (tmp_path / name).read_bytes(), part
     refused = python("trainer/run.py", *flags, "--out", str(tmp_path), "--model.kind", "dcgan", cwd=ROOT)
-    assert refused.returncode == 2 and "model.kind: mlp -> dcgan" in refused.stderr
+    assert refused.returncode == 2 and f"model.kind: {kind} -> dcgan" in refused.stderr
 
 
 def test_two_ranks_agree_with_one(trained: Path, flags: list[str], tmp_path: Path) -> None:

@@ -47,4 +47,4 @@ class OpponentColours(nn.Module):
         self.register_buffer("axes", (axes / lengths[:, None])[:, :, None, None], persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return nn.functional.conv2d(images, self.axes)
+        return nn.functional.conv2d(images, self.axes.to(images.dtype))

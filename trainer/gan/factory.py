@@ -13,14 +13,17 @@ from trainer.config import Kind, Model, Normalisation, Upsampling
 from trainer.gan.dcgan import DcganDiscriminator, DcganGenerator
 from trainer.gan.mlp import MlpDiscriminator, MlpGenerator
 from trainer.gan.networks import Discriminator, Generator
+from trainer.gan.residual import ResidualDiscriminator, ResidualGenerator
 
 GENERATORS: dict[str, Callable[[Model, int, int], Generator]] = {
     "dcgan": lambda m, size, channels: DcganGenerator(size, channels, m.z_dim, m.features_g, m.upsampling),
     "mlp": lambda m, size, channels: MlpGenerator(size, channels, m.z_dim, m.features_g),
+    "residual": lambda m, size, channels: ResidualGenerator(size, channels, m.z_dim, m.features_g),
 }
 DISCRIMINATORS: dict[str, Callable[[Model, int, int], Discriminator]] = {
     "dcgan": lambda m, size, channels: DcganDiscriminator(size, channels, m.features_d, m.norm_d, coarse=m.coarse_d),
     "mlp": lambda m, size, channels: MlpDiscriminator(size, channels, m.features_d),
+    "residual": lambda m, size, channels: ResidualDiscriminator(size, channels, m.features_d, coarse=m.coarse_d),
 }
 RECORDED = ("kind", "z_dim", "features_g", "features_d", "norm_d", "coarse_d", "upsampling")
 """Fields of ``Model`` that decide layers, names and shapes of the weights."""

@@ -13,7 +13,10 @@ SIZES = (32, 64, 128, 256)  # heights and widths in pixels that every kind of ne
 
 
 class Generator(nn.Module, ABC):
-    """Maps latents (n, z_dim) to images (n, channels, size, size) in [-1, 1]."""
+    """Maps latents (n, z_dim) to images (n, channels, size, size) in [-1, 1].
+
+    In ``train`` mode, a kind without Tanh may exceed this range.
+    """
 
     title: ClassVar[str]  # name of the architecture, for people
     paper: ClassVar[str]
@@ -40,6 +43,14 @@ class Discriminator(nn.Module, ABC):
         """
 
 
+class ScaledConv2d(nn.Conv2d):
+    """Convolution whose initial weights have the standard deviation ``gain / sqrt(fan_in)``."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, bias: bool, gain: float) -> None:
+        super().__init__(inputs, outputs, kernel, bias=bias)
+        self.gain = gain
+
+
 def check_size(size: int) -> None:
     """Raises ``ValueError`` for a size not in ``SIZES``."""
     if size not in SIZES:
@@ -57,6 +68,10 @@ def has_batch_norm(network: nn.Module) -> bool:
     return any(isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) for module in network.modules())
 
 
+LEAKY_GAIN = math.sqrt(2 / (1 + 0.2**2))
+"""Keeps the variance through a layer and LeakyReLU 0.2 (He et al., arXiv 1502.01852)."""
+
+
 def initialise(network: nn.Module, seed: int, bn_mean: float = 1.0) -> None:
     """Initialises ``network`` in place, as a function of ``seed``.
 
@@ -65,14 +80,14 @@ def initialise(network: nn.Module, seed: int, bn_mean: float = 1.0) -> None:
     all of a linear layer keep PyTorch's own uniform distribution.
 
     In a network without BatchNorm, N(0, 0.02) would weaken the signal in each layer: with 16 features, the first logits
-    would be equal for all images, to 0.002. There, convolutions have the variance for LeakyReLU 0.2 of He et al. (arXiv
-    1502.01852), which keeps it.
+    would be equal for all images, to 0.002. There, convolutions keep the variance, by ``LEAKY_GAIN`` or their own.
     """
     generator, normalised = torch.Generator().manual_seed(seed), has_batch_norm(network)
     for module in network.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
             fan_in = module.weight[0].numel()  # for a transposed convolution too: PyTorch counts weight[0] there
-            std = 0.02 if normalised else math.sqrt(2 / ((1 + 0.2**2) * fan_in))
+            gain = module.gain if isinstance(module, ScaledConv2d) else LEAKY_GAIN
+            std = 0.02 if normalised else gain / math.sqrt(fan_in)
             nn.init.normal_(module.weight, 0.0, std, generator=generator)
             if module.bias is not None:
                 bound = 1 / math.sqrt(fan_in)

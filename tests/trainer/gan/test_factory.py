@@ -16,6 +16,7 @@ MODELS = {
     **{kind: Model(kind=kind, z_dim=7, features_g=2, features_d=3) for kind in KINDS},
     "none-nearest": Model(z_dim=7, features_g=2, features_d=3, norm_d="none", upsampling="nearest"),
     "coarse": Model(z_dim=7, features_g=2, features_d=3, norm_d="none", coarse_d=True),
+    "residual-coarse": Model(kind="residual", z_dim=7, features_g=2, features_d=3, coarse_d=True),
 }
 """Every architecture, and every choice within one."""
 every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
@@ -26,7 +27,7 @@ every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_and_logits_have_their_shapes(model: Model, size: int, channels: int) -> None:
     generator, discriminator = create_networks(model, size, channels)
-    images = generator(1000 * torch.randn(3, generator.z_dim))
+    images = generator.eval()(1000 * torch.randn(3, generator.z_dim))
     assert images.shape == (3, channels, size, size)
     assert images.abs().max() <= 1
     logits = discriminator.eval()(1e6 * torch.randn(2, channels, size, size))

@@ -26,6 +26,7 @@ STEPS = 20
 RUNS = {
     "float64": small(dtype="float64"),
     "coarse": replace(COARSE, dtype="float64"),
+    "residual": replace(COARSE, dtype="float64", model=replace(COARSE.model, kind="residual")),
     **{
         f"{parts} parts": penalised(dtype="float64", d_steps=2, augment=COARSE.augment, accumulate=parts)
         for parts in (2, 4)

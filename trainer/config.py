@@ -207,7 +207,7 @@ class Config:
     log_every: int = 25
     """Steps between reports of metrics. Each report synchronises the device once."""
     dry_run: bool = False
-    """Print what would run (config, parameters, ranks, precision, steps, disk space) and exit."""
+    """Print what would run (config, parameters, ranks, precision, steps, disk space, memory) and exit."""
     default_steps: tyro.conf.Suppress[int] = 500
     """Length of the preset, if neither --steps nor --epochs is given."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import psutil
 import torch
 
 from shards.common.errors import InputError
@@ -53,6 +54,13 @@ def has_bf16(cpu: bool) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def device_memory(launch: Launch) -> int:
+    """Bytes of memory of this rank's GPU; on the CPU, its share of the host's."""
+    if launch.cpu:
+        return psutil.virtual_memory().total // launch.local_ranks
+    return torch.cuda.get_device_properties(launch.rank % torch.cuda.device_count()).total_memory
 
 
 def idle_gpus(launch: Launch) -> str | None:

@@ -22,10 +22,11 @@ from trainer.folder.load_run import describe_checkpoint
 from trainer.folder.run_folder import RunFolder
 from trainer.gan.networks import SIZES
 from trainer.presets import PRESETS
-from trainer.ranks.device import check_device, resolve_precision
+from trainer.ranks.device import check_device, device_memory, resolve_precision
 from trainer.ranks.launch import Launch, check_launch
 from trainer.train import plan
 from trainer.train.evaluation import feature_names, open_reals
+from trainer.train.memory import REMEDY, estimate_memory
 from trainer.watch import tracker
 
 
@@ -95,6 +96,11 @@ def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> N
     if launch.rank == 0:
         header = plan.describe(config, manifest, launch, precision, resumed[2] if resumed else {}, note)
         print(header, file=sys.stderr)
+        memory = estimate_memory(config, manifest.size, manifest.channels, launch.ranks)
+        lower = ", less in mixed precision" if precision != "no" else ""
+        print(f"memory   {memory}{lower}", file=sys.stderr)
+        if memory.total > (room := device_memory(launch)):
+            print(f"note     The device has {room / 1e9:.1f} GB. {REMEDY}.", file=sys.stderr)
         print("\n".join(f"{name}: {value}" for name, value in flatten(config).items()))
 
 

@@ -30,6 +30,7 @@ from trainer.ranks.process_group import StopVote, create_accelerator, describe_e
 from trainer.ranks.rendezvous import LOST_CONNECTION, compare_ranks, explain_failure
 from trainer.train.evaluation import create_evaluation
 from trainer.train.loop import train
+from trainer.train.memory import explain_allocation
 from trainer.train.outputs import Outputs
 from trainer.train.prepare import Prepared, dry_run, prepare
 from trainer.train.session import Session
@@ -135,7 +136,10 @@ def _failure_recorded(
     try:
         yield
     except Exception as error:
-        _record_failure(error, folder, launch, reached, outputs)
+        explained = explain_allocation(error)
+        _record_failure(explained, folder, launch, reached, outputs)
+        if explained is not error:
+            raise explained from error
         raise
 
 

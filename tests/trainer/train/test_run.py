@@ -78,7 +78,15 @@ def test_k_discriminator_steps_consume_k_batches(faces32: Path, tmp_path: Path) 
 def test_a_dry_run_prints_and_leaves_nothing(faces32: Path, tmp_path: Path) -> None:
     done = run(*flags(faces32, tmp_path / "run", "--dry-run"))
     assert done.returncode == 0 and not (tmp_path / "run").exists()
-    for word in ("200 faces images", "parameters", "1 CPU rank", "float32", "4 steps", "MB a checkpoint"):
+    for word in (
+        "200 faces images",
+        "parameters",
+        "1 CPU rank",
+        "float32",
+        "4 steps",
+        "MB a checkpoint",
+        "MB a rank: weights",
+    ):
         assert word in done.stderr
     assert "batch_size: 8" in done.stdout
 

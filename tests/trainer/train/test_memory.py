@@ -1,0 +1,104 @@
+"""Estimates of memory against what PyTorch's allocator says, and a training that has too little."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from shards.common.errors import InputError
+from tests.support.launching import SMALL, status
+from tests.support.ranks import train_here
+from tests.trainer.gan.test_step import BATCH, COARSE, create, drawn, noise, penalised, reals, small
+from trainer.config import Config, Kind
+from trainer.gan.step import Step
+from trainer.train.memory import estimate_memory, explain_allocation
+
+MB = 10**6
+CONFIGS = {
+    "batch norm": small(),
+    "coarse": COARSE,
+    "parts": replace(COARSE, accumulate=4),
+    "d-steps": small(d_steps=2),
+    "float64": small(dtype="float64"),
+    **{kind: penalised(model=replace(COARSE.model, kind=kind, coarse_d=False)) for kind in get_args(Kind)},
+}
+
+
+def most_allocated(config: Config) -> int:
+    """Bytes that the allocator gave out at once in two steps, those inside of operations included."""
+    _, step = create(config)
+    dtype = torch.float64 if config.dtype == "float64" else torch.float32
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        for _ in range(2):
+            batches = [[batch(n, dtype) for n in range(config.d_steps)] for batch in (reals, noise)]
+            step(*batches, [numbers for _ in range(config.d_steps) for numbers in drawn(config, 0)], report=True)
+    events: Any = recorded.profiler
+    changes = [event for event in events.kineto_results.events() if event.name() == "[memory]"]
+    now = most = 0
+    for change in sorted(changes, key=lambda event: event.start_ns()):
+        now += change.nbytes()
+        most = max(most, now)
+    return most
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_estimate_is_what_the_allocator_gives_out(name: str) -> None:
+    """To a quarter, or 4 MB, which operations take for themselves."""
+    config = CONFIGS[name]
+    memory = estimate_memory(config, 64, 3)
+    counted, real = memory.gradients + memory.activations, most_allocated(config)
+    assert real - max(4 * MB, real / 4) < counted < 1.1 * real
+    state, _ = create(config)
+    assert memory.state == sum(t.nbytes for tensors in state.tensors().values() for t in tensors.values())
+
+
+def test_parts_and_ranks_share_the_activations() -> None:
+    whole = estimate_memory(replace(COARSE, batch_size=64), 64, 3)
+    parts = estimate_memory(replace(COARSE, batch_size=64, accumulate=4), 64, 3)
+    ranks = estimate_memory(replace(COARSE, batch_size=64), 64, 3, ranks=4)
+    assert (whole.images, parts.images, ranks.images) == (64, 16, 16)
+    assert ranks.activations < parts.activations < 0.5 * whole.activations  # a rank has the whole batch of real images
+    assert whole.state == parts.state == ranks.state
+
+
+def test_only_an_allocation_that_failed_is_explained() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    cuda = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+    for error in (caught.value, cuda, MemoryError()):
+        explained = explain_allocation(error)
+        assert isinstance(explained, InputError)
+        assert re.fullmatch(r"There is not enough memory \(.+\)\. .*--accumulate; --dry-run .*\.", str(explained))
+    for other in (RuntimeError("shapes differ"), InputError("no data"), ValueError()):
+        assert explain_allocation(other) is other
+
+
+def test_a_training_that_gets_no_memory_ends_with_one_line(
+    faces32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And keeps what it trained before."""
+    update = Step.update
+
+    def take_all(step: Step, *batches: Any, report: bool) -> Any:
+        return torch.empty(2**50) if step.state.step == 2 else update(step, *batches, report=report)
+
+    monkeypatch.setattr(Step, "update", take_all)
+    flags = [*SMALL, "--data.shards", str(faces32), "--out", str(tmp_path), "--data.workers", "0"]
+    code, said = train_here([*flags, "--steps", "4", "--checkpoint.every", "1"])
+    assert code == 2 and said.splitlines()[-1].startswith("error: There is not enough memory (")
+    assert "Traceback" not in said
+    found = status(tmp_path)
+    assert (found["state"], found["step"]) == ("failed", 2)
+    monkeypatch.undo()
+    assert train_here([*flags, "--steps", "4"])[0] == 0
+
+
+def test_a_dry_run_says_how_much_it_takes() -> None:
+    text = str(estimate_memory(replace(small(), batch_size=BATCH), 64, 3))
+    assert all(part in text for part in (" MB a rank: ", "Adam ", "gradients ", "activations ", " MB an image)"))

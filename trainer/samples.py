@@ -9,9 +9,9 @@ from torch import nn
 from trainer.gan.noise import FIXED, latents
 
 
-def fixed_latents(seed: int, count: int, z_dim: int) -> torch.Tensor:
-    """Latents of the sample grid, float64 (count, z_dim): the same at every step of a run."""
-    return latents(seed, 0, count, z_dim, FIXED)
+def fixed_latents(seed: int, count: int, z_dim: int, first: int = 0) -> torch.Tensor:
+    """Latents of the sample grid from number ``first`` on, float64 (count, z_dim): the same at every step of a run."""
+    return latents(seed, first, count, z_dim, FIXED)
 
 
 @torch.no_grad()

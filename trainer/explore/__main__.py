@@ -1,4 +1,4 @@
-"""``python -m trainer.explore RUN grid|walk|arithmetic``: the command line and the kinds of picture."""
+"""``python -m trainer.explore RUN grid|walk|arithmetic|images``: the command line and what it draws."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tyro.conf import Positional, UseAppendAction
 
 from shards.common.errors import InputError
 from trainer.cli import check_free, conclude, parse_command
+from trainer.explore.numbers import read_numbers, read_terms
 
 if TYPE_CHECKING:
     from trainer.explore.gallery import Gallery, Picture
-
-Term: TypeAlias = tuple[str, tuple[int, ...]]
-"""A concept of a sum: ``+`` or ``-``, and the numbers of samples that have something in common."""
+    from trainer.folder.load_run import LoadedRun
 
 MAX_IMAGES = 4096
 """Largest number of images in a grid, in the strip of a walk and in its loop. All are in memory at once: 100 MB."""
@@ -28,26 +27,44 @@ STRIP_STEPS = 8  # from one sample to the next in the strip of a walk
 
 @dataclass(frozen=True, kw_only=True)
 class Kind(ABC):
-    """Options that every kind of picture has."""
+    """Options that every kind of output has."""
+
+    seed: int | None = None
+    """Seed of the samples; if not given, that of the run, whose samples are also those of the grids in RUN/samples."""
+    checkpoint: Path | None = None
+    """Checkpoint of RUN to use: best, or a name such as step-000000480; if not given, the newest whole one."""
+    truncation: float = 1.0
+    """The psi of the truncation trick, from 0 to 1: the latents are multiplied by it. Less than 1 gives images nearer
+    to the mean latent, which are more typical and less varied. Sample numbers keep their meaning."""
+
+    def __post_init__(self) -> None:
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise InputError(f"--seed is {self.seed}; it must be at least 0 and less than 2**63.")
+        if not 0 < self.truncation <= 1:
+            raise InputError(f"--truncation is {self.truncation}; it must be more than 0 and at most 1.")
+
+    @abstractmethod
+    def run(self, run: Path, arguments: Sequence[str], /) -> None:
+        """Makes the output from the run folder ``run``; raises ``InputError`` if it cannot, or it exists already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing(Kind):
+    """Options that every picture has."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".png", ".json")
 
     count: int = 64
     """Number of samples in the grid, numbered from 0. A number means the same sample in a grid of any count."""
-    seed: int | None = None
-    """Seed of the samples; if not given, that of the run, whose samples are also those of the grids in RUN/samples."""
-    checkpoint: Path | None = None
-    """Checkpoint of RUN to use: best, or a name such as step-000000480; if not given, the newest whole one."""
     out: Path | None = None
     """Path of the picture, a .png; if not given, in RUN/explore. The .json beside it tells how to make it again."""
     force: bool = False
     """Replace the picture if it exists."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.count <= MAX_IMAGES:
             raise InputError(f"--count is {self.count}; a grid has 1 to {MAX_IMAGES} samples.")
-        if self.seed is not None and not 0 <= self.seed < 2**63:
-            raise InputError(f"--seed is {self.seed}; it must be at least 0 and less than 2**63.")
         if self.out and self.out.suffix != ".png":
             raise InputError(f"--out is {self.out}; the name of a picture must end in .png.")
 
@@ -55,9 +72,24 @@ class Kind(ABC):
     def prepare(self, arguments: Sequence[str], /) -> Callable[[Gallery], Picture]:
         """Checks the options and returns the function that draws; raises ``InputError`` if they make no picture."""
 
+    def run(self, run: Path, arguments: Sequence[str], /) -> None:
+        draw = self.prepare(arguments)
+        path = self.out or run / "explore" / f"{type(self).__name__.lower()}.png"
+        files = [path.with_suffix(suffix) for suffix in self.suffixes]
+        check_free(files, force=self.force)
+        # Not at the top: torch takes seconds to import, which --help and a typo should not wait for.
+        from trainer.explore.gallery import Gallery
+        from trainer.folder.load_run import load_run
+
+        loaded = load_run(run, self.checkpoint)
+        record = describe(run, loaded, self, arguments)
+        picture = draw(Gallery(loaded.generator, record["seed"], self.truncation))
+        picture.save(path, {**record, **picture.metadata, "count": self.count})
+        print("\n".join(map(str, files)))
+
 
 @dataclass(frozen=True, kw_only=True)
-class Grid(Kind):
+class Grid(Drawing):
     """Draw a grid of numbered samples, to choose from.
 
     Example: python -m trainer.explore runs/faces grid --count 100
@@ -68,7 +100,7 @@ class Grid(Kind):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Walk(Kind):
+class Walk(Drawing):
     """Walk along arcs from sample to sample and back to the first, as a strip (PNG) and an endless loop (GIF).
 
     Example: python -m trainer.explore runs/faces walk --through 3,17,21,40
@@ -103,7 +135,7 @@ class Walk(Kind):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arithmetic(Kind):
+class Arithmetic(Drawing):
     """Add and subtract concepts, as in the DCGAN paper: each is the mean of the latents of a few samples.
 
     Choose sample numbers from the picture that `grid` draws: some smiling women, some women who do not smile, some men
@@ -122,68 +154,70 @@ class Arithmetic(Kind):
         return lambda gallery: gallery.arithmetic(terms)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Images(Kind):
+    """Write samples as PNG files, one each, for the metrics of other tools.
+
+    The files are named by the numbers of their samples. Existing ones are kept: after an interruption, or with a larger
+    --count, the same command writes those that are missing.
+
+    Example: python -m trainer.explore runs/faces images --count 50000 --out samples/faces
+    """
+
+    count: int = 10_000
+    """Number of samples, numbered from 0."""
+    out: Path | None = None
+    """Folder of the images; if not given, RUN/explore/images. The file of the same name in .json beside it tells what
+    they were made from."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.count < 1:
+            raise InputError(f"--count is {self.count}; it must be at least 1.")
+
+    def run(self, run: Path, arguments: Sequence[str], /) -> None:
+        folder = self.out or run / "explore" / "images"
+        # Not at the top, as above.
+        import torch
+
+        from trainer.explore.images import write_images
+        from trainer.folder.load_run import load_run
+
+        loaded = load_run(run, self.checkpoint)
+        generator = loaded.generator.to("cuda" if torch.cuda.is_available() else "cpu")
+        record = {**describe(run, loaded, self, arguments), "images": self.count}
+        written = write_images(generator, folder, self.count, record)
+        print(f"{folder} holds {self.count:,} images, {written:,} of them new.")
+
+
 @dataclass(frozen=True)
 class Explore:
-    """Explore what a run has learnt: draw numbered samples, walk between them, add and subtract them.
+    """Explore what a run has learnt: draw numbered samples, walk between them, add and subtract them, write them out.
 
     Example: python -m trainer.explore runs/faces grid
 
-    `python -m trainer.explore RUN walk --help` lists the flags of a kind of picture.
+    `python -m trainer.explore RUN walk --help` lists the flags of a kind of output.
     """
 
     run: Positional[Path]
     """Run folder."""
-    kind: Grid | Walk | Arithmetic
+    kind: Grid | Walk | Arithmetic | Images
 
 
-def read_numbers(text: str, count: int, flag: str) -> tuple[int, ...]:
-    """Parses comma-separated sample numbers, each in [0, ``count``); an ``InputError`` names ``flag``."""
-    words = [word.strip() for word in text.split(",")]
-    for word in words:
-        # int() also accepts signs, underscores and digits of other scripts, and rejects numbers of thousands of digits.
-        if not (word.isascii() and word.isdecimal() and len(word) < 10):
-            raise InputError(f"{flag} {text!r}: {word!r} is not a sample number. Give numbers such as 3,17,21.")
-        if int(word) >= count:
-            raise InputError(
-                f"{flag} {text!r}: there is no sample {word} in a grid of {count} (0 to {count - 1}). "
-                f"Draw a larger grid with --count {int(word) + 1}, and give the same --count here."
-            )
-    return tuple(int(word) for word in words)
+def describe(run: Path, loaded: LoadedRun, kind: Kind, arguments: Sequence[str]) -> dict[str, Any]:
+    """What was made from which checkpoint and latents, and the command that makes it again; JSON-ready."""
+    from trainer.explore.gallery import origin
 
-
-def read_terms(arguments: Sequence[str], plus: Sequence[str], minus: Sequence[str], count: int) -> list[Term]:
-    """Parses the values of ``--plus`` and ``--minus``, in their order on the command line ``arguments``.
-
-    tyro collects the values of each flag separately. Raises ``InputError`` as :func:`read_numbers` and without a plus.
-    """
-    if not plus:
-        raise InputError("A sum needs at least one --plus, such as --plus 3,17,21.")
-    flags = [argument.partition("=")[0] for argument in arguments]
-    values = {"--plus": iter(plus), "--minus": iter(minus)}
-    signs = {"--plus": "+", "--minus": "-"}
-    return [(signs[flag], read_numbers(next(values[flag]), count, flag)) for flag in flags if flag in values]
+    seed = loaded.config.seed if kind.seed is None else kind.seed
+    # The command names the checkpoint, as a newer one may exist by then. Of a repeated flag the last one counts.
+    again = ["python", "-m", "trainer.explore", *arguments, "--checkpoint", str(loaded.checkpoint), "--seed", str(seed)]
+    return {"command": shlex.join(again), "seed": seed, "truncation": kind.truncation, **origin(run, loaded)}
 
 
 def explore(arguments: Sequence[str]) -> None:
-    """Parses ``arguments`` and draws the picture; raises ``InputError`` if it cannot be made or exists already."""
+    """Parses ``arguments`` and makes the output; raises ``InputError`` if it cannot be made or exists already."""
     options = parse_command(Explore, "explore", arguments)
-    run, kind = options.run, options.kind
-    draw = kind.prepare(arguments)
-    path = kind.out or run / "explore" / f"{type(kind).__name__.lower()}.png"
-    files = [path.with_suffix(suffix) for suffix in kind.suffixes]
-    check_free(files, force=kind.force)
-    # Not at the top: torch takes seconds to import, which --help and a typo should not wait for.
-    from trainer.explore.gallery import Gallery, origin
-    from trainer.folder.load_run import load_run
-
-    loaded = load_run(run, kind.checkpoint)
-    seed = loaded.config.seed if kind.seed is None else kind.seed
-    picture = draw(Gallery(loaded.generator, seed))
-    # The command names the checkpoint, as a newer one may exist by then. Of a repeated flag the last one counts.
-    again = ["python", "-m", "trainer.explore", *arguments, "--checkpoint", str(loaded.checkpoint), "--seed", str(seed)]
-    settings = {"count": kind.count, "seed": seed, **origin(run, loaded)}
-    picture.save(path, {"command": shlex.join(again), **picture.metadata, **settings})
-    print("\n".join(map(str, files)))
+    options.kind.run(options.run, arguments)
 
 
 if __name__ == "__main__":

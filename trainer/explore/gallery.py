@@ -100,6 +100,7 @@ class Gallery:
 
     generator: Generator
     seed: int
+    truncation: float = 1.0  # scale of the latents
 
     def grid(self, count: int) -> Picture:
         """Draws samples 0 to ``count`` - 1 as a near-square grid."""
@@ -153,8 +154,8 @@ class Gallery:
         return Picture(tiles, {"picture": "arithmetic", **metadata})
 
     def _latents(self, numbers: Sequence[int]) -> torch.Tensor:
-        """Float64 (numbers, z_dim); each row is a function of seed and number."""
-        return fixed_latents(self.seed, max(numbers) + 1, self.generator.z_dim)[list(numbers)]
+        """Float64 (numbers, z_dim); each row is a function of seed, number and truncation."""
+        return self.truncation * fixed_latents(self.seed, max(numbers) + 1, self.generator.z_dim)[list(numbers)]
 
     def _images(self, latents: torch.Tensor) -> list[Image.Image]:
         """Images of ``latents``, enlarged by a whole factor: 3 at 32 pixels, 2 at 64, 1 from 96 on."""

@@ -24,7 +24,7 @@ from tests.support.launching import SMALL
 from tests.support.launching import run as launch
 from trainer.cli import conclude
 from trainer.explore import __main__ as command_line
-from trainer.explore.__main__ import read_numbers, read_terms
+from trainer.explore.numbers import read_numbers, read_terms
 from trainer.folder import checkpoint
 
 SIDE, CAPTION, GAP, MARGIN = 96, 22, 6, 16
@@ -124,6 +124,42 @@ def test_a_walk_is_a_strip_and_a_loop_through_the_samples(trained: Path, tmp_pat
 
 def test_the_first_samples_are_walked_through_unless_some_are_named(trained: Path, tmp_path: Path) -> None:
     assert draw(trained, tmp_path / "walk.png", "walk", "--points", "2", "--frames", "1")["through"] == [0, 1]
+
+
+def test_truncation_scales_the_latents(trained: Path, tmp_path: Path) -> None:
+    """So the samples become alike, and the record says so."""
+    spread = []
+    for psi in ("1", "0.5", "0.01"):
+        out = tmp_path / f"{psi}.png"
+        record = draw(trained, out, "grid", "--count", "9", "--truncation", psi)
+        assert record["truncation"] == float(psi) and f"--truncation {psi}" in record["command"]
+        samples = np.stack(cells(out, 3, 9)).astype(float)
+        spread.append(samples.std(0).mean())
+    assert spread[0] > spread[1] >= spread[2] == 0
+    walked = draw(trained, tmp_path / "walk.png", "walk", "--points", "2", "--frames", "1", "--truncation", "0.5")
+    assert walked["truncation"] == 0.5
+    ends = [cells(tmp_path / "walk.png", 9, 1)[0], cells(tmp_path / "0.5.png", 3, 1)[0]]
+    assert np.abs(ends[0].astype(int) - ends[1]).max() <= 1
+
+
+def test_images_are_the_numbered_samples(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    done = explore(trained, "images", "--count", "70", "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert f"{folder} holds 70 images, 70 of them new." in done.stdout
+    assert sorted(path.name for path in folder.iterdir()) == [f"{number:09d}.png" for number in range(70)]
+    draw(trained, tmp_path / "grid.png", "grid", "--count", "70")
+    for cell, path in zip(cells(tmp_path / "grid.png", 9, 70), sorted(folder.iterdir()), strict=True):
+        with Image.open(path) as image:
+            assert image.size == (32, 32)
+            assert np.abs(cell[::3, ::3].astype(int) - np.asarray(image.convert("RGB"))).max() <= 1
+    record = json.loads((tmp_path / "images.json").read_text())
+    assert (record["seed"], record["step"], record["truncation"], record["images"]) == (5, 6, 1.0, 70)
+    again = explore(*shlex.split(record["command"])[3:])
+    assert "70 images, 0 of them new." in again.stdout
+    refused = explore(trained, "images", "--count", "70", "--out", folder, "--truncation", "0.7")
+    assert refused.returncode == 2
+    assert refused.stderr == f"error: {folder} holds samples of another truncation. Give another --out.\n"
 
 
 def test_arithmetic_shows_operands_in_their_order_and_the_result(trained: Path, tmp_path: Path) -> None:

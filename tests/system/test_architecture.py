@@ -37,7 +37,7 @@ TRAINER = {
     "hub": "config gan",
     "export": "cli folder gan hub",
     "evaluate": "cli config data folder gan samples status",
-    "explore": "cli folder gan samples",
+    "explore": "cli data evaluate folder gan samples",
     "report": "cli config folder presets status",
     "represent": "cli folder gan",
     "status": "cli config folder watch",

@@ -96,6 +96,8 @@ def test_every_command_takes_it(python: Python, kind: str, trained: Path, shards
         succeed("trainer.explore", trained, *what, "--out", tmp_path / f"{what[0]}.png")
         with Image.open(tmp_path / f"{what[0]}.png") as picture:
             assert picture.width > 96
+    succeed("trainer.explore", trained, "images", "--count", 3, "--out", tmp_path / "images")
+    assert len([*(tmp_path / "images").iterdir()]) == 3
     succeed("trainer.export", trained, tmp_path / "exported")
     card = (tmp_path / "exported" / "README.md").read_text()
     assert json.loads((tmp_path / "exported" / "config.json").read_text())["kind"] == kind

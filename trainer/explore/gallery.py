@@ -37,11 +37,14 @@ Tiles: TypeAlias = dict[tuple[int, int], Image.Image]  # images of one size by r
 
 @dataclass(frozen=True)
 class Picture:
-    """Tiles of a page, metadata on what they show (JSON-ready), and the frames of an endless loop if there is one."""
+    """Tiles of a page, metadata on what they show (JSON-ready), the frames of an endless loop if there is one, and what
+    to say of it all.
+    """
 
     tiles: Tiles
     metadata: dict[str, Any]
     loop: Sequence[Image.Image] = ()
+    text: str = ""
 
     def save(self, path: Path, record: Mapping[str, Any]) -> None:
         """Writes the page to ``path`` (.png), the loop beside it (.gif) and ``record`` (.json), each atomically.
@@ -91,6 +94,18 @@ def sign(kind: str, size: tuple[int, int]) -> Image.Image:
     return captioned(image)
 
 
+def enlarged(pixels: np.ndarray) -> Image.Image:
+    """``pixels``, uint8 (height, width, channels), by a whole factor: 3 at 32 pixels, 2 at 64, 1 from 96 on."""
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+    return ImageOps.scale(image, math.ceil(MIN_SIDE / image.width), Image.Resampling.NEAREST)
+
+
+def framed(image: Image.Image) -> Image.Image:
+    """Draws a frame into ``image``."""
+    ImageDraw.Draw(image).rectangle((0, 0, image.width - 1, image.height - 1), outline=ACCENT, width=3)
+    return image
+
+
 @dataclass(frozen=True)
 class Gallery:
     """Numbered samples of a generator.
@@ -113,7 +128,7 @@ class Gallery:
 
         The strip has a row of ``steps`` + 1 images for each leg, from one sample to the next; the loop has ``frames``.
         """
-        points = self._latents(numbers)
+        points = self.latents(numbers)
         tiles = {}
         for row, leg in enumerate(walk(points, steps)):
             captions = {0: str(numbers[row]), steps: str(numbers[(row + 1) % len(numbers)])}
@@ -128,7 +143,7 @@ class Gallery:
         The samples of a concept stand in columns of up to ``STACK``; below is the image of their mean latent. The row
         of means reads as the sum. The result is framed, with its variations around it.
         """
-        means = torch.stack([self._latents(numbers).mean(0) for _, numbers in terms])
+        means = torch.stack([self.latents(numbers).mean(0) for _, numbers in terms])
         result = add(means, [kind for kind, _ in terms])
         bottom, column = min(STACK, max(len(numbers) for _, numbers in terms)), 0
         tiles: Tiles = {}
@@ -143,9 +158,8 @@ class Gallery:
             column += columns
         centre, *around = self._images(torch.cat([result[None], variations(result, self.seed, VARIATIONS)]))
         tiles[bottom, column] = sign("=", centre.size)
-        ImageDraw.Draw(centre).rectangle((0, 0, centre.width - 1, centre.height - 1), outline=ACCENT, width=3)
         results = [captioned(image) for image in around]
-        results.insert(4, captioned(centre, "result"))
+        results.insert(4, captioned(framed(centre), "result"))
         tiles |= {(bottom - 1 + number // 3, column + 1 + number % 3): tile for number, tile in enumerate(results)}
         metadata = {
             "terms": [{"sign": kind, "numbers": numbers} for kind, numbers in terms],
@@ -153,21 +167,28 @@ class Gallery:
         }
         return Picture(tiles, {"picture": "arithmetic", **metadata})
 
-    def _latents(self, numbers: Sequence[int]) -> torch.Tensor:
+    def neighbours(
+        self, numbers: Sequence[int], reals: Sequence[Sequence[np.ndarray]], distances: Sequence[Sequence[float]]
+    ) -> Tiles:
+        """Draws a row for each of the samples ``numbers``: the sample, framed, and its ``reals`` with ``distances``."""
+        tiles = {}
+        for row, (number, image) in enumerate(zip(numbers, self._images(self.latents(numbers)), strict=True)):
+            tiles[row, 0] = captioned(framed(image), f"sample {number}")
+            for column, (pixels, distance) in enumerate(zip(reals[row], distances[row], strict=True), 1):
+                tiles[row, column] = captioned(enlarged(pixels), f"{distance:.4g}")
+        return tiles
+
+    def latents(self, numbers: Sequence[int]) -> torch.Tensor:
         """Float64 (numbers, z_dim); each row is a function of seed, number and truncation."""
         return self.truncation * fixed_latents(self.seed, max(numbers) + 1, self.generator.z_dim)[list(numbers)]
 
     def _images(self, latents: torch.Tensor) -> list[Image.Image]:
-        """Images of ``latents``, enlarged by a whole factor: 3 at 32 pixels, 2 at 64, 1 from 96 on."""
-        images = []
+        """Images of ``latents``, enlarged."""
         # One by one; in a batch, their last bits would depend on the size of the batch.
-        for pixels in to_pixels(generate(self.generator, latents, batch=1)):
-            image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
-            images.append(ImageOps.scale(image, math.ceil(MIN_SIDE / image.width), Image.Resampling.NEAREST))
-        return images
+        return [enlarged(pixels) for pixels in to_pixels(generate(self.generator, latents, batch=1))]
 
     def _numbered(self, numbers: Sequence[int]) -> list[Image.Image]:
-        images = self._images(self._latents(numbers))
+        images = self._images(self.latents(numbers))
         return [captioned(image, str(number)) for image, number in zip(images, numbers, strict=True)]
 
 

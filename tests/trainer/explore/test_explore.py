@@ -162,6 +162,20 @@ def test_images_are_the_numbered_samples(trained: Path, tmp_path: Path) -> None:
     assert refused.stderr == f"error: {folder} holds samples of another truncation. Give another --out.\n"
 
 
+def test_nearest_real_images_are_shown_with_their_distances(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "nearest.png"
+    flags = ("--count", "9", "--numbers", "3,8", "--k", "4", "--reals", "30", "--out", out)
+    done = explore(trained, "nearest", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "Median distance to the nearest of 30 real images, in lite0 features: " in done.stdout
+    assert size(out) == (5 * 96 + 4 * 6 + 32, 2 * (96 + 22) + 6 + 32)
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert [row["sample"] for row in record["neighbours"]] == [3, 8]
+    assert all(row["distances"] == sorted(row["distances"]) for row in record["neighbours"])
+    refused = explore(trained, "nearest", "--numbers", "64")
+    assert refused.returncode == 2 and "--numbers '64': there is no sample 64" in refused.stderr
+
+
 def test_arithmetic_shows_operands_in_their_order_and_the_result(trained: Path, tmp_path: Path) -> None:
     record = draw(trained, tmp_path / "sum.png", *SUM)
     terms = [("+", [3, 17, 21]), ("-", [5, 9, 11]), ("+", [2, 8, 30])]

@@ -1,0 +1,135 @@
+"""The training images nearest to samples, to see whether a generator copies them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from shards.common.errors import InputError
+from shards.common.progress import Advance, progress_bar
+from shards.loading.dataset import ShardDataset
+from trainer.data import open_feature_cache, open_images
+from trainer.evaluate.evaluation import Evaluator, check_reals
+from trainer.evaluate.measures import Features, Measure, create_lite0
+from trainer.explore.gallery import Gallery, Picture
+from trainer.folder.load_run import LoadedRun
+from trainer.samples import generate, to_pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROWS = 256  # images that are compared with all others at a time
+COMPARED = 1000  # real images whose distance to the nearest other one is measured
+THUMBNAIL = 16  # pixels
+SHOWN = 8  # samples, if none are named
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest real images of each query, nearest first."""
+
+    positions: Tensor  # int64 (queries, k), in the order of the data set
+    distances: Tensor  # float32 (queries, k), Euclidean, of the features
+
+
+def find_neighbours(queries: Tensor, reals: Tensor, k: int) -> Neighbours:
+    """The ``k`` rows of ``reals``, float32 (images, features), that are nearest to each of the ``queries``."""
+    parts = [torch.cdist(rows, reals).topk(k, largest=False).indices for rows in torch.split(queries, ROWS)]
+    positions = torch.cat(parts)
+    # Again, because the matrix product in cdist rounds the distance of near images away.
+    distances = torch.stack([(reals[row] - query).norm(dim=1) for row, query in zip(positions, queries, strict=True)])
+    distances, order = distances.sort(1)
+    return Neighbours(positions.gather(1, order), distances)
+
+
+def typical_distance(reals: Tensor) -> float:
+    """The median distance of a real image to the nearest other one, of the first :data:`COMPARED`."""
+    found = find_neighbours(reals[:COMPARED], reals, 2)
+    itself = found.positions == torch.arange(len(found.positions), device=reals.device)[:, None]
+    itself[:, 1] |= ~itself.any(1)  # of three equal images, the two found may be the others
+    return found.distances[~itself].median().item()
+
+
+def draw_nearest(
+    gallery: Gallery, run: LoadedRun, count: int, numbers: Sequence[int] | None, k: int, most: int, shards: str | None
+) -> Picture:
+    """Compares samples 0 to ``count`` - 1 with up to ``most`` real images, and draws a row for each of ``numbers``: the
+    sample and its ``k`` nearest real images, with their distances. Without ``numbers``, the samples are drawn that are
+    nearest to a real image.
+
+    If the run mirrors its images, the mirror image of a sample is compared too. Raises ``InputError`` if the images
+    cannot be read, or are not those of such a run.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dataset = open_images(run.config.data, shards, keys=True)
+    with closing(dataset.reader):
+        check_reals(dataset, run.shape)
+        reals = min(most or len(dataset), len(dataset))
+        if k >= reals:
+            raise InputError(f"--k is {k}, of {reals} real images. Give a smaller number.")
+        measure = choose_features(device)
+        evaluator = Evaluator([measure], dataset, reals, device, open_feature_cache(run.config.data))
+        rows = evaluator.describe_reals(measure, reals, _show_progress)
+        assert rows is not None  # which only other ranks are
+        pixels = to_pixels(generate(gallery.generator, gallery.latents(range(count)), batch=1))
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
+        found = find_neighbours(measure.describe(images), rows, k)
+        if run.config.data.flip:
+            mirrored = find_neighbours(measure.describe(images.flip(3)), rows, k)
+            nearer = mirrored.distances[:, :1] < found.distances[:, :1]
+            found = Neighbours(
+                torch.where(nearer, mirrored.positions, found.positions),
+                torch.where(nearer, mirrored.distances, found.distances),
+            )
+        nearest, between = found.distances[:, 0], typical_distance(rows)
+        shown = list(numbers or nearest.argsort()[:SHOWN].tolist())
+        neighbours = [[_read(dataset, int(place)) for place in found.positions[number]] for number in shown]
+    distances = found.distances[shown].tolist()
+    median = nearest.median().item()
+    metadata = {
+        "features": measure.name,
+        "real_images": reals,
+        "median_distance": {"sample": median, "real": between},
+        "neighbours": [
+            {"sample": number, "keys": [key for _, key in row], "distances": values}
+            for number, row, values in zip(shown, neighbours, distances, strict=True)
+        ],
+    }
+    text = (
+        f"Median distance to the nearest of {reals:,} real images, in {measure.name} features: {median:.4g} from a "
+        f"sample, {between:.4g} from another real image. The nearest sample: {nearest.min().item():.4g}."
+    )
+    tiles = gallery.neighbours(shown, [[image for image, _ in row] for row in neighbours], distances)
+    return Picture(tiles, {"picture": "nearest", **metadata}, text=text)
+
+
+def choose_features(device: torch.device) -> Measure:
+    """Features of EfficientNet-Lite0, or thumbnails if its weights are not installed, which is said."""
+    try:
+        return create_lite0(device)
+    except InputError as error:
+        side = f"{THUMBNAIL}x{THUMBNAIL}"
+        print(f"note: images are compared as thumbnails of {side} pixels. For features: {error}", file=sys.stderr)
+
+    def extract(images: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(images.float(), THUMBNAIL).flatten(1)
+
+    return Features("thumbnails", f"averaged to {THUMBNAIL} px", extract, ("", ""))
+
+
+def _read(dataset: ShardDataset, position: int) -> tuple[np.ndarray, str]:
+    batch = dataset.__getitems__(range(position, position + 1))
+    return batch.images[0].numpy(), batch.keys[0]
+
+
+@contextmanager
+def _show_progress(what: str, total: int, unit: str) -> Iterator[Advance]:
+    with progress_bar(total, 0, unit, what) as bar:
+        yield bar.update

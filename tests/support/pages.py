@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from tests.support.launching import ROOT
 
 PAGES = ("README.md", "docs/data.md", "docs/watch.md", "docs/quality.md", "docs/paper.md", "docs/claims.md",
-         "docs/reproduce.md", "docs/cluster.md", "docs/performance.md", "docs/design.md", "docs/log.md")  # fmt: skip
+         "docs/kinds.md", "docs/reproduce.md", "docs/cluster.md", "docs/performance.md", "docs/design.md",
+         "docs/log.md")  # fmt: skip
 """In the order in which a person would read them."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

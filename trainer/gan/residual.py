@@ -101,11 +101,11 @@ class Halving(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         taps = torch.tensor([1.0, 2.0, 1.0]) / 4
-        self.register_buffer("kernel", torch.outer(taps, taps)[None, None], persistent=False)
+        self.register_buffer("kernel", torch.outer(taps, taps)[None, None])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         channels = images.shape[1]
-        kernel = self.kernel.to(images.dtype).expand(channels, -1, -1, -1)
+        kernel = self.kernel.expand(channels, -1, -1, -1)
         return F.conv2d(images, kernel, stride=2, padding=1, groups=channels)
 
 
@@ -114,7 +114,7 @@ class Doubling(Halving):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         channels = images.shape[1]
-        kernel = 4 * self.kernel.to(images.dtype).expand(channels, -1, -1, -1)
+        kernel = 4 * self.kernel.expand(channels, -1, -1, -1)
         return F.conv_transpose2d(images, kernel, stride=2, padding=1, output_padding=1, groups=channels)
 
 

@@ -61,8 +61,21 @@ def test_every_weight_is_a_function_of_the_seed(model: Model) -> None:
             initialise(network, seed)
         for name, weight in first.state_dict().items():
             assert torch.equal(weight, second.state_dict()[name])
-            constant = weight.unique().numel() == 1  # BatchNorm's biases and buffers
+        for name, weight in first.named_parameters():
+            constant = weight.unique().numel() == 1  # BatchNorm's biases, and convolutions that start at 0
             assert constant or not torch.equal(weight, other.state_dict()[name]), name
+
+
+@every_model
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_generator_without_memory_takes_all_from_its_weights(model: Model, dtype: torch.dtype) -> None:
+    """As samples of a training are drawn, and as a checkpoint is loaded."""
+    generator = create_networks(model, 32, 3)[0].to(dtype).eval()
+    with torch.device("meta"):
+        empty = create_networks(model, 32, 3)[0].eval()
+    empty.load_state_dict(generator.state_dict(), assign=True)
+    noise = torch.randn(2, generator.z_dim, dtype=dtype)
+    assert torch.equal(empty(noise), generator(noise))
 
 
 @every_model

@@ -95,7 +95,7 @@ def measure(
 
     def evaluate() -> None:
         network = train.state.average.eval()
-        source = generated(network, config.seed, config.model.z_dim)
+        source = generated(network, config.seed)
         for measure, ours in zip(measures, known, strict=True):
             measure.compare(ours, rows(measure, source))
 

@@ -72,7 +72,7 @@ def benchmark(arguments: Arguments) -> None:
         dataset = open_images(run.config.data)
         with closing(dataset.reader):
             data = real(dataset)(0, min(arguments.samples, len(dataset)))
-        fakes = generated(run.generator, run.config.seed, run.generator.z_dim)(0, arguments.samples)
+        fakes = generated(run.generator, run.config.seed, dataset)(0, arguments.samples)
         images = {"data": data.permute(0, 2, 3, 1).numpy(), str(folder): fakes.permute(0, 2, 3, 1).numpy()}
         for region in REGIONS:
             shares = {name: hue_shares(those, region) for name, those in images.items()}

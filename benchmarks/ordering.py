@@ -19,7 +19,7 @@ from benchmarks.study.engine import Row, run_study
 from benchmarks.study.plan import Variant
 
 RECIPE = (Variant("recipe", "A longer training gives better images."),)
-GROWING = ("precision", "recall", "density", "coverage", "class-coverage")
+GROWING = ("precision", "recall", "density", "coverage", "class-coverage", "agreement")
 """Beginnings of the names of scores of which more is better."""
 SHARES = "class-"  # begins the names of the shares of single classes, too
 TARGETS = {"ms-ssim": "ms-ssim-real"}

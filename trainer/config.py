@@ -96,6 +96,9 @@ class Model:
     upsampling: Upsampling = "transposed"
     """dcgan only: what doubles the size in the generator. transposed: a 4x4 convolution with stride 2. nearest: an
     enlargement and a 3x3 convolution, which leaves no checkerboard in the images and takes as long."""
+    conditional: Switch = False
+    """Class-conditional networks, for shards with labels: the generator draws images of a given class, and the
+    discriminator judges an image as one of its class, by projection (Miyato and Koyama, arXiv 1802.05637)."""
     bn_init_mean: float = 1.0
     """dcgan only: mean of BatchNorm's initial weights. The tutorial's 0 trains several hundred steps longer."""
     sync_bn: Switch = True

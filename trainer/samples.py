@@ -14,15 +14,28 @@ def fixed_latents(seed: int, count: int, z_dim: int, first: int = 0) -> torch.Te
     return latents(seed, first, count, z_dim, FIXED)
 
 
+def fixed_labels(count: int, classes: int) -> torch.Tensor | None:
+    """Classes of the sample grid, int64 (count,): sample i is of class i mod ``classes``. None without classes."""
+    return torch.arange(count) % classes if classes else None
+
+
 @torch.no_grad()
-def generate(generator: nn.Module, noise: torch.Tensor, batch: int = 64) -> torch.Tensor:
+def generate(
+    generator: nn.Module, noise: torch.Tensor, batch: int = 64, labels: torch.Tensor | None = None
+) -> torch.Tensor:
     """Images of the latents ``noise`` (n, z_dim): float32 (n, channels, height, width) in [-1, 1] on the CPU.
+
+    A class-conditional generator also needs ``labels``, int64 (n,) or as :meth:`trainer.gan.networks.Generator.forward`
+    takes them.
 
     BatchNorm stays in the generator's mode. In ``eval`` mode an image does not depend on the others of its batch.
     """
     weight = next(generator.parameters())
-    parts = [generator(part.to(weight.device, weight.dtype)) for part in torch.split(noise, batch)]
-    return torch.cat(parts).float().cpu()
+    columns = [noise.to(weight.dtype)]
+    if labels is not None:
+        columns.append(labels.to(weight.dtype) if labels.is_floating_point() else labels)
+    rows = zip(*(torch.split(column, batch) for column in columns), strict=True)
+    return torch.cat([generator(*(part.to(weight.device) for part in row)) for row in rows]).float().cpu()
 
 
 def to_pixels(images: torch.Tensor) -> np.ndarray:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.study.engine import Row
 
-SCORES = ("fid", "kid", "fd-labels", "kd-labels", "class-coverage", "coverage-labels", "fd-lite0", "kd-lite0",
-          "coverage-lite0", "swd", "ms-ssim")  # fmt: skip
+SCORES = ("fid", "kid", "fd-labels", "kd-labels", "class-coverage", "agreement", "coverage-labels", "fd-lite0",
+          "kd-lite0", "coverage-lite0", "swd", "ms-ssim")  # fmt: skip
 """Those that a table shows by default, where they exist."""
 
 

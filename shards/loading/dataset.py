@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Unpack
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from shards.loading.labels import digest_labels
 from shards.loading.reader import Bad, Options, Reader, Report
 
 
@@ -51,7 +53,12 @@ class ShardDataset(Dataset[Batch]):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, by their numbers; empty without the option ``labels``."""
-        return self.reader.classes
+        return self.manifest.classes if self.reader.with_labels else ()
+
+    @cached_property
+    def labels_digest(self) -> str:
+        """What tells labels and names from others, hex; empty without the option ``labels``."""
+        return digest_labels(self.classes, self.reader.labels) if self.reader.with_labels else ""
 
     def __getitem__(self, position: int) -> Batch:
         """The batch of one sample at ``position``, in any epoch."""

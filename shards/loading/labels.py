@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import BinaryIO
 
 import numpy as np
+import xxhash
 
 from shards.common.errors import InputError
 from shards.common.progress import progress_bar
@@ -22,21 +23,29 @@ LABEL = np.dtype("<u2")
 MOST_CLASSES = 1 << 16
 
 
+class UnusableLabels(InputError):
+    """An image has no label, or one that is no class."""
+
+
 def open_labels(location: Location, index: np.ndarray, cache: CacheOptions) -> np.ndarray:
     """The class of each sample in the order of ``index``, ``LABEL`` (samples,).
 
     The index has no labels, because few trainings need them. They are read from the tars once per node, 0.1 ms an image
     and remote tars as a whole, and kept in ``cache``.
 
-    Raises:
-        InputError: an image has no ``.cls``, or one that is not a whole number or not the number of a class; a tar
-            cannot be read.
+    Raises ``UnusableLabels`` if an image has no ``.cls``, or one that is not a whole number or not the number of a
+    class, or if a tar cannot be read.
     """
     manifest = location.manifest
     facts = [manifest.digest, manifest.classes, [shard.sha256 for shard in manifest.shards]]
     name = f"labels-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}"
     with closing(BlockCache(cache.folder, cache.limit).get(name, lambda: _read_all(location, index))) as block:
         return np.frombuffer(block.read(0, LABEL.itemsize * manifest.samples), LABEL)
+
+
+def digest_labels(classes: tuple[str, ...], labels: np.ndarray) -> str:
+    """Tells the names and labels of a data set from others (hex)."""
+    return xxhash.xxh3_64_hexdigest(json.dumps(classes).encode() + labels.tobytes())
 
 
 def class_names(manifest: Manifest, labels: np.ndarray) -> tuple[str, ...]:
@@ -54,7 +63,7 @@ def _read_all(location: Location, index: np.ndarray) -> bytes:
                 with tars.open(name) as file:
                     parts.append(_read(file, name, rows.tolist(), classes))
             except (OSError, ValueError) as error:
-                raise InputError(f"The labels in {name} cannot be read: {error}. {ADVICE}") from error
+                raise UnusableLabels(f"The labels in {name} cannot be read: {error}. {ADVICE}") from error
             bar.update(len(rows))
     return np.concatenate(parts).tobytes()
 
@@ -70,7 +79,7 @@ def _read(file: BinaryIO, name: str, offsets: list[int], classes: int) -> np.nda
             file.seek(member.offset_data)
             labels[part, key] = file.read(member.size).strip()
     if not labels:
-        raise InputError(f"{name} holds no labels, a .cls for each image. {ADVICE}")
+        raise UnusableLabels(f"{name} holds no labels, a .cls for each image (attributes in .json are none). {ADVICE}")
     for offset in offsets:
         part, key = keys.get(offset, (0, "?"))
         if (part, key) not in labels:

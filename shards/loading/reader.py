@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -86,7 +86,8 @@ class Reader:
             raise InputError(f"{self.location.index} does not belong to this manifest. Build the data set again.")
         self._storage.check()
         self.with_labels = options.get("labels", False)
-        self.classes = class_names(self.manifest, self.labels) if self.with_labels else ()
+        if self.with_labels:
+            self.manifest = replace(self.manifest, classes=class_names(self.manifest, self.labels))
 
     @cached_property
     def labels(self) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""From outside: train, kill, run the same command again, compare with the run that was left in peace."""
+"""From outside: train, kill, run the same command again, compare with the run that was left in peace.
+
+The networks are class-conditional, so that labels must come again too.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,28 @@ import pytest
 
 from tests.support.forks import ROOT, python
 from tests.support.launching import SMALL, rows, run, start, status, wait_for_step
+from tests.support.make import make_shards
 
 STEPS = 120
 
 
 def flags(shards: Path, out: Path, workers: int) -> list[str]:
     return ["--data.shards", str(shards), "--out", str(out), "--steps", str(STEPS), "--checkpoint.every", "20",
-            "--data.workers", str(workers), "--data.flip", "--data.audit", str(out / "audit"), *SMALL]  # fmt: skip
+            "--data.workers", str(workers), "--data.flip", "--data.audit", str(out / "audit"),
+            "--model.conditional", "true", *SMALL]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def undisturbed(faces32: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("labelled") / "shards"
+    make_shards(folder, samples=200, channels=3, shard_samples=60)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed")
-    done = run(*flags(faces32, out, workers=0))
+    done = run(*flags(labelled, out, workers=0))
     assert done.returncode == 0, done.stderr
     return out
 
@@ -41,9 +53,9 @@ def figures(out: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize(("how", "left"), [(signal.SIGKILL, "running"), (signal.SIGTERM, "preempted")])
 def test_a_run_that_was_stopped_ends_bit_equal(
-    how: signal.Signals, left: str, faces32: Path, undisturbed: Path, tmp_path: Path
+    how: signal.Signals, left: str, labelled: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    wanted = flags(faces32, tmp_path, workers=1)
+    wanted = flags(labelled, tmp_path, workers=1)
     process = start(*wanted, launcher=("--num_processes", "1") if how == signal.SIGTERM else ())
     wait_for_step(tmp_path, 50, process)
     os.killpg(process.pid, how)
@@ -63,14 +75,14 @@ def test_a_run_that_was_stopped_ends_bit_equal(
     assert all(len(set(keys[start : start + 200])) == 200 for start in (0, 200, 400, 600))
 
 
-def test_a_replayed_run_goes_on_as_the_plain_one(faces32: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_replayed_run_goes_on_as_the_plain_one(labelled: Path, undisturbed: Path, tmp_path: Path) -> None:
     """The run's own buffers, feed and checkpoints around a recording, which without a GPU is the work done anew."""
     replayed = (
         "from trainer.train import start; from trainer import run; start.supports_cuda_graphs = lambda launch: True; "
         "start.cuda_graph = lambda work: print('recorded') or work; run.main()"
     )
     for steps in (50, STEPS):
-        wanted = [*flags(faces32, tmp_path, workers=1), "--cuda-graphs", "--steps", str(steps)]
+        wanted = [*flags(labelled, tmp_path, workers=1), "--cuda-graphs", "--steps", str(steps)]
         done = python()("-c", replayed, *wanted, cwd=ROOT)
         assert done.returncode == 0, done.stderr
         assert status(tmp_path)["step"] == steps and done.stderr.count("recorded") == 1
@@ -78,9 +90,9 @@ def test_a_replayed_run_goes_on_as_the_plain_one(faces32: Path, undisturbed: Pat
     assert figures(tmp_path) == figures(undisturbed)
 
 
-def test_a_run_whose_launcher_was_killed_leaves_in_good_order(faces32: Path, tmp_path: Path) -> None:
+def test_a_run_whose_launcher_was_killed_leaves_in_good_order(labelled: Path, tmp_path: Path) -> None:
     """``kill``, ``timeout`` or a supervisor signal the launcher alone, which tells its script nothing."""
-    wanted = [*flags(faces32, tmp_path, workers=1), "--steps", "100000"]
+    wanted = [*flags(labelled, tmp_path, workers=1), "--steps", "100000"]
     process = start(*wanted, launcher=("--num_processes", "1"))
     wait_for_step(tmp_path, 10, process)
     process.terminate()
@@ -93,8 +105,8 @@ def test_a_run_whose_launcher_was_killed_leaves_in_good_order(faces32: Path, tmp
     assert (tmp_path / "checkpoints" / f"step-{stopped['step']:09d}").exists()
 
 
-def test_a_stop_file_asks_a_run_to_leave_and_is_used_up(faces32: Path, undisturbed: Path, tmp_path: Path) -> None:
-    wanted = flags(faces32, tmp_path, workers=1)
+def test_a_stop_file_asks_a_run_to_leave_and_is_used_up(labelled: Path, undisturbed: Path, tmp_path: Path) -> None:
+    wanted = flags(labelled, tmp_path, workers=1)
     process = start(*wanted)
     wait_for_step(tmp_path, 30, process)
     (tmp_path / "STOP").touch()
@@ -107,8 +119,8 @@ def test_a_stop_file_asks_a_run_to_leave_and_is_used_up(faces32: Path, undisturb
     assert weights(tmp_path) == weights(undisturbed)
 
 
-def test_a_finished_run_is_left_as_it_is(faces32: Path, undisturbed: Path) -> None:
+def test_a_finished_run_is_left_as_it_is(labelled: Path, undisturbed: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (undisturbed / "checkpoints").rglob("*")}
-    again = run(*flags(faces32, undisturbed, workers=0))
+    again = run(*flags(labelled, undisturbed, workers=0))
     assert again.returncode == 0 and "nothing to do" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in (undisturbed / "checkpoints").rglob("*")} == before

@@ -92,7 +92,8 @@ def evaluate(options: Evaluate) -> None:
     from trainer.folder.load_run import DamagedCheckpoint, LoadedRun, load_run
 
     device, cache = torch.device("cuda" if torch.cuda.is_available() else "cpu"), open_feature_cache(config.data)
-    dataset, output, damaged = open_images(config.data, options.shards), Output(options), set[Path]()
+    dataset = open_images(config.data, options.shards, labels=config.model.conditional)
+    output, damaged = Output(options), set[Path]()
 
     @functools.cache
     def create_evaluator() -> Evaluator:  # after the first checks, because a classifier may have to be trained
@@ -101,7 +102,7 @@ def evaluate(options: Evaluate) -> None:
 
     def score(run: LoadedRun) -> None:
         known = read_scores(folder.scores)
-        check_reals(dataset, run.shape)
+        check_reals(dataset, run.shape, run.classes)
         averaged = bool(run.config.ema_images)
         subject = describe_subject(run.step, run.position, run.generator, averaged=averaged, digest=run.digest)
         evaluator = create_evaluator()
@@ -109,7 +110,7 @@ def evaluate(options: Evaluate) -> None:
         output.announce([evaluator.describe_numbers(question) for question in questions])
         if {question.features for question in questions} == {old.features for old in known if old.key in questions}:
             print(f"{subject.checkpoint} is scored already.", file=sys.stderr)
-        fakes = generated(run.generator.to(device), run.config.seed, run.config.model.z_dim)
+        fakes = generated(run.generator.to(device), run.config.seed, dataset)
         results = evaluator.score(subject, fakes, known, functools.partial(show_progress, subject.checkpoint))
         try:
             new = [result for result in results if result not in known]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from shards.common.errors import InputError
 from shards.common.progress import Advance
@@ -55,14 +55,22 @@ class Group:
     """Replaces the elements of a list by those of rank 0."""
 
 
-def generated(generator: nn.Module, seed: int, z_dim: int) -> Source:
-    """The images that ``generator`` makes of the evaluation latents of ``seed``."""
+def generated(generator: Generator, seed: int, reals: ShardDataset | None = None) -> Source:
+    """The images that ``generator`` makes of the evaluation latents of ``seed``. If it has classes, each is of that of
+    the image with its number among the ``reals``.
+    """
 
     def images(start: int, stop: int) -> Tensor:
-        pixels = to_pixels(generate(generator, latents(seed, start, stop - start, z_dim, EVALUATION)))
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        noise = latents(seed, start, stop - start, generator.z_dim, EVALUATION)
+        labels = asked_classes(reals, start, stop) if reals is not None and generator.classes else None
+        return torch.from_numpy(to_pixels(generate(generator, noise, labels=labels))).permute(0, 3, 1, 2)
 
     return images
+
+
+def asked_classes(reals: ShardDataset, start: int, stop: int) -> Tensor:
+    """Classes that a conditional generator is asked for, int64 (stop - start,): they are as frequent as in the data."""
+    return torch.from_numpy(reals.reader.labels_at(start, stop - start))
 
 
 def real(dataset: ShardDataset) -> Source:
@@ -162,9 +170,13 @@ class Evaluator:
         scores: list[dict[str, float]] = [{}]
         if group.rank == 0 and ours is not None:
             with progress(f"{measure.name}, comparison", measure.parts(ours, theirs), "parts") as advance:
-                scores = [measure.compare(ours, theirs, advance)]
+                scores = [measure.compare(ours, theirs, advance, self._asked(question.samples))]
         group.broadcast(scores)
         return question.with_scores(scores[0])
+
+    def _asked(self, count: int) -> Tensor | None:
+        """The classes that a class-conditional generator was asked for."""
+        return asked_classes(self.dataset, 0, count) if self.dataset.classes else None
 
     def describe_reals(self, measure: Measure, count: int, progress: Progress) -> Tensor | None:
         """:func:`describe` of the real images, from rank 0's cache if it was done before: then None on other ranks."""
@@ -195,8 +207,10 @@ def _precision(device: torch.device) -> str:
     return ", ".join(backend.fp32_precision for backend in backends)
 
 
-def check_reals(dataset: ShardDataset, shape: tuple[int, int]) -> None:
-    """Raises ``InputError`` if the images of ``dataset`` are few, or not of the run's ``shape`` (channels, side)."""
+def check_reals(dataset: ShardDataset, shape: tuple[int, int], classes: tuple[str, ...] = ()) -> None:
+    """Raises ``InputError`` if the images of ``dataset`` are few, or not of the run's ``shape`` (channels, side) and
+    ``classes``.
+    """
     manifest = dataset.manifest
     if manifest.samples < MIN_REALS:
         raise InputError(f"There are {manifest.samples} real images; scores need at least {MIN_REALS}.")
@@ -204,4 +218,9 @@ def check_reals(dataset: ShardDataset, shape: tuple[int, int]) -> None:
         raise InputError(
             f"The real images are {manifest.summary}; the run makes images of {shape[1]}x{shape[1]}x{shape[0]}. "
             "Give shards of that shape as --shards."
+        )
+    if dataset.classes != classes:
+        raise InputError(
+            f"The classes of the real images are {', '.join(dataset.classes)}; the run makes images of "
+            f"{', '.join(classes)}. Give shards with these classes as --shards."
         )

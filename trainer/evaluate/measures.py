@@ -72,8 +72,12 @@ class Measure(Protocol):
     def parts(self, real: Tensor, fake: Tensor) -> int:
         """How often :meth:`compare` of these rows calls ``advance(1)``, in about equal intervals."""
 
-    def compare(self, real: Tensor, fake: Tensor, advance: Advance = lambda _: None) -> dict[str, float]:
-        """Scores by name, from the rows of both sets."""
+    def compare(
+        self, real: Tensor, fake: Tensor, advance: Advance = lambda _: None, asked: Tensor | None = None
+    ) -> dict[str, float]:
+        """Scores by name, from the rows of both sets. ``asked`` are the classes, int64 (n,), that a class-conditional
+        generator was asked for.
+        """
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,13 @@ class Features:
     def parts(self, real: Tensor, fake: Tensor) -> int:
         return comparisons(len(real), len(fake))
 
-    def compare(self, real: Tensor, fake: Tensor, advance: Advance = lambda _: None) -> dict[str, float]:
+    def compare(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        advance: Advance = lambda _: None,
+        asked: Tensor | None = None,  # noqa: ARG002  # it knows no classes
+    ) -> dict[str, float]:
         frechet, kernel = self.distances
         names = ("precision", "recall", "density", "coverage")
         shares = precision_recall_density_coverage(real, fake, advance=advance)
@@ -109,18 +119,28 @@ class Features:
 
 @dataclass(frozen=True)
 class Labels(Features):
-    """Distances between features of a classifier of the data set's own labels, and the shares of its classes."""
+    """Distances between features of a classifier of the data set's own labels, the shares of its classes, and how
+    often it agrees with the class that was asked for.
+    """
 
-    def compare(self, real: Tensor, fake: Tensor, advance: Advance = lambda _: None) -> dict[str, float]:
-        shares = [
-            torch.bincount(rows[:, WIDTH:].argmax(1), minlength=rows.shape[1] - WIDTH) / len(rows)
-            for rows in (real, fake)
-        ]
+    def compare(
+        self, real: Tensor, fake: Tensor, advance: Advance = lambda _: None, asked: Tensor | None = None
+    ) -> dict[str, float]:
+        found = [rows[:, WIDTH:].argmax(1) for rows in (real, fake)]
+        shares = [torch.bincount(each, minlength=real.shape[1] - WIDTH) / len(each) for each in found]
         return {
             **super().compare(real[:, :WIDTH], fake[:, :WIDTH], advance),
             "class-coverage": torch.minimum(*shares).sum().item(),
             **{f"class-{number}": share for number, share in enumerate(shares[1].tolist())},
+            **({} if asked is None else _agreement(found[1], asked.to(fake.device))),
         }
+
+
+def _agreement(found: Tensor, asked: Tensor) -> dict[str, float]:
+    """The share of the images that the classifier takes for what was asked, of all and of each class asked for."""
+    right = (found == asked).double()
+    by_class = {f"agreement-{number}": right[asked == number].mean().item() for number in sorted({*asked.tolist()})}
+    return {"agreement": right.mean().item(), **by_class}
 
 
 @dataclass(frozen=True)
@@ -140,7 +160,13 @@ class Pixels:
     def parts(self, real: Tensor, fake: Tensor) -> int:  # noqa: ARG002  # as many as there are real ones
         return pixels.projections(real.shape[-1]) + 2
 
-    def compare(self, real: Tensor, fake: Tensor, advance: Advance = lambda _: None) -> dict[str, float]:
+    def compare(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        advance: Advance = lambda _: None,
+        asked: Tensor | None = None,  # noqa: ARG002  # it knows no classes
+    ) -> dict[str, float]:
         bands = pixels.sliced_wasserstein(real, fake, advance=advance)
         scores = {f"swd-{side}": distance for side, distance in bands.items()}
         scores["swd"] = sum(bands.values()) / len(bands)

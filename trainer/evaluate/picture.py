@@ -68,6 +68,8 @@ def family(score: str) -> str | None:
         return "Sliced Wasserstein distance ↓"
     if kind == "ms":
         return "Similarity of images to each other (MS-SSIM)"
+    if score == "agreement":
+        return "Share of images that look like the class asked for ↑"
     return "Shares of the classes in common ↑" if score == "class-coverage" else None  # not of each class
 
 

@@ -39,6 +39,7 @@ class LoadedRun:
     generator: Generator  # the moving average, if the run has one
     discriminator: Discriminator
     shape: tuple[int, int]  # (channels, height and width in pixels) of the images
+    classes: tuple[str, ...]  # names of the classes of class-conditional networks, by their numbers; else empty
     metadata: dict[str, Any]  # the checkpoint's; in memory, because a running training may remove the checkpoint
     digest: str  # SHA-256 (hex) of the checkpoint
 
@@ -71,7 +72,7 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
     try:
         digest = checkpoints.digest(path)
         networks = describe_checkpoint(config, metadata, tensors)
-        size, channels = networks["size"], networks["channels"]
+        size, channels, classes = networks["size"], networks["channels"], tuple(networks["classes"])
         generator, discriminator = restore_networks(networks)
         # Assigned, so that the weights keep their dtype.
         generator.load_state_dict(tensors["average" if config.ema_images else "generator"], assign=True)
@@ -90,7 +91,8 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
         ) from error
     for network in (generator, discriminator):
         network.eval().requires_grad_(False)
-    return LoadedRun(config, path, step, position, generator, discriminator, (channels, size), metadata, digest)
+    shape = (channels, size)
+    return LoadedRun(config, path, step, position, generator, discriminator, shape, classes, metadata, digest)
 
 
 def describe_checkpoint(config: Config, metadata: dict[str, Any], tensors: dict[str, Tensors]) -> dict[str, Any]:
@@ -99,9 +101,10 @@ def describe_checkpoint(config: Config, metadata: dict[str, Any], tensors: dict[
     Raises ``ValueError`` if ``config`` describes others.
     """
     networks = metadata["networks"] if "networks" in metadata else _read_off(config.model, tensors["discriminator"])
-    size, channels = networks["size"], networks["channels"]
+    size, channels, classes = networks["size"], networks["channels"], networks.get("classes", [])
     networks = {**describe_networks(Model(), size, channels), **networks}
-    if networks != describe_networks(config.model, size, channels):
+    expected = describe_networks(config.model, size, channels, classes)
+    if networks != expected or bool(classes) != config.model.conditional:
         raise ValueError("the checkpoint records other networks")
     return networks
 

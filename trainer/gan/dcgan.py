@@ -31,18 +31,25 @@ class DcganGenerator(Generator):
     paper = "arXiv 1511.06434"
 
     def __init__(
-        self, size: int, channels: int, z_dim: int, features: int, upsampling: Upsampling = "transposed"
+        self,
+        size: int,
+        channels: int,
+        z_dim: int,
+        features: int,
+        upsampling: Upsampling = "transposed",
+        *,
+        classes: int = 0,
     ) -> None:
-        super().__init__(z_dim)
+        super().__init__(z_dim, classes)
         doubling = UPSAMPLINGS[upsampling]
         widths = [features * min(2**level, WIDEST) for level in range(levels(size), 0, -1)]
-        blocks = [_up(nn.ConvTranspose2d(z_dim, widths[0], 4, bias=False), widths[0])]
+        blocks = [_up(nn.ConvTranspose2d(self.inputs, widths[0], 4, bias=False), widths[0])]
         blocks += [_up(doubling(wide, narrow, bias=False), narrow) for wide, narrow in pairwise(widths)]
         blocks += [nn.Sequential(doubling(widths[-1], channels, bias=True), nn.Tanh())]
         self.blocks = nn.Sequential(*blocks)
 
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        return cast("torch.Tensor", self.blocks(latents[:, :, None, None]))
+    def draw(self, inputs: torch.Tensor) -> torch.Tensor:
+        return cast("torch.Tensor", self.blocks(inputs[:, :, None, None]))
 
 
 class DcganDiscriminator(Discriminator):
@@ -53,10 +60,17 @@ class DcganDiscriminator(Discriminator):
     """
 
     def __init__(
-        self, size: int, channels: int, features: int, norm: Normalisation = "batch", *, coarse: bool = False
+        self,
+        size: int,
+        channels: int,
+        features: int,
+        norm: Normalisation = "batch",
+        *,
+        coarse: bool = False,
+        classes: int = 0,
     ) -> None:
-        super().__init__()
         widths = [features * 2**level for level in range(levels(size))]
+        super().__init__(widths[-1], classes)
         blocks = [nn.Sequential(nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True))]
         for narrow, wide in pairwise(widths):
             layers: list[nn.Module] = [nn.Conv2d(narrow, wide, 4, 2, 1, bias=norm == "none")]
@@ -67,8 +81,8 @@ class DcganDiscriminator(Discriminator):
         self.blocks = nn.Sequential(*blocks)
         self.coarse = CoarseLogits(size, channels) if coarse else None
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits = cast("torch.Tensor", self.blocks(images)).flatten()
+    def judge(self, images: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        logits = cast("torch.Tensor", self.blocks[-1](hidden)).flatten()
         return logits if self.coarse is None else logits + self.coarse(images)
 
     def activations(self, images: torch.Tensor) -> list[torch.Tensor]:

@@ -5,7 +5,7 @@ A new architecture is a module beside ``dcgan.py``, an entry here and a name in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, get_args
 
@@ -15,15 +15,23 @@ from trainer.gan.mlp import MlpDiscriminator, MlpGenerator
 from trainer.gan.networks import Discriminator, Generator
 from trainer.gan.residual import ResidualDiscriminator, ResidualGenerator
 
-GENERATORS: dict[str, Callable[[Model, int, int], Generator]] = {
-    "dcgan": lambda m, size, channels: DcganGenerator(size, channels, m.z_dim, m.features_g, m.upsampling),
-    "mlp": lambda m, size, channels: MlpGenerator(size, channels, m.z_dim, m.features_g),
-    "residual": lambda m, size, channels: ResidualGenerator(size, channels, m.z_dim, m.features_g),
+GENERATORS: dict[str, Callable[[Model, int, int, int], Generator]] = {
+    "dcgan": lambda m, size, channels, classes: DcganGenerator(
+        size, channels, m.z_dim, m.features_g, m.upsampling, classes=classes
+    ),
+    "mlp": lambda m, size, channels, classes: MlpGenerator(size, channels, m.z_dim, m.features_g, classes=classes),
+    "residual": lambda m, size, channels, classes: ResidualGenerator(
+        size, channels, m.z_dim, m.features_g, classes=classes
+    ),
 }
-DISCRIMINATORS: dict[str, Callable[[Model, int, int], Discriminator]] = {
-    "dcgan": lambda m, size, channels: DcganDiscriminator(size, channels, m.features_d, m.norm_d, coarse=m.coarse_d),
-    "mlp": lambda m, size, channels: MlpDiscriminator(size, channels, m.features_d),
-    "residual": lambda m, size, channels: ResidualDiscriminator(size, channels, m.features_d, coarse=m.coarse_d),
+DISCRIMINATORS: dict[str, Callable[[Model, int, int, int], Discriminator]] = {
+    "dcgan": lambda m, size, channels, classes: DcganDiscriminator(
+        size, channels, m.features_d, m.norm_d, coarse=m.coarse_d, classes=classes
+    ),
+    "mlp": lambda m, size, channels, classes: MlpDiscriminator(size, channels, m.features_d, classes=classes),
+    "residual": lambda m, size, channels, classes: ResidualDiscriminator(
+        size, channels, m.features_d, coarse=m.coarse_d, classes=classes
+    ),
 }
 RECORDED = ("kind", "z_dim", "features_g", "features_d", "norm_d", "coarse_d", "upsampling")
 """Fields of ``Model`` that decide layers, names and shapes of the weights."""
@@ -34,31 +42,34 @@ class UnknownNetworks(ValueError):
     """Networks that another version of shardgan made."""
 
 
-def create_networks(model: Model, size: int, channels: int) -> tuple[Generator, Discriminator]:
-    """Generator and discriminator of ``model`` for images (n, channels, size, size).
+def create_networks(model: Model, size: int, channels: int, classes: int = 0) -> tuple[Generator, Discriminator]:
+    """Generator and discriminator of ``model`` for images (n, channels, size, size), of so many classes.
 
     Their weights are not a function of the seed yet: see :func:`trainer.gan.networks.initialise`.
     Raises ``ValueError`` if there are no networks of this kind or size.
     """
-    return create_generator(model, size, channels), create_discriminator(model, size, channels)
+    return create_generator(model, size, channels, classes), create_discriminator(model, size, channels, classes)
 
 
-def create_generator(model: Model, size: int, channels: int) -> Generator:
+def create_generator(model: Model, size: int, channels: int, classes: int = 0) -> Generator:
     """The first network of :func:`create_networks` alone."""
     if model.kind not in GENERATORS:
         raise ValueError(f"there are no networks of kind {model.kind!r}")
-    return GENERATORS[model.kind](model, size, channels)
+    return GENERATORS[model.kind](model, size, channels, classes)
 
 
-def create_discriminator(model: Model, size: int, channels: int) -> Discriminator:
+def create_discriminator(model: Model, size: int, channels: int, classes: int = 0) -> Discriminator:
     """The second network of :func:`create_networks` alone."""
-    return DISCRIMINATORS[model.kind](model, size, channels)
+    return DISCRIMINATORS[model.kind](model, size, channels, classes)
 
 
-def describe_networks(model: Model, size: int, channels: int) -> dict[str, Any]:
-    """What a checkpoint records of its networks, JSON-ready; the argument of :func:`restore_networks`."""
+def describe_networks(model: Model, size: int, channels: int, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """What a checkpoint records of its networks, JSON-ready; the argument of :func:`restore_networks`. ``classes`` are
+    names.
+    """
     fields = asdict(model)
-    return {**{name: fields[name] for name in RECORDED}, "size": size, "channels": channels}
+    recorded = {name: fields[name] for name in RECORDED}
+    return {**recorded, "size": size, "channels": channels, "classes": [*classes]}
 
 
 def restore_networks(description: Mapping[str, Any]) -> tuple[Generator, Discriminator]:
@@ -73,4 +84,5 @@ def restore_networks(description: Mapping[str, Any]) -> tuple[Generator, Discrim
         if description.get(name, choices[0]) not in choices:
             raise UnknownNetworks(f"{name} {description[name]!r}; it must be one of {', '.join(choices)}")
     model = Model(**{name: description[name] for name in RECORDED if name in description})
-    return create_networks(model, description["size"], description["channels"])
+    classes = len(description.get("classes", ()))
+    return create_networks(model, description["size"], description["channels"], classes)

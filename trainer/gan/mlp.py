@@ -21,12 +21,12 @@ class MlpGenerator(Generator):
     title = "Fully connected"
     paper = "arXiv 1406.2661"
 
-    def __init__(self, size: int, channels: int, z_dim: int, features: int) -> None:
-        super().__init__(z_dim)
+    def __init__(self, size: int, channels: int, z_dim: int, features: int, *, classes: int = 0) -> None:
+        super().__init__(z_dim, classes)
         check_size(size)
         width = 16 * features
         self.layers = nn.Sequential(
-            nn.Linear(z_dim, width),
+            nn.Linear(self.inputs, width),
             nn.ReLU(inplace=True),
             nn.Linear(width, width),
             nn.ReLU(inplace=True),
@@ -35,23 +35,23 @@ class MlpGenerator(Generator):
             nn.Unflatten(1, (channels, size, size)),
         )
 
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        images: torch.Tensor = self.layers(latents)
+    def draw(self, inputs: torch.Tensor) -> torch.Tensor:
+        images: torch.Tensor = self.layers(inputs)
         return images
 
 
 class MlpDiscriminator(Discriminator):
     """Two maxout layers and a linear one, on the image's values as one vector."""
 
-    def __init__(self, size: int, channels: int, features: int) -> None:
-        super().__init__()
+    def __init__(self, size: int, channels: int, features: int, *, classes: int = 0) -> None:
         check_size(size)
         width = 4 * features
+        super().__init__(width, classes)
         self.hidden = nn.ModuleList([Maxout(channels * size * size, width), Maxout(width, width)])
         self.logit = nn.Linear(width, 1)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.logit(self.activations(images)[-1])
+    def judge(self, images: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        logits: torch.Tensor = self.logit(hidden)
         return logits.flatten()
 
     def activations(self, images: torch.Tensor) -> list[torch.Tensor]:

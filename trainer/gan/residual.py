@@ -28,10 +28,10 @@ class ResidualGenerator(Generator):
     title = "Residual"
     paper = "arXiv 2501.05441"
 
-    def __init__(self, size: int, channels: int, z_dim: int, features: int) -> None:
-        super().__init__(z_dim)
+    def __init__(self, size: int, channels: int, z_dim: int, features: int, *, classes: int = 0) -> None:
+        super().__init__(z_dim, classes)
         widths = _widths(size, features)[::-1]
-        self.basis = nn.Sequential(nn.Linear(z_dim, 16 * widths[0]), nn.Unflatten(1, (widths[0], 4, 4)))
+        self.basis = nn.Sequential(nn.Linear(self.inputs, 16 * widths[0]), nn.Unflatten(1, (widths[0], 4, 4)))
         stages = [_stage(widths[0])]
         stages += [
             nn.Sequential(_project(wide, narrow), Doubling(), *_stage(narrow)) for wide, narrow in pairwise(widths)
@@ -39,8 +39,8 @@ class ResidualGenerator(Generator):
         self.stages = nn.Sequential(*stages)
         self.colours = _project(widths[-1], channels, bias=True)
 
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        images = cast("torch.Tensor", self.colours(self.stages(self.basis(latents))))
+    def draw(self, inputs: torch.Tensor) -> torch.Tensor:
+        images = cast("torch.Tensor", self.colours(self.stages(self.basis(inputs))))
         return images if self.training else images.clamp(-1, 1)
 
 
@@ -50,9 +50,9 @@ class ResidualDiscriminator(Discriminator):
     ``coarse`` adds the logits of ``coarse.py``.
     """
 
-    def __init__(self, size: int, channels: int, features: int, *, coarse: bool = False) -> None:
-        super().__init__()
+    def __init__(self, size: int, channels: int, features: int, *, coarse: bool = False, classes: int = 0) -> None:
         widths = _widths(size, features)
+        super().__init__(widths[-1], classes)
         first = nn.Sequential(_project(channels, widths[0], bias=True), *_stage(widths[0]))
         downs = [nn.Sequential(Halving(), _project(narrow, wide), *_stage(wide)) for narrow, wide in pairwise(widths)]
         self.stages = nn.Sequential(first, *downs)
@@ -61,8 +61,8 @@ class ResidualDiscriminator(Discriminator):
         )
         self.coarse = CoarseLogits(size, channels) if coarse else None
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits = cast("torch.Tensor", self.head(self.stages(images))).flatten()
+    def judge(self, images: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        logits = cast("torch.Tensor", self.head(hidden)).flatten()
         return logits if self.coarse is None else logits + self.coarse(images)
 
     def activations(self, images: torch.Tensor) -> list[torch.Tensor]:

@@ -75,10 +75,14 @@ class State:
         return _floats(self.generator), _floats(self.average)
 
 
-def create_state(config: Config, size: int, channels: int, device: torch.device, *, fp16: bool = False) -> State:
-    """A run at position 0, for images (channels, size, size). Equal arguments give equal bits on any device."""
+def create_state(
+    config: Config, size: int, channels: int, device: torch.device, *, classes: int = 0, fp16: bool = False
+) -> State:
+    """A run at position 0, for images (channels, size, size) of so many classes. Equal arguments give equal bits on any
+    device.
+    """
     model, dtype = config.model, torch.float64 if config.dtype == "float64" else torch.float32
-    generator, discriminator = create_networks(model, size, channels)
+    generator, discriminator = create_networks(model, size, channels, classes)
     initialise(generator, 2 * config.seed, model.bn_init_mean)
     initialise(discriminator, 2 * config.seed + 1, model.bn_init_mean)
     for network in (generator, discriminator):

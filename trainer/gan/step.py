@@ -29,6 +29,7 @@ class Part(NamedTuple):
     real: torch.Tensor
     latent: torch.Tensor
     drawn: torch.Tensor  # the augmentation's numbers; empty without one
+    labels: torch.Tensor | None  # classes of the real images and of the generated ones; None without classes
 
 
 @dataclass
@@ -52,12 +53,15 @@ class Step:
         reals: Sequence[torch.Tensor],
         latents: Sequence[torch.Tensor],
         numbers: Sequence[torch.Tensor] = (),
+        labels: Sequence[torch.Tensor] = (),
         *,
         report: bool,
     ) -> Metrics:
         """Train on k batches of real images (n, channels, size, size) and as many of latents (n, z_dim).
 
-        With an augmentation, ``numbers`` are as many of :func:`trainer.gan.augmentation.draw`.
+        With an augmentation, ``numbers`` are as many of :func:`trainer.gan.augmentation.draw`. With classes, ``labels``
+        are those of the real images, int64 (n,), and the generated images of the same indexes are of the same classes:
+        the pairs of the relativistic loss share theirs.
 
         The generator step reuses the fake images of the last discriminator step, as in the tutorial. This saves a fifth
         of the arithmetic at k = 1. With ``--accumulate``, each batch is processed in parts of equal size, one after
@@ -65,7 +69,7 @@ class Step:
         parts would take the memory that parts save. With ``report``, the metrics include gradient norms.
         """
         self.tune()
-        return self.update(reals, latents, numbers, report=report)
+        return self.update(reals, latents, numbers, labels, report=report)
 
     def tune(self) -> None:
         """Change the settings to those of the state's position."""
@@ -89,16 +93,17 @@ class Step:
         reals: Sequence[torch.Tensor],
         latents: Sequence[torch.Tensor],
         numbers: Sequence[torch.Tensor],
+        labels: Sequence[torch.Tensor],
         *,
         report: bool,
     ) -> Metrics:
         """The part of a call that a CUDA graph records."""
         metrics: Metrics = {}
-        empty = [torch.empty(0)] * len(reals)
-        for number, batch in enumerate(zip(reals, latents, numbers or empty, strict=True)):
+        empty, unlabelled = [torch.empty(0)] * len(reals), [None] * len(reals)
+        for number, batch in enumerate(zip(reals, latents, numbers or empty, labels or unlabelled, strict=True)):
             last, parts = number == len(reals) - 1, self._split(*batch)
             with torch.set_grad_enabled(last and len(parts) == 1):
-                fakes = [self.generator(part.latent) for part in parts]
+                fakes = [self.generator(part.latent, part.labels) for part in parts]
             metrics = self._discriminator_step(parts, fakes, report=report and last)
             if not last:
                 self.state.scaler.update()  # it allows one optimizer step between two updates
@@ -106,9 +111,9 @@ class Step:
         self.state.scaler.update()
         return metrics
 
-    def _split(self, *batch: torch.Tensor) -> list[Part]:
+    def _split(self, *batch: torch.Tensor | None) -> list[Part]:
         count = self.config.accumulate
-        columns = [values.chunk(count) if len(values) else [values] * count for values in batch]
+        columns = [[values] * count if values is None or not len(values) else values.chunk(count) for values in batch]
         return [Part(*rows) for rows in zip(*columns, strict=True)]
 
     def _discriminator_step(self, parts: Sequence[Part], fakes: Sequence[torch.Tensor], *, report: bool) -> Metrics:
@@ -123,7 +128,7 @@ class Step:
         due, kind = self.due, self.config.loss
         real, fake = self._augment(part.real, part.drawn, REAL), self._augment(fake, part.drawn, FAKE)
         real, fake = real.detach().requires_grad_("r1" in due), fake.requires_grad_("r2" in due)
-        real_logits, fake_logits = self._judge(real, fake)
+        real_logits, fake_logits = self._judge(real, fake, part.labels)
         batches = {"r1": (real_logits, real), "r2": (fake_logits, fake)}
         squares = gradient_penalties([batches[name] for name in due])
         penalties = {name: self._gammas[name] * square for name, square in zip(due, squares, strict=True)}
@@ -135,21 +140,23 @@ class Step:
         metrics = {"loss/d": loss.detach(), **scores}
         return total, metrics | {f"penalty/{name}": penalty.detach() for name, penalty in penalties.items()}
 
-    def _judge(self, real: torch.Tensor, fake: torch.Tensor) -> Sequence[torch.Tensor]:
+    def _judge(self, real: torch.Tensor, fake: torch.Tensor, labels: torch.Tensor | None) -> Sequence[torch.Tensor]:
         """Logits of both, for one backward pass and thus one all-reduce.
 
         One forward pass is faster than two, but BatchNorm's statistics of a joint batch differ, and a penalty of one
         half would be differentiated through the whole batch.
         """
         if self._separate or real.requires_grad != fake.requires_grad:
-            return self.discriminator(real), self.discriminator(fake)
-        logits: torch.Tensor = self.discriminator(torch.cat([real, fake]))
+            return self.discriminator(real, labels), self.discriminator(fake, labels)
+        both = None if labels is None else labels.repeat(2)
+        logits: torch.Tensor = self.discriminator(torch.cat([real, fake]), both)
         return logits.chunk(2)
 
     def _generator_step(self, parts: Sequence[Part], fakes: Sequence[torch.Tensor], *, report: bool) -> Metrics:
         def loss_of(number: int) -> tuple[torch.Tensor, Metrics]:
-            fake = fakes[number] if len(parts) == 1 else self.generator(parts[number].latent)
-            return self._generator_loss(parts[number], fake)
+            part = parts[number]
+            fake = fakes[number] if len(parts) == 1 else self.generator(part.latent, part.labels)
+            return self._generator_loss(part, fake)
 
         # Frozen and without DDP, or its gradients would be computed and all-reduced for nothing.
         self.state.discriminator.requires_grad_(False)
@@ -159,9 +166,10 @@ class Step:
 
     def _generator_loss(self, part: Part, fake: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
         kind, discriminator = self.config.loss, self.state.discriminator
-        logits = discriminator(self._augment(fake, part.drawn, FAKE_FOR_G))
+        logits = discriminator(self._augment(fake, part.drawn, FAKE_FOR_G), part.labels)
         if kind == "relativistic":
-            logits = relative(logits, discriminator(self._augment(part.real, part.drawn, REAL_FOR_G)))
+            real = self._augment(part.real, part.drawn, REAL_FOR_G)
+            logits = relative(logits, discriminator(real, part.labels))
         loss = generator_loss(logits, kind)
         return loss, {"loss/g": loss.detach(), "score/fake_after": score(logits, kind)}
 

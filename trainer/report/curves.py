@@ -41,6 +41,7 @@ SCORES = {
     "density": ("real images around a sample", 1),
     "coverage": ("share of the data with a sample nearby", 1),
     "class-coverage": ("sum of the smaller shares of each class", 1),
+    "agreement": ("share of images that look like the class asked for", 1),
     "swd-": ("sliced Wasserstein distance of patches", -1),
     "swd": ("its mean over sizes", -1),
     "ms-ssim-real": ("the same of real images, which is the goal", 0),
@@ -53,6 +54,7 @@ FAMILIES = {
     ("ms-ssim",): "Similarity of images to each other",
     ("class-coverage",): "Shares of the classes in common",
     ("class-",): "Share of each class",
+    ("agreement-",): "Agreement with the class asked for, of each class",
 }
 """Prefixes of scores that share a chart, and its title."""
 POINTS = 800  # of a curve; more are combined, as no chart is wider

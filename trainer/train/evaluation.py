@@ -34,7 +34,7 @@ def open_reals(config: Config, samples: int) -> ShardDataset | None:
     """
     if not config.evaluate.samples or samples < MIN_REALS:
         return None
-    return open_images(config.data)
+    return open_images(config.data, labels=config.model.conditional)
 
 
 def create_evaluation(config: Config, accelerator: Accelerator, reals: ShardDataset | None) -> Evaluator | None:

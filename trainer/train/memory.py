@@ -44,14 +44,14 @@ class Memory:
         )
 
 
-def estimate_memory(config: Config, size: int, channels: int, ranks: int = 1) -> Memory:
-    """The memory of a step on images (channels, size, size), in the type of the weights.
+def estimate_memory(config: Config, size: int, channels: int, ranks: int = 1, classes: int = 0) -> Memory:
+    """The memory of a step on images (channels, size, size) of so many classes, in the type of the weights.
 
     It is counted, not measured: a step on the device ``meta`` makes the same tensors without values. Buffers inside of
     operations are not counted, those of oneDNN and cuDNN, nor is what the allocator keeps. Takes about a second.
     """
     rows, meta = config.batch_size // ranks, torch.device("meta")
-    state = create_state(config, size, channels, meta)
+    state = create_state(config, size, channels, meta, classes=classes)
     own = sum(_bytes(tensors) for tensors in state.tensors().values())
     gradients = sum(_bytes(dict(each.named_parameters())) for each in (state.generator, state.discriminator))
     state = replace(state, generator_optim=_Frozen(state.generator), discriminator_optim=_Frozen(state.discriminator))
@@ -62,6 +62,7 @@ def estimate_memory(config: Config, size: int, channels: int, ranks: int = 1) ->
                 [torch.empty(rows, channels, size, size, dtype=dtype, device=meta) for _ in range(config.d_steps)],
                 [torch.empty(rows, config.model.z_dim, dtype=dtype, device=meta) for _ in range(config.d_steps)],
                 [draw(0, 0, rows).to(meta) for _ in range(config.d_steps)] if config.augment.names else [],
+                [torch.zeros(rows, dtype=torch.int64, device=meta) for _ in range(config.d_steps)] if classes else [],
                 report=True,
             )
     return Memory(own, gradients, max(0, peak.most - gradients), rows // config.accumulate)

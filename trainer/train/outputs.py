@@ -144,12 +144,16 @@ class Outputs:
         if self.audit:
             self.audit.append({"step": state.step, "position": state.position, "keys": [], "rollback": cause})
 
-    def draw_sheet(self, name: str, file: str, images: np.ndarray, caption: str, position: int) -> None:
-        """Write ``images``, uint8 (n, height, width, channels), to the PNG ``file``, on a background thread."""
+    def draw_sheet(
+        self, name: str, file: str, images: np.ndarray, caption: str, position: int, rows: Sequence[str] = ()
+    ) -> None:
+        """Write ``images``, uint8 (n, height, width, channels), to the PNG ``file``, on a background thread. ``rows``
+        are the names of classes, see :func:`shards.common.sheet.write_sheet`.
+        """
         path = self.folder.samples / file
 
         def draw() -> None:
-            write_sheet(images, path, {"name": name, "caption": caption, AXIS: str(position)})
+            write_sheet(images, path, {"name": name, "caption": caption, AXIS: str(position)}, rows)
             if self.tracker:
                 self.tracker.log_sheet(name, path, position, caption)
 

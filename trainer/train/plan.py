@@ -14,8 +14,8 @@ from shards.common.processes import available_cores
 from shards.common.urls import redact
 from shards.format.manifest import Manifest
 from trainer.config import Config
-from trainer.gan.factory import create_discriminator, create_networks
-from trainer.gan.networks import has_batch_norm
+from trainer.gan.factory import create_networks
+from trainer.gan.networks import Discriminator, Generator, has_batch_norm
 from trainer.ranks.device import idle_gpus, supports_cuda_graphs
 from trainer.ranks.launch import Launch
 
@@ -62,9 +62,7 @@ def check_penalties(config: Config, manifest: Manifest, precision: str) -> None:
         return
     name = config.penalties[0]
     flag = f"--{'penalty' if getattr(config.penalty, name) else 'schedule'}.{name}"
-    with torch.device("meta"):
-        discriminator = create_discriminator(config.model, manifest.size, manifest.channels)
-    if has_batch_norm(discriminator):
+    if has_batch_norm(_create(config, manifest)[1]):
         raise InputError(
             f"{flag} needs the gradient of each image, and BatchNorm in the discriminator mixes those of a batch. "
             "Give --model.norm-d none, or --penalty.r1 0 --penalty.r2 0."
@@ -100,8 +98,7 @@ def _notes(config: Config, manifest: Manifest, launch: Launch) -> Iterator[str |
 
 def _parameters(config: Config, manifest: Manifest) -> tuple[int, int]:
     try:
-        with torch.device("meta"):
-            networks = create_networks(config.model, manifest.size, manifest.channels)
+        networks = _create(config, manifest)
     except (RuntimeError, TypeError) as error:  # more bytes, or features, than 64 bits count
         raise InputError(
             "The networks are too large for any memory. Lower --model.features-g, --model.features-d and --model.z-dim."
@@ -111,8 +108,14 @@ def _parameters(config: Config, manifest: Manifest) -> tuple[int, int]:
 
 
 def _has_batch_norm(config: Config, manifest: Manifest) -> bool:
+    return any(map(has_batch_norm, _create(config, manifest)))
+
+
+def _create(config: Config, manifest: Manifest) -> tuple[Generator, Discriminator]:
+    """The networks, without memory for their weights."""
+    classes = len(manifest.classes) if config.model.conditional else 0
     with torch.device("meta"):
-        return any(map(has_batch_norm, create_networks(config.model, manifest.size, manifest.channels)))
+        return create_networks(config.model, manifest.size, manifest.channels, classes)
 
 
 def describe(
@@ -139,7 +142,8 @@ def describe(
     return "\n".join(
         (
             f"data     {manifest.summary} at {redact(config.data.shards)}",
-            f"networks generator {g:,} parameters, discriminator {d:,}, latents of {config.model.z_dim}",
+            f"networks generator {g:,} parameters, discriminator {d:,}, latents of {config.model.z_dim}"
+            + (f", {len(manifest.classes):,} classes" if config.model.conditional else ""),
             f"compute  {launch.ranks} {device} rank{'s' * (launch.ranks > 1)}, {arithmetic}, "
             f"global batch {config.batch_size}{parts}, {config.d_steps} D step{'s' * (config.d_steps > 1)} per G step",
             f"length   {left:,} steps {begin}",

@@ -13,6 +13,7 @@ from shards.common.errors import InputError
 from shards.common.urls import redact
 from shards.format.manifest import MANIFEST, Manifest, Shard
 from shards.loading.dataset import ShardDataset
+from shards.loading.labels import UnusableLabels
 from shards.sources.faces import Faces
 from trainer.config import OF_A_NODE, Config, flatten
 from trainer.data import open_images
@@ -66,7 +67,7 @@ def prepare(
     resumed, dataset = _resume(config, folder)
     metadata = resumed[2] if resumed else {}
     equal = {name: str(value) for name, value in flatten(config).items() if name not in OF_A_NODE}
-    equal |= {"data set": dataset.manifest.digest[:16], "mixed precision": precision}
+    equal |= {"data set": dataset.manifest.digest[:16], "labels": dataset.labels_digest, "mixed precision": precision}
     digest = checkpoint.digest(resumed[0]) if resumed else ""
     equal["newest checkpoint"] = f"{resumed[0].name}, {digest[:16]}" if resumed else "none"
     header = plan.describe(config, dataset.manifest, launch, precision, metadata, note)
@@ -96,7 +97,8 @@ def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> N
     if launch.rank == 0:
         header = plan.describe(config, manifest, launch, precision, resumed[2] if resumed else {}, note)
         print(header, file=sys.stderr)
-        memory = estimate_memory(config, manifest.size, manifest.channels, launch.ranks)
+        classes = len(manifest.classes) if config.model.conditional else 0
+        memory = estimate_memory(config, manifest.size, manifest.channels, launch.ranks, classes)
         lower = ", less in mixed precision" if precision != "no" else ""
         print(f"memory   {memory}{lower}", file=sys.stderr)
         if memory.total > (room := device_memory(launch)):
@@ -115,7 +117,12 @@ def _check_launch(config: Config, launch: Launch) -> tuple[str, str | None]:
 def _uses_missing_default(preset: str, config: Config) -> bool:
     """Whether the run trains on the embedded data set and that does not exist yet."""
     embedded = PRESETS["faces"][1].data.shards
-    return preset == "faces" and config.data.shards == embedded and not (Path(embedded) / MANIFEST).exists()
+    missing = preset == "faces" and config.data.shards == embedded and not (Path(embedded) / MANIFEST).exists()
+    if missing and config.model.conditional:
+        raise InputError(
+            "--model.conditional needs labels, and the embedded faces have none. Give other --data.shards."
+        )
+    return missing
 
 
 def _resume(config: Config, folder: RunFolder) -> tuple[checkpoint.Loaded | None, ShardDataset]:
@@ -128,6 +135,8 @@ def _resume(config: Config, folder: RunFolder) -> tuple[checkpoint.Loaded | None
         return None, _open_data(config, {})
     path, tensors, metadata = resumed
     dataset = _open_data(config, metadata)
+    if config.model.conditional:
+        _check_labels(config, metadata, dataset)
     try:
         describe_checkpoint(config, metadata, tensors)
     except (LookupError, ValueError) as error:
@@ -138,19 +147,35 @@ def _resume(config: Config, folder: RunFolder) -> tuple[checkpoint.Loaded | None
     return resumed, dataset
 
 
+def _check_labels(config: Config, metadata: dict[str, Any], dataset: ShardDataset) -> None:
+    """Raises ``InputError`` if the labels are not those of the run whose checkpoint stored ``metadata``."""
+    if metadata.get("labels", "") in ("", dataset.labels_digest):
+        return
+    before, now = metadata["networks"]["classes"], [*dataset.classes]
+    what = "other labels than" if now == before else f"the classes {', '.join(now)}, but had {', '.join(before)}"
+    raise InputError(
+        f"{redact(config.data.shards)} has {what} when the run in {config.out} was started. Give the old data, or "
+        "another --out for a new run."
+    )
+
+
 def _open_data(config: Config, metadata: dict[str, Any]) -> ShardDataset:
     """Open the data set in the order of the run whose checkpoint stored ``metadata``.
 
     Raises ``InputError`` if it is missing, incomplete, too small, of an unsupported size, or not that of the run.
     """
-    dataset = open_images(
-        config.data,
-        seed=config.seed,
-        lanes=metadata.get("lanes", config.batch_size),
-        block=metadata.get("block"),
-        keys=config.data.audit is not None,
-        strict=config.data.strict,
-    )
+    try:
+        dataset = open_images(
+            config.data,
+            seed=config.seed,
+            lanes=metadata.get("lanes", config.batch_size),
+            block=metadata.get("block"),
+            keys=config.data.audit is not None,
+            strict=config.data.strict,
+            labels=config.model.conditional,
+        )
+    except UnusableLabels as error:
+        raise InputError(f"--model.conditional needs a class for each image. {error}") from error
     manifest, shown = dataset.manifest, redact(config.data.shards)
     if manifest.size not in SIZES:
         raise InputError(

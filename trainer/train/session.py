@@ -32,7 +32,7 @@ from trainer.gan.schedule import settings
 from trainer.gan.state import State, find_non_finite
 from trainer.gan.step import Metrics, Step
 from trainer.ranks.process_group import StopVote, check_equal, share_buffers
-from trainer.samples import caption, fixed_latents, generate, to_pixels
+from trainer.samples import caption, fixed_labels, fixed_latents, generate, to_pixels
 from trainer.train.divergence import read_metrics
 from trainer.train.outputs import Outputs
 from trainer.watch.board import AXIS
@@ -72,7 +72,9 @@ class Session:
         dtype = torch.float64 if config.dtype == "float64" else torch.float32
         reals = [normalise(batch.images, dtype) for batch in batches]
         numbers = [self._numbers(batch) for batch in batches] if config.augment.names else []
-        metrics = self.step(reals, [self._latents(batch, dtype) for batch in batches], numbers, report=report)
+        labels = [self._to_device(batch.labels) for batch in batches if batch.labels is not None]
+        noise = [self._latents(batch, dtype) for batch in batches]
+        metrics = self.step(reals, noise, numbers, labels, report=report)
         images = config.batch_size * config.d_steps
         state.step += 1
         state.position += images
@@ -117,7 +119,7 @@ class Session:
             self.dataset.manifest,
         )
         with torch.device("meta"):
-            copy = create_generator(self.config.model, manifest.size, manifest.channels)
+            copy = create_generator(self.config.model, manifest.size, manifest.channels, network.classes)
         copy.load_state_dict(network.state_dict(), assign=True)
         return copy.eval().requires_grad_(False)
 
@@ -165,7 +167,7 @@ class Session:
         self.outputs.progress.write(f"step {state.step}: scoring {config.evaluate.samples:,} images")
         try:
             check(0)  # the next call reads this vote
-            fakes = generated(network, config.seed, config.model.z_dim)
+            fakes = generated(network, config.seed, self.evaluator.dataset)
             results = self.evaluator.score(subject, fakes, progress=progress)
         except Stopped:
             return False
@@ -218,10 +220,11 @@ class Session:
             return
         config, state = self.config, self.state
         count = config.samples.count
-        network = self._sampled_network()
-        images = generate(network, fixed_latents(config.seed, count, config.model.z_dim))
+        network, classes = self._sampled_network(), self.dataset.classes
+        noise = fixed_latents(config.seed, count, config.model.z_dim)
+        images = generate(network, noise, labels=fixed_labels(count, len(classes)))
         text = caption(config.seed, count, state.step, config.ema_images, batch_norm=has_batch_norm(network))
-        self.outputs.draw_sheet("fake", f"step-{state.step:09d}.png", to_pixels(images), text, state.position)
+        self.outputs.draw_sheet("fake", f"step-{state.step:09d}.png", to_pixels(images), text, state.position, classes)
 
     def draw_reals(self) -> None:
         """Draw a sheet of real images, once, for comparison."""
@@ -266,10 +269,11 @@ class Session:
             "manifest": manifest.digest,
             "data": manifest.summary,
             "precision": self.accelerator.mixed_precision,
+            "labels": self.dataset.labels_digest,
             "accumulate": self.config.accumulate,
             "rollbacks": state.rollbacks,
             "scaler": state.scaler.state_dict(),
-            "networks": describe_networks(self.config.model, manifest.size, manifest.channels),
+            "networks": describe_networks(self.config.model, manifest.size, manifest.channels, self.dataset.classes),
             **self.outputs.known_scores.record(self.config.evaluate.by),
         }
 

@@ -120,7 +120,8 @@ def _open_session(
 
 def _restore_state(config: Config, accelerator: Accelerator, prepared: Prepared) -> State:
     manifest, fp16 = prepared.dataset.manifest, accelerator.mixed_precision == "fp16"
-    state = create_state(config, manifest.size, manifest.channels, accelerator.device, fp16=fp16)
+    classes = len(prepared.dataset.classes)
+    state = create_state(config, manifest.size, manifest.channels, accelerator.device, classes=classes, fp16=fp16)
     if prepared.resumed:
         _, tensors, metadata = prepared.resumed
         state.restore(tensors, metadata)

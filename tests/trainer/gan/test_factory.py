@@ -38,6 +38,14 @@ def test_images_and_logits_have_their_shapes(model: Model, size: int, channels: 
 
 @every_model
 def test_a_description_restores_the_same_networks(model: Model) -> None:
+    names = ("a", "b")
+    for classes in ((), names):
+        description = json.loads(json.dumps(describe_networks(model, 64, 3, classes)))
+        for network, restored in zip(
+            create_networks(model, 64, 3, len(classes)), restore_networks(description), strict=True
+        ):
+            assert restored.classes == len(classes)
+            restored.load_state_dict(network.state_dict())
     networks = create_networks(model, 64, 3)
     description = json.loads(json.dumps(describe_networks(model, 64, 3)))
     for network, restored in zip(networks, restore_networks(description), strict=True):
@@ -54,15 +62,44 @@ def test_a_description_restores_the_same_networks(model: Model) -> None:
 
 
 @every_model
+@torch.no_grad()
+def test_conditional_networks_take_labels(model: Model) -> None:
+    """Before training, the discriminator judges all classes alike, as its unconditional twin does."""
+    generator, discriminator = create_networks(model, 32, 1, 5)
+    for seed, network in enumerate((generator, discriminator)):
+        initialise(network, seed)
+        network.double().eval()
+    noise, labels = torch.randn(1, 7).double().expand(3, -1), torch.tensor([0, 4, 4])
+    images = generator(noise, labels)
+    assert torch.allclose(images[1], images[2], rtol=1e-12) and not torch.allclose(images[0], images[1], rtol=1e-7)
+    mixture = torch.tensor([[1.0, 0, 0, 0, 0], [0, 0, 0, 0, 1.0], [0.5, 0, 0, 0, 0.5]]).double()
+    mixed = generator(noise, mixture)
+    torch.testing.assert_close(mixed[:2], images[:2])
+    assert not any(torch.allclose(mixed[2], image, rtol=1e-7) for image in images)
+    twin = create_networks(model, 32, 1)[1]
+    initialise(twin, 1)
+    twin.double().eval()
+    assert torch.equal(discriminator(images, labels), twin(images))
+    torch.nn.init.normal_(discriminator.get_parameter("projection.weight"))
+    by_class = (discriminator(images[:1].expand(3, -1, -1, -1), labels) - twin(images[:1])).tolist()
+    assert by_class[1] == pytest.approx(by_class[2]) and by_class[0] != pytest.approx(by_class[1])
+    for network, inputs in ((generator, noise), (discriminator, images)):
+        with pytest.raises(ValueError, match="5 classes gets no labels"):
+            network(inputs)
+    with pytest.raises(ValueError, match="0 classes gets labels"):
+        twin(images, labels)
+
+
+@every_model
 def test_every_weight_is_a_function_of_the_seed(model: Model) -> None:
     for number in (0, 1):
-        first, second, other = (create_networks(model, 32, 1)[number] for _ in range(3))
+        first, second, other = (create_networks(model, 32, 1, 4)[number] for _ in range(3))
         for network, seed in ((first, 3), (second, 3), (other, 4)):
             initialise(network, seed)
         for name, weight in first.state_dict().items():
             assert torch.equal(weight, second.state_dict()[name])
         for name, weight in first.named_parameters():
-            constant = weight.unique().numel() == 1  # BatchNorm's biases, and convolutions that start at 0
+            constant = weight.unique().numel() == 1  # BatchNorm's biases, and what starts at 0
             assert constant or not torch.equal(weight, other.state_dict()[name]), name
 
 

@@ -22,6 +22,7 @@ from trainer.recipe import Augment, Optim, Penalty, Schedule
 
 GOLDEN = ROOT / "tests" / "golden" / "losses.json"
 BATCH = 16
+CLASSES = 3  # of conditional networks
 CPU = torch.device("cpu")
 NETWORKS = ("discriminator", "generator")
 
@@ -49,8 +50,16 @@ COARSE = penalised(
 """Other networks of kind dcgan, which see augmented images."""
 
 
+def conditional(config: Config) -> Config:
+    return replace(config, model=replace(config.model, conditional=True))
+
+
+def classes_of(config: Config) -> int:
+    return CLASSES if config.model.conditional else 0
+
+
 def create(config: Config, device: torch.device = CPU) -> tuple[State, Step]:
-    state = create_state(config, manifest().size, manifest().channels, device)
+    state = create_state(config, manifest().size, manifest().channels, device, classes=classes_of(config))
     return state, Step(state, state.generator, state.discriminator, config)
 
 
@@ -66,6 +75,12 @@ def noise(number: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 def drawn(config: Config, number: int) -> list[torch.Tensor]:
     """Numbers of the augmentation, if the run has one."""
     return [draw(0, number * BATCH, BATCH)] if config.augment.names else []
+
+
+def labelled(config: Config, number: int) -> list[torch.Tensor]:
+    """Labels of the real images, if the run has classes; they are not balanced."""
+    images = range(number * BATCH, (number + 1) * BATCH)
+    return [torch.tensor([image * image % CLASSES for image in images])] if config.model.conditional else []
 
 
 def weights(network: nn.Module) -> list[torch.Tensor]:
@@ -119,7 +134,7 @@ def test_a_generator_step_leaves_no_gradient_in_the_discriminator() -> None:
     state, step = create(small())
     step([reals(0)], [noise(0)], report=False)
     before = [parameter.grad.clone() for parameter in state.discriminator.parameters() if parameter.grad is not None]
-    part = Part(reals(1), noise(1), torch.empty(0))
+    part = Part(reals(1), noise(1), torch.empty(0), None)
     step._generator_step([part], [state.generator(part.latent)], report=False)
     after = [parameter.grad for parameter in state.discriminator.parameters() if parameter.grad is not None]
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
@@ -214,6 +229,41 @@ def test_the_discriminator_sees_augmented_images_only(loss: Loss) -> None:
         step([real], [latent], report=False)
 
 
+@pytest.mark.parametrize("loss", get_args(Loss))
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_both_networks_get_the_classes_of_the_real_images(loss: Loss, accumulate: int) -> None:
+    """A generated image is of the class of the real one with its index, with which a relativistic loss pairs it."""
+    config = replace(conditional(small(loss, d_steps=2)), accumulate=accumulate)
+    state, step = create(config)
+    asked: list[torch.Tensor] = []
+    judged: list[torch.Tensor] = []
+    state.generator.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[1]))
+    state.discriminator.register_forward_pre_hook(lambda _, inputs: judged.append(inputs[1]))
+    labels = [labelled(config, number)[0] for number in range(2)]
+    step([reals(0), reals(1)], [noise(0), noise(1)], [], labels, report=False)
+    first, second = (batch.chunk(accumulate) for batch in labels)
+    again = second if accumulate > 1 else ()  # the generator's step draws the parts anew
+    uses = 2 if loss == "relativistic" else 1
+    wanted = [part for batch in (first, second) for part in batch for _ in range(2)]
+    wanted += [part for part in second for _ in range(uses)]
+    for found, expected in ((asked, [*first, *second, *again]), (judged, wanted)):
+        assert [part.tolist() for part in found] == [part.tolist() for part in expected]
+
+
+def test_each_class_learns_from_its_own_images() -> None:
+    """Both networks' vectors of a class that is not in a batch stay as they are."""
+    config = conditional(penalised())
+    state, step = create(config)
+    vectors = [
+        state.generator.get_parameter("embedding.weight"),
+        state.discriminator.get_parameter("projection.weight"),
+    ]
+    before = [vector.detach().clone() for vector in vectors]
+    step([reals(0)], [noise(0)], [], [torch.arange(BATCH) % 2], report=False)
+    for old, new in zip(before, vectors, strict=True):
+        assert (old != new).any(1).tolist() == [True, True, False]
+
+
 def test_an_augmentation_of_probability_0_changes_no_bit() -> None:
     plain, other = create(penalised()), create(penalised(augment=Augment("color,translation,cutout", 0.0)))
     assert plain[1]([reals(0)], [noise(0)], report=True) == other[1](
@@ -253,8 +303,11 @@ def test_a_relativistic_generator_step_is_against_the_updated_discriminator() ->
 @pytest.mark.parametrize("loss", get_args(Loss))
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_accumulation_changes_nothing_but_rounding(loss: Loss, accumulate: int) -> None:
-    """With penalties in every second step, augmentation, a schedule, and two updates of the discriminator a step."""
+    """With penalties in every second step, augmentation, a schedule, classes, and two updates of the discriminator a
+    step.
+    """
     config = penalised(loss=loss, dtype="float64", d_steps=2, augment=Augment("color,translation,cutout", 0.7))
+    config = conditional(config)
     found = []
     for parts in (1, accumulate):
         state, step = create(replace(config, accumulate=parts))
@@ -262,7 +315,8 @@ def test_accumulation_changes_nothing_but_rounding(loss: Loss, accumulate: int) 
         for number in (0, 2, 4):
             pair = (number, number + 1)
             batches = [[batch(n, torch.float64) for n in pair] for batch in (reals, noise)]
-            rows.append(step(*batches, [drawn(config, n)[0] for n in pair], report=True))
+            batches += [[draw(config, n)[0] for n in pair] for draw in (drawn, labelled)]
+            rows.append(step(*batches, report=True))
             state.step, state.position = state.step + 1, state.position + 2 * BATCH
         found.append((rows, state.tensors()))
     torch.testing.assert_close(*found, rtol=0, atol=1e-10)

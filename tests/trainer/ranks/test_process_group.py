@@ -14,7 +14,20 @@ from accelerate.state import AcceleratorState
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.support.ranks import on_ranks
-from tests.trainer.gan.test_step import BATCH, COARSE, create, drawn, manifest, noise, penalised, reals, small
+from tests.trainer.gan.test_step import (
+    BATCH,
+    COARSE,
+    classes_of,
+    conditional,
+    create,
+    drawn,
+    labelled,
+    manifest,
+    noise,
+    penalised,
+    reals,
+    small,
+)
 from trainer.config import Config
 from trainer.gan.optimizer import Tensors
 from trainer.gan.state import State, create_state
@@ -27,6 +40,7 @@ RUNS = {
     "float64": small(dtype="float64"),
     "coarse": replace(COARSE, dtype="float64"),
     "residual": replace(COARSE, dtype="float64", model=replace(COARSE.model, kind="residual")),
+    "conditional": replace(conditional(COARSE), dtype="float64", d_steps=2),
     **{
         f"{parts} parts": penalised(dtype="float64", d_steps=2, augment=COARSE.augment, accumulate=parts)
         for parts in (2, 4)
@@ -47,7 +61,7 @@ def rows(batch: torch.Tensor) -> torch.Tensor:
 def join(config: Config) -> tuple[Any, State, Step]:
     """This rank's part of a run."""
     accelerator = create_accelerator(config, read_launch(), "no")
-    state = create_state(config, manifest().size, manifest().channels, accelerator.device)
+    state = create_state(config, manifest().size, manifest().channels, accelerator.device, classes=classes_of(config))
     return accelerator, state, Step(state, *wrap(accelerator, state, sync_bn=True), config)
 
 
@@ -64,8 +78,8 @@ def train(state: State, step: Step, steps: int, dtype: torch.dtype) -> tuple[lis
     for number in range(steps):
         parts = range(number * (k := step.config.d_steps), (number + 1) * k)
         batches = [[rows(batch(part, dtype)) for part in parts] for batch in (reals, noise)]
-        numbers = [rows(values) for part in parts for values in drawn(step.config, part)]
-        metrics = step(*batches, numbers, report=True)
+        more = [[rows(values) for part in parts for values in draw(step.config, part)] for draw in (drawn, labelled)]
+        metrics = step(*batches, *more, report=True)
         figures.append([mean(metrics[name]) for name in sorted(metrics)])
         state.step += 1
         state.position += BATCH * k

@@ -36,6 +36,7 @@ def test_a_spike_among_many_values_is_kept() -> None:
 def test_directions_of_scores() -> None:
     up = {"precision-lite0": 1, "recall-lite0": 1, "density-lite0": 1, "coverage-lite0": 1, "class-coverage-labels": 1}
     down = {"fid": -1, "fd-lite0": -1, "kd-inception": -1, "swd": -1, "swd-64": -1}
+    up |= {"agreement": 1, "agreement-3": 1}
     signs = {**up, **down, "ms-ssim": 0, "ms-ssim-real": 0, "new": 0}
     assert {name: describe(name)[1] for name in signs} == signs
 

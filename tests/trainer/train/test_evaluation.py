@@ -174,7 +174,7 @@ def scores_here(shards: str, cache: str, threads: int = 1) -> dict[str, float]:
     assert evaluator is not None
     generator = create_state(config, 32, 3, accelerator.device).average
     subject = describe_subject(0, 0, generator, averaged=True)
-    results = evaluator.score(subject, generated(generator, config.seed, 8))
+    results = evaluator.score(subject, generated(generator, config.seed, reals))
     evaluator.dataset.reader.close()
     return {name: value for result in results for name, value in result.scores.items()}
 

@@ -14,7 +14,19 @@ from torch.profiler import ProfilerActivity, profile
 from shards.common.errors import InputError
 from tests.support.launching import SMALL, status
 from tests.support.ranks import train_here
-from tests.trainer.gan.test_step import BATCH, COARSE, create, drawn, noise, penalised, reals, small
+from tests.trainer.gan.test_step import (
+    BATCH,
+    COARSE,
+    classes_of,
+    conditional,
+    create,
+    drawn,
+    labelled,
+    noise,
+    penalised,
+    reals,
+    small,
+)
 from trainer.config import Config, Kind
 from trainer.gan.step import Step
 from trainer.train.memory import estimate_memory, explain_allocation
@@ -24,6 +36,7 @@ CONFIGS = {
     "batch norm": small(),
     "coarse": COARSE,
     "parts": replace(COARSE, accumulate=4),
+    "classes": conditional(COARSE),
     "d-steps": small(d_steps=2),
     "float64": small(dtype="float64"),
     **{kind: penalised(model=replace(COARSE.model, kind=kind, coarse_d=False)) for kind in get_args(Kind)},
@@ -37,7 +50,8 @@ def most_allocated(config: Config) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         for _ in range(2):
             batches = [[batch(n, dtype) for n in range(config.d_steps)] for batch in (reals, noise)]
-            step(*batches, [numbers for _ in range(config.d_steps) for numbers in drawn(config, 0)], report=True)
+            more = [[values for _ in range(config.d_steps) for values in of(config, 0)] for of in (drawn, labelled)]
+            step(*batches, *more, report=True)
     events: Any = recorded.profiler
     changes = [event for event in events.kineto_results.events() if event.name() == "[memory]"]
     now = most = 0
@@ -51,7 +65,7 @@ def most_allocated(config: Config) -> int:
 def test_the_estimate_is_what_the_allocator_gives_out(name: str) -> None:
     """To a quarter, or 4 MB, which operations take for themselves."""
     config = CONFIGS[name]
-    memory = estimate_memory(config, 64, 3)
+    memory = estimate_memory(config, 64, 3, classes=classes_of(config))
     counted, real = memory.gradients + memory.activations, most_allocated(config)
     assert real - max(4 * MB, real / 4) < counted < 1.1 * real
     state, _ = create(config)

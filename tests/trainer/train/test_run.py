@@ -9,7 +9,7 @@ import signal
 import subprocess
 import warnings
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -18,13 +18,17 @@ import pytest
 import yaml
 from PIL import Image
 
+from shards.format.manifest import read_manifest
+from tests.shards.loading.test_labels import relabel
 from tests.support.forks import python
 from tests.support.launching import ROOT, SMALL, command, rows, run, start, status, wait_for_step
-from tests.support.make import make_shards
+from tests.support.make import make_shards, reindex
 from trainer.folder.background import Background
 from trainer.presets import PRESETS
 from trainer.run import main
 from trainer.train.session import Session
+
+CONDITIONAL = ("--model.conditional", "true")
 
 
 def flags(shards: Path, out: Path, *more: str) -> list[str]:
@@ -171,6 +175,12 @@ def test_no_shards_at_the_path(tmp_path: Path, fails: Fails) -> None:
 
 
 @pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    make_shards(tmp_path / "labelled", samples=50)
+    return tmp_path / "labelled"
+
+
+@pytest.fixture
 def copied(faces32: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(faces32, tmp_path / "shards"))
 
@@ -230,6 +240,36 @@ def test_other_data_than_the_run_was_started_on(finished: Path, copied: Path, fa
     facts["shards"].reverse()
     (copied / "manifest.json").write_text(json.dumps(facts))
     assert "is not the data set that the run" in fails(*flags(copied, finished, "--steps", "6"))
+
+
+def test_classes_need_a_label_for_each_image(faces32: Path, tmp_path: Path, fails: Fails) -> None:
+    said = fails(*flags(faces32, tmp_path / "run", *CONDITIONAL))
+    assert said.startswith("--model.conditional needs a class for each image. shard-")
+    assert "holds no labels" in said and "attributes in .json are none" in said and not (tmp_path / "run").exists()
+    said = fails("--out", str(tmp_path / "run"), "--data.shards", "data/faces64", *CONDITIONAL)
+    assert "--model.conditional needs " in said and not (tmp_path / "run").exists()
+
+
+def test_a_run_keeps_its_classes(labelled: Path, tmp_path: Path, fails: Fails) -> None:
+    """Its sheets have a row for each. Other names or labels are refused, though the images are the same."""
+    out = tmp_path / "run"
+    few = flags(labelled, out, "--samples.count", "20", *CONDITIONAL)
+    done = run(*few)
+    assert done.returncode == 0, done.stderr
+    assert ", 10 classes\n" in done.stderr
+    with Image.open(out / "samples" / "step-000000004.png") as sheet:
+        assert sheet.height == 10 * 34 + 2 and 2 * 34 + 2 < sheet.width < 4 * 34
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    more = [*few, "--steps", "6"]
+    assert "model.conditional: True -> False" in fails(*more, "--model.conditional", "false")
+    relabel(labelled, 3, b"7")
+    reindex(labelled, read_manifest(labelled))
+    assert f"{labelled} has other labels than when the run in {out} was started" in fails(*more)
+    relabel(labelled, 3, b"3")
+    names = tuple("abcdefghij")
+    reindex(labelled, replace(read_manifest(labelled), classes=names))
+    assert f"has the classes {', '.join(names)}, but had 0, 1, 2" in fails(*more)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
 def test_a_folder_that_cannot_be_written(faces32: Path, tmp_path: Path, fails: Fails) -> None:

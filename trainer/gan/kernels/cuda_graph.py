@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import torch
 
@@ -29,7 +30,7 @@ class Replay:
     def __init__(self, step: Step, record: Callable[[Work], Work]) -> None:
         self._step, self._record = step, record
         self._seen: Counter[Kind] = Counter()
-        self._buffers: list[torch.Tensor] = []
+        self._buffers: list[list[torch.Tensor]] = []
         self._works: dict[Kind, Work] = {}
 
     def __call__(
@@ -37,22 +38,21 @@ class Replay:
         reals: Sequence[torch.Tensor],
         latents: Sequence[torch.Tensor],
         numbers: Sequence[torch.Tensor] = (),
+        labels: Sequence[torch.Tensor] = (),
         *,
         report: bool,
     ) -> Metrics:
-        kind = self._step.due
+        kind, inputs = self._step.due, (reals, latents, numbers, labels)
         self._seen[kind] += 1
         if report or self._seen[kind] <= WARM_UP:
-            return self._step(reals, latents, numbers, report=report)
+            return self._step(*inputs, report=report)
         if not self._buffers:
-            self._buffers = [torch.empty_like(batch) for batch in (*reals, *latents, *numbers)]
+            self._buffers = [[torch.empty_like(batch) for batch in batches] for batches in inputs]
         self._step.tune()
-        if kind not in self._works:
-            k = len(reals)
-            inputs = self._buffers[:k], self._buffers[k : 2 * k], self._buffers[2 * k :]
-            self._works[kind] = self._record(lambda: self._step.update(*inputs, report=False))
-        for buffer, batch in zip(self._buffers, (*reals, *latents, *numbers), strict=True):
+        for buffer, batch in zip(chain(*self._buffers), chain(*inputs), strict=True):
             buffer.copy_(batch, non_blocking=True)
+        if kind not in self._works:
+            self._works[kind] = self._record(lambda: self._step.update(*self._buffers, report=False))
         return self._works[kind]()
 
 

@@ -9,19 +9,32 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conftest import NO_GPU
-from tests.trainer.gan.test_step import BATCH, CPU, create, drawn, noise, penalised, reals, small
+from tests.trainer.gan.test_step import (
+    BATCH,
+    CPU,
+    conditional,
+    create,
+    drawn,
+    labelled,
+    noise,
+    penalised,
+    reals,
+    small,
+)
 from trainer.config import Config
 from trainer.gan.kernels.cuda_graph import WARM_UP, Replay, Work, cuda_graph
 from trainer.gan.state import State
 from trainer.gan.step import Metrics
 from trainer.recipe import Augment, Schedule
 
-LAZY = penalised(
-    schedule=Schedule(images=500, lr_g=1e-5, lr_d=1e-3, r1=4.0, augment=0.2),
-    augment=Augment("color,translation,cutout", 0.8),
+LAZY = conditional(
+    penalised(
+        schedule=Schedule(images=500, lr_g=1e-5, lr_d=1e-3, r1=4.0, augment=0.2),
+        augment=Augment("color,translation,cutout", 0.8),
+    )
 )
 RECIPES = pytest.mark.parametrize(
-    "config", [small(d_steps=2), LAZY], ids=["two D steps", "lazy penalties and augmentation"]
+    "config", [small(d_steps=2), LAZY], ids=["two D steps", "lazy penalties, augmentation and classes"]
 )
 
 
@@ -85,8 +98,8 @@ def run(config: Config, device: torch.device, *, recorded: bool) -> tuple[State,
     for number in range((WARM_UP + 3) * config.penalty.every):
         parts = range(number * config.d_steps, (number + 1) * config.d_steps)
         images, latents = ([draw(n, kind).to(device) for n in parts] for draw in (reals, noise))
-        numbers = [part.to(device) for n in parts for part in drawn(config, n)]
-        metrics = iterate(images, latents, numbers, report=number % 7 == 6)
+        more = [[part.to(device) for n in parts for part in draw(config, n)] for draw in (drawn, labelled)]
+        metrics = iterate(images, latents, *more, report=number % 7 == 6)
         rows.append({name: value.item() for name, value in metrics.items()})
         state.step += 1
         state.position += BATCH * config.d_steps

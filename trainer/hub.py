@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,10 @@ REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)  # on the Hub; everythin
 
 
 class Generator(nn.Module, PyTorchModelHubMixin, library_name="shardgan"):
-    """Maps latents float32 (n, z_dim), drawn from N(0, 1), to images (n, channels, size, size) in [-1, 1]."""
+    """Maps latents float32 (n, z_dim), drawn from N(0, 1), to images (n, channels, size, size) in [-1, 1].
+
+    A class-conditional one also needs labels int64 (n,), the places of classes in ``class_names``.
+    """
 
     def __init__(
         self,
@@ -37,16 +40,17 @@ class Generator(nn.Module, PyTorchModelHubMixin, library_name="shardgan"):
         features: int,
         kind: Kind = "dcgan",
         upsampling: Upsampling = "transposed",
+        class_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
         model = Model(kind=kind, z_dim=z_dim, features_g=features, upsampling=upsampling)
-        network = create_generator(model, size, channels)
+        network = create_generator(model, size, channels, len(class_names))
         for name, layer in network.named_children():
             self.add_module(name, layer)  # not the network itself, so that keys of the state dict have no prefix
-        self.z_dim, self._draw = z_dim, network.forward
+        self.z_dim, self.class_names, self._draw = z_dim, tuple(class_names), network.forward
 
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        images: torch.Tensor = self._draw(latents)
+    def forward(self, latents: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        images: torch.Tensor = self._draw(latents, labels)
         return images
 
     @classmethod

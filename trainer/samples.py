@@ -14,9 +14,11 @@ def fixed_latents(seed: int, count: int, z_dim: int, first: int = 0) -> torch.Te
     return latents(seed, first, count, z_dim, FIXED)
 
 
-def fixed_labels(count: int, classes: int) -> torch.Tensor | None:
-    """Classes of the sample grid, int64 (count,): sample i is of class i mod ``classes``. None without classes."""
-    return torch.arange(count) % classes if classes else None
+def fixed_labels(count: int, classes: int, first: int = 0) -> torch.Tensor | None:
+    """Classes of samples ``first`` and so on of the sample grid, int64 (count,): sample i is of class i mod
+    ``classes``. None without classes.
+    """
+    return torch.arange(first, first + count) % classes if classes else None
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from tests.support.forks import python
 from tests.support.launching import ROOT
 from tests.support.pages import FENCE, PAGES, Command, commands
 from tests.support.shell import Shell
-from trainer.export.folder import CARD
+from trainer.export.folder import CARD, EXAMPLE
 
 Rule = Callable[[Shell, Command], None]
 
@@ -106,6 +106,7 @@ def test_the_scripts_are_bash() -> None:
 
 def test_the_readmes_example_is_the_one_on_the_card() -> None:
     readme, card = ((ROOT / "README.md").read_text(), CARD.replace("{where}", "mnist-generator"))
+    card = card.replace("{example}", EXAMPLE)
     (ours,), (theirs,) = (
         [fence[2] for fence in FENCE.finditer(text) if fence[1] == "python"] for text in (readme, card)
     )

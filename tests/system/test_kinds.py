@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 from PIL import Image
 
@@ -16,8 +17,8 @@ from tests.support.ranks import on_ranks, train_here
 from trainer.folder.load_run import load_run
 from trainer.gan.schedule import cosine
 
-KINDS = ("mlp", "residual")
-"""But for ``dcgan``, which all other tests train."""
+KINDS = {"mlp": ("--model.conditional", "true"), "residual": ()}
+"""But for ``dcgan``, which all other tests train; one is class-conditional."""
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -40,7 +41,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def flags(kind: str, shards: Path) -> list[str]:
     recipe = (*RECIPE, "--schedule.images", "60")  # which the others train without
-    own = ("--model.kind", kind, "--dtype", "float64", "--data.workers", "0", "--data.shards", str(shards))
+    own = ("--model.kind", kind, "--dtype", "float64", "--data.workers", "0", "--data.shards", str(shards),
+           *KINDS[kind])  # fmt: skip
     return [*SMALL, *recipe, *own]
 
 
@@ -92,11 +94,14 @@ def test_every_command_takes_it(python: Python, kind: str, trained: Path, shards
 
     recorded = load_run(trained)
     assert recorded.config.model.kind == kind
-    for what in (("grid",), ("walk", "--points", 2, "--frames", 2), ("arithmetic", "--plus", "0,1", "--minus", "2")):
+    classes = recorded.classes
+    one = ("--class", "3") if classes else ()
+    terms = ("--plus", "0,1", "--minus", "2", *one)
+    for what in (("grid",), ("walk", "--points", 2, "--frames", 2), ("arithmetic", *terms)):
         succeed("trainer.explore", trained, *what, "--out", tmp_path / f"{what[0]}.png")
         with Image.open(tmp_path / f"{what[0]}.png") as picture:
             assert picture.width > 96
-    succeed("trainer.explore", trained, "images", "--count", 3, "--out", tmp_path / "images")
+    succeed("trainer.explore", trained, "images", *one, "--count", 3, "--out", tmp_path / "images")
     assert len([*(tmp_path / "images").iterdir()]) == 3
     succeed("trainer.export", trained, tmp_path / "exported")
     card = (tmp_path / "exported" / "README.md").read_text()
@@ -105,13 +110,19 @@ def test_every_command_takes_it(python: Python, kind: str, trained: Path, shards
     code = (
         "import torch; from trainer.hub import Generator; from trainer.folder.load_run import load_run; import pathlib;"
         f"generator = Generator.from_pretrained('exported'); run = load_run(pathlib.Path({str(trained)!r}));"
-        "z = torch.randn(3, generator.z_dim); assert torch.equal(generator(z), run.generator.float()(z))"
+        "z = (torch.randn(3, generator.z_dim), *([torch.tensor([0, 9, 3])] if generator.class_names else []));"
+        "assert torch.equal(generator(*z), run.generator.float()(*z)) and generator.class_names == run.classes"
     )
     loaded = python("-c", code, cwd=tmp_path)
     assert loaded.returncode == 0, loaded.stderr
     succeed("trainer.export", trained, tmp_path / "model.onnx", "--format", "onnx")
+    inputs = [entry.name for entry in onnx.load(tmp_path / "model.onnx").graph.input]
+    assert inputs == ["latents", *(["labels"] if classes else [])]
     succeed("trainer.represent", trained, "--shards", shards, "--train", 40, "--test", 20, "--out", tmp_path / "report")
     assert {"raw pixels", "discriminator"} <= json.loads((tmp_path / "report").read_text())["representations"].keys()
+    words = (trained, "--samples", 100, "--features", "labels", "--json")
+    scores = json.loads(succeed("trainer.evaluate", *words))["scores"]
+    assert ("agreement" in scores, "agreement-9" in scores) == (bool(classes), bool(classes))
     for file in ("exported/config.json", "exported/README.md", "grid.json", "report"):
         assert "batchnorm" not in (tmp_path / file).read_text().lower().replace("_", ""), file
     assert json.loads(succeed("trainer.status", trained, "--json"))["state"] == "done"

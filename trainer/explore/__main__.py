@@ -8,13 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import Positional, UseAppendAction, arg
 
 from shards.common.errors import InputError
 from trainer.cli import check_free, conclude, parse_command
-from trainer.explore.numbers import read_numbers, read_terms
+from trainer.explore.numbers import choose_class, list_names, read_numbers, read_terms
 
 if TYPE_CHECKING:
     from trainer.explore.gallery import Gallery, Picture
@@ -33,6 +33,9 @@ class Kind(ABC):
     """Seed of the samples; if not given, that of the run, whose samples are also those of the grids in RUN/samples."""
     checkpoint: Path | None = None
     """Checkpoint of RUN to use: best, or a name such as step-000000480; if not given, the newest whole one."""
+    class_: Annotated[str | None, arg(name="class")] = None
+    """Name of the class of all samples, if the run is class-conditional. Without it, sample i of N classes is of class
+    i mod N."""
     truncation: float = 1.0
     """The psi of the truncation trick, at most 1: the latents are multiplied by it. 0.8 to 0.95 can give more typical
     and less varied images. Below, they fade: such latents do not occur in training. Sample numbers keep their
@@ -84,14 +87,15 @@ class Drawing(Kind):
 
         loaded = load_run(run, self.checkpoint)
         record = describe(run, loaded, self, arguments)
-        picture = draw(Gallery(loaded.generator, record["seed"], self.truncation), loaded)
+        chosen = choose_class(loaded.classes, self.class_)
+        picture = draw(Gallery(loaded.generator, record["seed"], self.truncation, loaded.classes, chosen), loaded)
         picture.save(path, {**record, **picture.metadata, "count": self.count})
         print(*files, *filter(None, [picture.text]), sep="\n")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid(Drawing):
-    """Draw a grid of numbered samples, to choose from.
+    """Draw a grid of numbered samples, to choose from. If the run is class-conditional, each class has a row.
 
     Example: python -m trainer.explore runs/faces grid --count 100
     """
@@ -103,6 +107,8 @@ class Grid(Drawing):
 @dataclass(frozen=True, kw_only=True)
 class Walk(Drawing):
     """Walk along arcs from sample to sample and back to the first, as a strip (PNG) and an endless loop (GIF).
+
+    If the run is class-conditional, the walk goes from class to class too, or stays in that of --class.
 
     Example: python -m trainer.explore runs/faces walk --through 3,17,21,40
     """
@@ -140,7 +146,7 @@ class Arithmetic(Drawing):
     """Add and subtract concepts, as in the DCGAN paper: each is the mean of the latents of a few samples.
 
     Choose sample numbers from the picture that `grid` draws: some smiling women, some women who do not smile, some men
-    who do not smile.
+    who do not smile. If the run is class-conditional, all are of one --class.
 
     Example: python -m trainer.explore runs/faces arithmetic --plus 3,17,21 --minus 5,9,11 --plus 2,8,30
     """
@@ -152,7 +158,13 @@ class Arithmetic(Drawing):
 
     def prepare(self, arguments: Sequence[str], /) -> Callable[[Gallery, LoadedRun], Picture]:
         terms = read_terms(arguments, self.plus, self.minus, self.count)
-        return lambda gallery, _: gallery.arithmetic(terms)
+
+        def draw(gallery: Gallery, run: LoadedRun) -> Picture:
+            if run.classes and self.class_ is None:
+                raise InputError(f"A sum stays within a class. Add --class, one of {list_names(run.classes)}.")
+            return gallery.arithmetic(terms)
+
+        return draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +234,8 @@ class Images(Kind):
         loaded = load_run(run, self.checkpoint)
         generator = loaded.generator.to("cuda" if torch.cuda.is_available() else "cpu")
         record = {**describe(run, loaded, self, arguments), "images": self.count}
-        written = write_images(generator, folder, self.count, record)
+        chosen = choose_class(loaded.classes, self.class_)
+        written = write_images(generator, folder, self.count, record, chosen)
         print(f"{folder} holds {self.count:,} images, {written:,} of them new.")
 
 
@@ -247,7 +260,8 @@ def describe(run: Path, loaded: LoadedRun, kind: Kind, arguments: Sequence[str])
     seed = loaded.config.seed if kind.seed is None else kind.seed
     # The command names the checkpoint, as a newer one may exist by then. Of a repeated flag the last one counts.
     again = ["python", "-m", "trainer.explore", *arguments, "--checkpoint", str(loaded.checkpoint), "--seed", str(seed)]
-    return {"command": shlex.join(again), "seed": seed, "truncation": kind.truncation, **origin(run, loaded)}
+    settings = {"seed": seed, "truncation": kind.truncation, "class": kind.class_}
+    return {"command": shlex.join(again), **settings, **origin(run, loaded)}
 
 
 def explore(arguments: Sequence[str]) -> None:

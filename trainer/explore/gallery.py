@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from shards.common.errors import InputError
 from shards.common.files import atomic_write
-from trainer.explore.latents import REACH, VARIATIONS, add, variations, walk
+from shards.common.names import printable
+from trainer.explore.latents import REACH, VARIATIONS, add, blend, variations, walk
 from trainer.folder.load_run import LoadedRun
 from trainer.gan.networks import Generator, has_batch_norm
 from trainer.samples import fixed_latents, generate, to_pixels
@@ -85,6 +86,15 @@ def captioned(image: Image.Image, text: str = "") -> Image.Image:
     return tile
 
 
+def title(text: str, size: tuple[int, int]) -> Image.Image:
+    """Writes ``text`` in the middle of a white image of ``size``, smaller if it is long."""
+    image, text = Image.new("RGB", size, PAPER), printable(text)
+    width = ImageFont.load_default(15).getlength(text) or 1
+    font = ImageFont.load_default(max(6, min(15, 15 * size[0] / width)))
+    ImageDraw.Draw(image).text((size[0] / 2, (size[1] - CAPTION) / 2), text, INK, font, anchor="mm")
+    return image
+
+
 def sign(kind: str, size: tuple[int, int]) -> Image.Image:
     """Draws ``+``, ``-`` or ``=`` in the middle of a white image of ``size``; the font has no true minus."""
     image = Image.new("RGB", size, PAPER)
@@ -116,25 +126,33 @@ class Gallery:
     generator: Generator
     seed: int
     truncation: float = 1.0  # scale of the latents
+    classes: tuple[str, ...] = ()  # names of those that the generator knows
+    chosen: int | None = None  # class of all samples; None for sample i of class i mod len(classes)
 
     def grid(self, count: int) -> Picture:
-        """Draws samples 0 to ``count`` - 1 as a near-square grid."""
+        """Draws samples 0 to ``count`` - 1 as a near-square grid, or with a row for each class."""
+        tiles, metadata = self._numbered(range(count)), {"picture": "grid", "numbers": [*range(count)]}
+        rows = len(self.classes)
+        if self.chosen is None and 0 < rows <= count:
+            placed = {(number % rows, 1 + number // rows): tile for number, tile in enumerate(tiles)}
+            names = {(row, 0): title(name, tiles[0].size) for row, name in enumerate(self.classes)}
+            return Picture(names | placed, metadata)
         columns = math.ceil(math.sqrt(count))
-        tiles = {divmod(number, columns): tile for number, tile in enumerate(self._numbered(range(count)))}
-        return Picture(tiles, {"picture": "grid", "numbers": [*range(count)]})
+        return Picture({divmod(number, columns): tile for number, tile in enumerate(tiles)}, metadata)
 
     def walk(self, numbers: Sequence[int], frames: int, steps: int) -> Picture:
         """Draws the way through the samples ``numbers`` and back to the first, as a strip and as a loop.
 
         The strip has a row of ``steps`` + 1 images for each leg, from one sample to the next; the loop has ``frames``.
         """
-        points = self.latents(numbers)
+        points, mixtures = self.latents(numbers), self.mixtures(numbers)
         tiles = {}
-        for row, leg in enumerate(walk(points, steps)):
-            captions = {0: str(numbers[row]), steps: str(numbers[(row + 1) % len(numbers)])}
-            for step, image in enumerate(self._images(leg)):
+        for row, (leg, mixed) in enumerate(zip(walk(points, steps), blend(mixtures, steps), strict=True)):
+            captions = {0: self._name(numbers[row]), steps: self._name(numbers[(row + 1) % len(numbers)])}
+            for step, image in enumerate(self._images(leg, mixed)):
                 tiles[row, step] = captioned(image, captions.get(step, ""))
-        loop = [image for leg in walk(points, frames) for image in self._images(leg[:-1])]
+        legs = zip(walk(points, frames), blend(mixtures, frames), strict=True)
+        loop = [image for leg, mixed in legs for image in self._images(leg[:-1], mixed[:-1])]
         return Picture(tiles, {"picture": "walk", "through": numbers, "frames": frames}, loop)
 
     def arithmetic(self, terms: Sequence[tuple[str, Sequence[int]]]) -> Picture:
@@ -172,23 +190,47 @@ class Gallery:
     ) -> Tiles:
         """Draws a row for each of the samples ``numbers``: the sample, framed, and its ``reals`` with ``distances``."""
         tiles = {}
-        for row, (number, image) in enumerate(zip(numbers, self._images(self.latents(numbers)), strict=True)):
-            tiles[row, 0] = captioned(framed(image), f"sample {number}")
+        for row, (number, image) in enumerate(zip(numbers, [*map(enlarged, self.pixels(numbers))], strict=True)):
+            tiles[row, 0] = captioned(framed(image), f"sample {self._name(number)}")
             for column, (pixels, distance) in enumerate(zip(reals[row], distances[row], strict=True), 1):
                 tiles[row, column] = captioned(enlarged(pixels), f"{distance:.4g}")
         return tiles
+
+    def pixels(self, numbers: Sequence[int]) -> np.ndarray:
+        """The samples ``numbers``, uint8 (numbers, height, width, channels)."""
+        return self._pixels(self.latents(numbers), self.mixtures(numbers))
 
     def latents(self, numbers: Sequence[int]) -> torch.Tensor:
         """Float64 (numbers, z_dim); each row is a function of seed, number and truncation."""
         return self.truncation * fixed_latents(self.seed, max(numbers) + 1, self.generator.z_dim)[list(numbers)]
 
-    def _images(self, latents: torch.Tensor) -> list[Image.Image]:
-        """Images of ``latents``, enlarged."""
+    def mixtures(self, numbers: Sequence[int]) -> torch.Tensor:
+        """Shares of the classes, float64 (numbers, classes): 1 for the class of each sample."""
+        mixtures = torch.zeros(len(numbers), len(self.classes), dtype=torch.float64)
+        for row, number in enumerate(numbers if self.classes else ()):
+            mixtures[row, self._class(number)] = 1
+        return mixtures
+
+    def _class(self, number: int) -> int:
+        return number % len(self.classes) if self.chosen is None else self.chosen
+
+    def _name(self, number: int) -> str:
+        """The number, and the class if samples are of several."""
+        known = self.classes and self.chosen is None
+        return f"{number} ({printable(self.classes[self._class(number)])})" if known else str(number)
+
+    def _pixels(self, latents: torch.Tensor, mixtures: torch.Tensor) -> np.ndarray:
         # One by one; in a batch, their last bits would depend on the size of the batch.
-        return [enlarged(pixels) for pixels in to_pixels(generate(self.generator, latents, batch=1))]
+        return to_pixels(generate(self.generator, latents, 1, mixtures if self.classes else None))
+
+    def _images(self, latents: torch.Tensor, mixtures: torch.Tensor | None = None) -> list[Image.Image]:
+        """Images of ``latents``, enlarged, of mixtures of classes, or all of the class of sample 0."""
+        if mixtures is None:
+            mixtures = self.mixtures([0]).expand(len(latents), -1)
+        return [enlarged(pixels) for pixels in self._pixels(latents, mixtures)]
 
     def _numbered(self, numbers: Sequence[int]) -> list[Image.Image]:
-        images = self._images(self.latents(numbers))
+        images = self._images(self.latents(numbers), self.mixtures(numbers))
         return [captioned(image, str(number)) for image, number in zip(images, numbers, strict=True)]
 
 

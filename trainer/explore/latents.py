@@ -38,6 +38,15 @@ def walk(points: torch.Tensor, steps: int) -> torch.Tensor:
     return torch.stack([slerp(*pair, shares) for pair in zip(points, points.roll(-1, 0), strict=True)])
 
 
+def blend(mixtures: torch.Tensor, steps: int) -> torch.Tensor:
+    """Straight ways as :func:`walk` between mixtures of classes (n, classes): (n, steps + 1, classes).
+
+    A mixture stands for the mean of the classes' embeddings, so the embedding moves at a constant rate.
+    """
+    shares = torch.linspace(0, 1, steps + 1, dtype=mixtures.dtype)[None, :, None]
+    return torch.lerp(mixtures[:, None], mixtures.roll(-1, 0)[:, None], shares)
+
+
 def add(means: torch.Tensor, signs: Sequence[str]) -> torch.Tensor:
     """Signed sum (z_dim,) of ``means`` (terms, z_dim); each of ``signs`` is ``+`` or ``-``."""
     factors = torch.tensor([{"+": 1.0, "-": -1.0}[sign] for sign in signs], dtype=means.dtype)

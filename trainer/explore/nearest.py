@@ -20,7 +20,6 @@ from trainer.evaluate.evaluation import Evaluator, check_reals
 from trainer.evaluate.measures import Features, Measure, create_lite0
 from trainer.explore.gallery import Gallery, Picture
 from trainer.folder.load_run import LoadedRun
-from trainer.samples import generate, to_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,8 +77,7 @@ def draw_nearest(
         evaluator = Evaluator([measure], dataset, reals, device, open_feature_cache(run.config.data))
         rows = evaluator.describe_reals(measure, reals, _show_progress)
         assert rows is not None  # which only other ranks are
-        pixels = to_pixels(generate(gallery.generator, gallery.latents(range(count)), batch=1))
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
+        images = torch.from_numpy(gallery.pixels(range(count))).permute(0, 3, 1, 2).to(device)
         found = find_neighbours(measure.describe(images), rows, k)
         if run.config.data.flip:
             mirrored = find_neighbours(measure.describe(images.flip(3)), rows, k)

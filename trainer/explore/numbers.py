@@ -1,4 +1,4 @@
-"""Sample numbers and signed sums of them, as words of a command line."""
+"""Sample numbers, signed sums of them, and names of classes, as words of a command line."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from shards.common.errors import InputError
+from shards.common.names import printable
 
 Term: TypeAlias = tuple[str, tuple[int, ...]]
 """A concept of a sum: ``+`` or ``-``, and the numbers of samples that have something in common."""
+SHOWN = 20  # classes that a message names
 
 
 def read_numbers(text: str, count: int, flag: str) -> tuple[int, ...]:
@@ -37,3 +39,21 @@ def read_terms(arguments: Sequence[str], plus: Sequence[str], minus: Sequence[st
     values = {"--plus": iter(plus), "--minus": iter(minus)}
     signs = {"--plus": "+", "--minus": "-"}
     return [(signs[flag], read_numbers(next(values[flag]), count, flag)) for flag in flags if flag in values]
+
+
+def choose_class(classes: Sequence[str], name: str | None) -> int | None:
+    """The number of the class ``name``, the value of ``--class``, among those of a run; None without ``name``.
+
+    Raises ``InputError`` if there is no such class.
+    """
+    if name is None or name in classes:
+        return None if name is None else classes.index(name)
+    if not classes:
+        raise InputError(f"--class {name}: the run is not class-conditional, see trainer/run.py --model.conditional.")
+    raise InputError(f"--class {name}: there is no such class. The run has {list_names(classes)}.")
+
+
+def list_names(classes: Sequence[str]) -> str:
+    """The names of classes, for a message."""
+    more = f" and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""
+    return ", ".join(map(printable, classes[:SHOWN])) + more

@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 
 from shards.common.errors import InputError
-from trainer.export.folder import INPUT, OUTPUT
+from trainer.export.folder import INPUT, LABELS, OUTPUT
 from trainer.gan.networks import Generator
 from trainer.gan.noise import latents
 
@@ -25,15 +25,16 @@ def to_onnx(generator: Generator, metadata: dict[str, Any]) -> bytes:
     Uses the exporter based on ``torch.export``, which also folds BatchNorm into the convolutions; the one based on
     TorchScript is deprecated. The first call takes 6 s. Raises ``InputError`` if onnxruntime makes other images.
     """
-    example = torch.zeros(2, generator.z_dim)  # batch sizes 0 and 1 would be taken for constants
+    # Batch sizes 0 and 1 would be taken for constants.
+    example = (torch.zeros(2, generator.z_dim), *([torch.zeros(2, dtype=torch.int64)] if generator.classes else []))
     program = torch.onnx.export(
         generator,
-        (example,),
+        example,
         dynamo=True,
         verbose=False,
-        input_names=[INPUT],
+        input_names=[INPUT, LABELS][: len(example)],
         output_names=[OUTPUT],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamic_shapes=({0: torch.export.Dim("batch")},) * len(example),
         opset_version=OPSET,
     )
     assert program is not None  # None only from the TorchScript exporter
@@ -46,8 +47,10 @@ def to_onnx(generator: Generator, metadata: dict[str, Any]) -> bytes:
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     for batch in (1, 5):
         noise = latents(0, 0, batch, generator.z_dim).float()
-        (images,) = session.run([OUTPUT], {INPUT: noise.numpy()})
-        error = float(np.abs(images - generator(noise).detach().numpy()).max())
+        labels = torch.arange(batch) % generator.classes if generator.classes else None
+        inputs = {INPUT: noise.numpy(), **({} if labels is None else {LABELS: labels.numpy()})}
+        (images,) = session.run([OUTPUT], inputs)
+        error = float(np.abs(images - generator(noise, labels).detach().numpy()).max())
         if not error <= TOLERANCE:
             raise InputError(
                 f"Images from onnxruntime {onnxruntime.__version__} differ from torch's by {error:.1e}, more than "

@@ -39,9 +39,9 @@ class LoadedRun:
     generator: Generator  # the moving average, if the run has one
     discriminator: Discriminator
     shape: tuple[int, int]  # (channels, height and width in pixels) of the images
-    classes: tuple[str, ...]  # names of the classes of class-conditional networks, by their numbers; else empty
     metadata: dict[str, Any]  # the checkpoint's; in memory, because a running training may remove the checkpoint
     digest: str  # SHA-256 (hex) of the checkpoint
+    classes: tuple[str, ...] = ()  # names of the classes, by their numbers; empty if the run is not class-conditional
 
     def is_replaced(self) -> bool:
         """Whether the training went back to before this checkpoint since it was loaded, and trains its step again."""
@@ -92,7 +92,7 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
     for network in (generator, discriminator):
         network.eval().requires_grad_(False)
     shape = (channels, size)
-    return LoadedRun(config, path, step, position, generator, discriminator, shape, classes, metadata, digest)
+    return LoadedRun(config, path, step, position, generator, discriminator, shape, metadata, digest, classes)
 
 
 def describe_checkpoint(config: Config, metadata: dict[str, Any], tensors: dict[str, Tensors]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from PIL import Image, ImageSequence
 from shards.common.errors import InputError
 from tests.support.launching import SMALL
 from tests.support.launching import run as launch
+from tests.support.make import make_shards
 from trainer.cli import conclude
 from trainer.explore import __main__ as command_line
 from trainer.explore.numbers import read_numbers, read_terms
@@ -38,6 +39,17 @@ def trained(faces32: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("explore") / "run"
     flags = ("--data.shards", str(faces32), "--steps", "6", "--checkpoint.every", "4", "--seed", "5", "--out", str(out))
     done = launch(*flags, *SMALL, "--samples.count", "5")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 4 steps on images of ten classes, called 0 to 9."""
+    out = tmp_path_factory.mktemp("conditional") / "run"
+    make_shards(out.parent / "shards", samples=50)
+    flags = ("--data.shards", str(out.parent / "shards"), "--steps", "4", "--model.conditional", "true")
+    done = launch(*flags, *SMALL, "--out", str(out), "--samples.count", "20")
     assert done.returncode == 0, done.stderr
     return out
 
@@ -93,6 +105,68 @@ def test_a_sheet_has_the_samples_of_the_runs_own_sheet_whatever_its_count(traine
     assert np.abs(small[2][::3, ::3].astype(int) - third).max() <= 1  # there it was drawn in a batch
     assert (record["seed"], record["step"], record["position"]) == (5, 6, 48)
     assert (record["weights"], record["batchnorm"], record["latents"]["dimensions"]) == ("average", "eval", 8)
+
+
+def test_each_class_has_a_row(conditional: Path, tmp_path: Path) -> None:
+    """Sample i is of class i mod 10, as on the run's own sheet. With --class, all are of that one."""
+    record = draw(conditional, tmp_path / "all.png", "grid", "--count", "20")
+    assert record["class"] is None and size(tmp_path / "all.png")[0] == 3 * 96 + 2 * 6 + 32
+    found = [cell for number, cell in enumerate(cells(tmp_path / "all.png", 3, 30)) if number % 3]  # the first: names
+    for row in (0, 7):
+        record = draw(conditional, tmp_path / f"{row}.png", "grid", "--count", "20", "--class", str(row))
+        assert record["class"] == str(row)
+        alone = cells(tmp_path / f"{row}.png", 5, 20)
+        for column in (0, 1):
+            assert np.array_equal(found[2 * row + column], alone[10 * column + row])
+    draw(conditional, tmp_path / "3.png", "grid", "--count", "20", "--class", "3")
+    assert not np.array_equal(cells(tmp_path / "3.png", 5, 1)[0], cells(tmp_path / "7.png", 5, 1)[0])
+    with Image.open(conditional / "samples" / "step-000000004.png") as sheet:
+        pixels = np.asarray(sheet)
+    last = pixels[2 + 9 * 34 : 34 + 9 * 34, -34:-2]
+    assert np.abs(found[19][::3, ::3, 0].astype(int) - last).max() <= 1  # sample 19, there in a batch
+
+
+def test_a_walk_goes_from_class_to_class_or_stays_in_one(conditional: Path, tmp_path: Path) -> None:
+    walk = ("walk", "--through", "3,14", "--frames", "2")
+    draw(conditional, tmp_path / "both.png", *walk)
+    both = cells(tmp_path / "both.png", 9, 18)
+    for name, place in (("3", 0), ("4", 8)):  # where the walk is in the class of each sample
+        draw(conditional, tmp_path / f"{name}.png", *walk, "--class", name)
+        same = [np.array_equal(*pair) for pair in zip(both, cells(tmp_path / f"{name}.png", 9, 18), strict=True)]
+        assert same[place] and same[17 - place] and not same[4]
+
+
+def test_a_sum_stays_within_a_class(conditional: Path, tmp_path: Path) -> None:
+    done = explore(conditional, *SUM, "--out", tmp_path / "sum.png")
+    assert done.returncode == 2 and "Add --class, one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9." in done.stderr
+    for name in ("2", "5"):
+        assert draw(conditional, tmp_path / f"{name}.png", *SUM, "--class", name)["class"] == name
+    assert (tmp_path / "2.png").read_bytes() != (tmp_path / "5.png").read_bytes()
+
+
+def test_a_class_that_does_not_exist_is_refused(trained: Path, conditional: Path, tmp_path: Path) -> None:
+    for run, why in (
+        (trained, "the run is not class-conditional"),
+        (conditional, "there is no such class. The run has 0, 1, "),
+    ):
+        for what in ("grid", "images"):
+            done = explore(run, what, "--class", "10", "--out", tmp_path / "x.png")
+            assert done.returncode == 2 and f"--class 10: {why}" in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_are_of_all_classes_in_turn_or_of_one(conditional: Path, tmp_path: Path) -> None:
+    """What a folder holds is continued with the same class only."""
+    for name, words in (("all", ()), ("six", ("--class", "6"))):
+        done = explore(conditional, "images", "--count", "20", "--out", tmp_path / name, *words)
+        assert done.returncode == 0, done.stderr
+    same = [
+        (tmp_path / "all" / f"{number:09d}.png").read_bytes() == (tmp_path / "six" / f"{number:09d}.png").read_bytes()
+        for number in range(20)
+    ]
+    assert same[6] and same[16] and sum(same) < 10
+    refused = explore(conditional, "images", "--count", "30", "--out", tmp_path / "six", "--class", "7")
+    assert refused.returncode == 2 and "samples of another class" in refused.stderr
 
 
 def test_seed_and_checkpoint_decide_what_is_drawn(trained: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from trainer.explore.images import CHUNK, write_images
 from trainer.gan.factory import create_generator
 from trainer.gan.networks import Generator, initialise
 
-RECORD: dict[str, Any] = {"checkpoint_sha256": "abc", "weights": "average", "seed": 3, "truncation": 1.0}
+RECORD: dict[str, Any] = {"checkpoint_sha256": "abc", "weights": "average", "seed": 3, "truncation": 1.0, "class": None}
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids="{} channels".format)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import socket
@@ -111,6 +112,24 @@ def test_the_upsampling_is_exported(tmp_path: Path) -> None:
         ["images"], {"latents": noise.float().numpy()}
     )
     assert np.abs(others - images.numpy()).max() < 1e-4
+
+
+def test_classes_are_exported(tmp_path: Path) -> None:
+    """By name, in the card too, whose example draws some of each."""
+    names = ("cat", "dog|`{x}", "eel")
+    make_run(tmp_path / "run", classes=names, model=replace(OTHER, conditional=True))
+    export(Export(tmp_path / "run", tmp_path / "exported"))
+    loaded = Generator.from_pretrained(tmp_path / "exported")
+    assert loaded.class_names == names
+    embedding = load_run(tmp_path / "run").generator.get_parameter("embedding.weight")
+    assert torch.equal(loaded.state_dict()["embedding.weight"], embedding)
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "| labels | int64 (batch,), numbers of classes: 0 cat, 1 dog&#124;&#96;{x}, 2 eel |" in card
+    assert "unconditional" not in card and "class-conditional" in card
+    done = python()("-c", card.partition("```python")[2].partition("```")[0], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "samples.png") as samples:
+        assert samples.size == (8 * 32, 32)
 
 
 def test_both_hold_the_metadata(folder: Path, model: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -29,18 +30,18 @@ OTHER = replace(MODEL, norm_d="none", coarse_d=True, upsampling="nearest")
 FACTS = {"step": 3, "position": 24, "data": "made", "manifest": "abc"}
 
 
-def make_run(folder: Path, size: int = 32, **fields: Any) -> tuple[Config, State]:
+def make_run(folder: Path, size: int = 32, classes: Sequence[str] = (), **fields: Any) -> tuple[Config, State]:
     """A run folder with one checkpoint, its networks untrained and its average not its generator."""
     config = Config(**{"model": MODEL, "out": folder, **fields})
     manifest = Manifest("made", "png", size, 1, (Shard("none", 1, 1, ""),), "")
-    state = create_state(config, manifest.size, manifest.channels, torch.device("cpu"))
+    state = create_state(config, manifest.size, manifest.channels, torch.device("cpu"), classes=len(classes))
     with torch.no_grad():
         for weight in state.average.parameters():
             weight += 1
     run = RunFolder(folder)
     folder.mkdir()
     run.write_config(config)
-    networks = {} if config.model == MODEL else {"networks": describe_networks(config.model, size, 1)}
+    networks = {} if config.model == MODEL else {"networks": describe_networks(config.model, size, 1, classes)}
     checkpoint.save(run.checkpoints, 3, state.tensors(), FACTS | networks, keep=3)
     return config, state
 
@@ -157,6 +158,16 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     shutil.copytree(theirs, tmp_path / "other" / "checkpoints" / theirs.name)
     refused(tmp_path / "other", Path(theirs.name), "does not hold the networks")
     assert load_run(tmp_path / "run", Path(theirs.name)).checkpoint == theirs
+
+
+def test_the_classes_come_back(tmp_path: Path) -> None:
+    model = replace(OTHER, conditional=True)
+    config, _ = make_run(tmp_path / "run", classes=("cat", "dog"), model=model)
+    loaded = load_run(tmp_path / "run")
+    assert loaded.classes == ("cat", "dog") and loaded.generator.classes == loaded.discriminator.classes == 2
+    (tmp_path / "run" / "config.yaml").unlink()
+    RunFolder(tmp_path / "run").write_config(replace(config, model=OTHER))
+    refused(tmp_path / "run", None, "does not hold the networks")
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:

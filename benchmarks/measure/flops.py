@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 
 from benchmarks.measure.timing import timed
+from trainer.gan.dcgan import WIDEST
 from trainer.gan.networks import levels
 
 
@@ -20,7 +21,7 @@ def forward(size: int, channels: int, z_dim: int, features_g: int, features_d: i
     These are DCGAN's with transposed convolutions or nearest-neighbour upsampling. Bilinear upsampling takes 9/4 times
     as many.
     """
-    wide = [features_g * 2**level for level in range(levels(size), 0, -1)] + [channels]
+    wide = [features_g * min(2**level, WIDEST) for level in range(levels(size), 0, -1)] + [channels]
     narrow = [channels] + [features_d * 2**level for level in range(levels(size))]
     up = {f"{z_dim} -> {wide[0]} at 4x4": z_dim * wide[0] * 16}
     for level, (before, after) in enumerate(pairwise(wide)):

@@ -16,7 +16,7 @@ def convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.gan.kernels.transposed_convolution.BACKWARDS", 0)
 
 
-@pytest.mark.parametrize(("size", "upsampling"), [(32, "transposed"), (64, "transposed"), (64, "nearest")])
+@pytest.mark.parametrize(("size", "upsampling"), [(32, "transposed"), (256, "transposed"), (64, "nearest")])
 def test_the_count_of_a_forward_is_pytorchs(size: int, upsampling: Upsampling) -> None:
     layers = forward(size, 3, 10, 2, 4)
     for name, network, given in (

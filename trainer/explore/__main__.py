@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from trainer.folder.load_run import LoadedRun
 
 MAX_IMAGES = 4096
-"""Largest number of images in a grid, in the strip of a walk and in its loop. All are in memory at once: 100 MB."""
+"""Largest number of images in a grid, in the strip of a walk and in its loop. All are in memory at once:
+100 MB at 64 pixels, 1.6 GB at 256."""
 STRIP_STEPS = 8  # from one sample to the next in the strip of a walk
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -108,9 +109,11 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def explain_allocation(error: Exception) -> Exception:
     """An ``InputError`` with advice if ``error`` says that a device or the host is out of memory, else ``error``."""
-    text = str(error).partition("\n")[0][:200]
+    text = str(error).partition("\n")[0]
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in text for words in MESSAGES):
-        return InputError(f"There is not enough memory ({text or 'MemoryError'}). {REMEDY}; --dry-run estimates it.")
+        size = re.search(r"tried to allocate ([0-9.]+ \w+)", text, re.IGNORECASE)
+        why = f"{size[1]} more were needed" if size else text[:200] or "in Python"
+        return InputError(f"There is not enough memory ({why}). {REMEDY}; --dry-run estimates it.")
     return error
 
 

@@ -85,10 +85,13 @@ def test_only_an_allocation_that_failed_is_explained() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50)
     cuda = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
-    for error in (caught.value, cuda, MemoryError()):
+    dnn = RuntimeError("could not create a memory object")
+    whys = (f"{4 * 2**50} bytes more were needed", "2.00 GiB more were needed", "in Python", str(dnn))
+    for error, why in zip((caught.value, cuda, MemoryError(), dnn), whys, strict=True):
         explained = explain_allocation(error)
         assert isinstance(explained, InputError)
-        assert re.fullmatch(r"There is not enough memory \(.+\)\. .*--accumulate; --dry-run .*\.", str(explained))
+        assert re.fullmatch(r"There is not enough memory \((.+)\)\. .*--accumulate; --dry-run .*\.", str(explained))
+        assert f"({why})" in str(explained)
     for other in (RuntimeError("shapes differ"), InputError("no data"), ValueError()):
         assert explain_allocation(other) is other
 

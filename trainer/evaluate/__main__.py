@@ -85,6 +85,7 @@ def evaluate(options: Evaluate) -> None:
     # Not at the top: torch takes seconds to import, which --help and a typo should not wait for.
     import torch
 
+    from shards.loading.labels import UnusableLabels
     from trainer.data import open_feature_cache, open_images
     from trainer.evaluate.evaluation import Evaluator, check_reals, describe_subject, generated
     from trainer.evaluate.measures import create_measure
@@ -92,7 +93,10 @@ def evaluate(options: Evaluate) -> None:
     from trainer.folder.load_run import DamagedCheckpoint, LoadedRun, load_run
 
     device, cache = torch.device("cuda" if torch.cuda.is_available() else "cpu"), open_feature_cache(config.data)
-    dataset = open_images(config.data, options.shards, labels=config.model.conditional)
+    try:
+        dataset = open_images(config.data, options.shards, labels=config.model.conditional)
+    except UnusableLabels as error:
+        raise InputError(f"The run is class-conditional, so real images need a class each. {error}") from error
     output, damaged = Output(options), set[Path]()
 
     @functools.cache

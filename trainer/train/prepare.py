@@ -177,6 +177,8 @@ def _open_data(config: Config, metadata: dict[str, Any]) -> ShardDataset:
     except UnusableLabels as error:
         raise InputError(f"--model.conditional needs a class for each image. {error}") from error
     manifest, shown = dataset.manifest, redact(config.data.shards)
+    if len(dataset.classes) == 1:
+        raise InputError(f"All images in {shown} are of one class. Train without --model.conditional.")
     if manifest.size not in SIZES:
         raise InputError(
             f"The images in {shown} are {manifest.size} pixels wide; networks exist for "

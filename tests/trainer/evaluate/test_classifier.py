@@ -79,6 +79,23 @@ def test_a_missing_class_is_seen(digits: ShardDataset, tmp_path: Path, monkeypat
     assert without["kd-labels"] > healthy["kd-labels"]
 
 
+def test_agreement_is_the_share_of_images_of_the_class_asked_for(
+    digits: ShardDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each class, too; where nothing was asked for, there is none."""
+    monkeypatch.setattr(classifier, "TRAINED_ON", 3000)
+    measure = create_measure("labels", CPU, digits, BlockCache(tmp_path / "cache", 2**20))
+    rows = measure.describe(digits.__getitems__(range(1000)).images.permute(0, 3, 1, 2))
+    asked = torch.from_numpy(digits.reader.labels_at(0, 1000))
+    asked[asked == 4] = 9  # for which fours are given
+    scores = measure.compare(rows, rows, asked=asked)
+    nines, fours = ((digits.reader.labels_at(0, 1000) == digit).sum() for digit in (9, 4))
+    assert scores["agreement-3"] > 0.85 and "agreement-4" not in scores
+    assert scores["agreement-9"] == pytest.approx(nines / (nines + fours), abs=0.1)
+    assert scores["agreement"] == pytest.approx(1 - fours / 1000, abs=0.06)
+    assert not any(name.startswith("agreement") for name in measure.compare(rows, rows))
+
+
 def test_one_class_is_not_enough(tmp_path: Path) -> None:
     make_shards(tmp_path / "shards", samples=1)
     with pytest.raises(InputError, match="All images have the same label"):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,21 +17,26 @@ from typing import Any
 import pytest
 import torch
 
+from shards.building.build import build
+from shards.building.recipe import Options
 from shards.common.errors import InputError
+from shards.format.manifest import read_manifest
+from shards.sources.faces import Faces
 from tests.support.launching import SMALL, run, status
-from tests.support.make import make_shards
+from tests.support.make import make_shards, numbers, reindex
 from tests.trainer.train.test_collapse import create_outputs
 from trainer.cli import conclude
-from trainer.config import Data
+from trainer.config import Data, Model
 from trainer.data import open_images
 from trainer.evaluate import __main__ as main
 from trainer.evaluate import classifier, evaluation, measures
 from trainer.evaluate.__main__ import Evaluate, evaluate
-from trainer.evaluate.evaluation import Evaluator
+from trainer.evaluate.evaluation import Evaluator, generated
 from trainer.folder.checkpoint import checkpoint_name, checkpoints, remove
 from trainer.folder.load_run import load_run
 from trainer.folder.run_folder import CHECKSUMS, RunFolder
 from trainer.folder.score_log import Result, Subject, read_scores
+from trainer.gan.factory import create_networks
 
 SUBJECT = Subject(checkpoint="step-000000002", step=2, position=16, weights="averaged", batch_norm="none")
 PIXELS = ("swd-32", "swd-16", "swd", "ms-ssim", "ms-ssim-real")
@@ -350,6 +356,36 @@ def test_it_is_said_that_grey_images_are_repeated_in_three_channels(tmp_path: Pa
 def test_labels_need_labels(trained: Path) -> None:
     with pytest.raises(InputError, match=r"tar holds no labels, .* Or leave labels out of --features\."):
         evaluate(Evaluate(trained, features="labels"))
+
+
+def test_a_generator_is_asked_for_the_classes_of_the_data(tmp_path: Path) -> None:
+    """Image i is of the class of the i-th real one, past the end of an epoch too."""
+    make_shards(tmp_path / "shards", samples=40)
+    data = Data(shards=str(tmp_path / "shards"), cache=tmp_path / "cache")
+    dataset, generator = open_images(data, labels=True), create_networks(Model(z_dim=4, features_g=2), 32, 1, 10)[0]
+    asked: list[torch.Tensor] = []
+    generator.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[1]))
+    images = generated(generator, 0, dataset)(30, 94)
+    labels = [number % 10 for number in numbers(dataset.__getitems__(range(30, 94)).images)]
+    dataset.reader.close()
+    assert len(images) == 64 and torch.cat(asked).tolist() == labels
+
+
+def test_a_class_conditional_run_is_compared_with_its_classes(tmp_path: Path) -> None:
+    make_shards(tmp_path / "shards", samples=40)
+    make_shards(tmp_path / "fewer", samples=9)
+    build(Faces(40), tmp_path / "faces", Options(size=32))
+    done = run(*SMALL, "--data.shards", str(tmp_path / "shards"), "--out", str(tmp_path / "run"), "--steps", "1",
+               "--data.workers", "0", "--model.conditional", "true")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    unlabelled = "is class-conditional, so real images need a class each. shard"
+    for shards, why in (("faces", unlabelled), ("fewer", "There are 9")):
+        with pytest.raises(InputError, match=why):
+            evaluate(Evaluate(tmp_path / "run", features="pixels", shards=str(tmp_path / shards)))
+    names = tuple("abcdefghij")
+    reindex(tmp_path / "shards", replace(read_manifest(tmp_path / "shards"), classes=names))
+    with pytest.raises(InputError, match=r"classes of the real images are a, b, .* of 0, 1, 2"):
+        evaluate(Evaluate(tmp_path / "run", features="pixels"))
 
 
 def test_scores_of_another_classifier_are_others(

@@ -47,7 +47,7 @@ RUNS = {
     },
 }
 """Runs in float64 by their names: the first of ``STEPS`` steps, the others of half. One rank takes whole batches."""
-HALVES = (small(), penalised(every=1))
+HALVES = (small(), conditional(penalised(every=1)))
 EXCHANGES = ((1, 1), (3, 2))  # updates of the discriminator in a step, and parts of a batch
 COMPARED = ("loss/d", "penalty/r1", "penalty/r2")
 
@@ -133,10 +133,13 @@ def half(config: Config) -> list[float]:
     """Losses of two steps under bf16 autocast."""
     AcceleratorState._reset_state()
     accelerator = create_accelerator(config, read_launch(), "bf16")
-    state = create_state(config, manifest().size, manifest().channels, accelerator.device)
+    state = create_state(config, manifest().size, manifest().channels, accelerator.device, classes=classes_of(config))
     step = Step(state, *wrap(accelerator, state, sync_bn=True), config)
-    parts = [([rows(reals(number))], [rows(noise(number))]) for number in range(2)]
-    return [mean(value) for part in parts for name, value in step(*part, report=False).items() if name in COMPARED]
+    figures = []
+    for number in range(2):
+        labels = [rows(values) for values in labelled(config, number)]
+        figures.append(step([rows(reals(number))], [rows(noise(number))], [], labels, report=False))
+    return [mean(value) for row in figures for name, value in row.items() if name in COMPARED]
 
 
 def gradients(state: State) -> list[torch.Tensor]:
@@ -207,7 +210,7 @@ def test_without_synchronised_statistics_the_weights_agree_all_the_same(results:
 def test_bf16_is_float32_to_its_own_precision(results: list[dict[str, Any]], number: int) -> None:
     """Eight bits of mantissa; the second loss has been through both networks' update."""
     _, step = create(HALVES[number])
-    metrics = [step([reals(n)], [noise(n)], report=False) for n in range(2)]
+    metrics = [step([reals(n)], [noise(n)], [], labelled(HALVES[number], n), report=False) for n in range(2)]
     expected = [value.item() for part in metrics for name, value in part.items() if name in COMPARED]
     for result in results:
         assert result["half"][number] == pytest.approx(expected, rel=0.02)

@@ -246,6 +246,9 @@ def test_classes_need_a_label_for_each_image(faces32: Path, tmp_path: Path, fail
     said = fails(*flags(faces32, tmp_path / "run", *CONDITIONAL))
     assert said.startswith("--model.conditional needs a class for each image. shard-")
     assert "holds no labels" in said and "attributes in .json are none" in said and not (tmp_path / "run").exists()
+    make_shards(tmp_path / "one", samples=1)
+    said = fails(*flags(tmp_path / "one", tmp_path / "run", *CONDITIONAL))
+    assert "are of one class. Train without --model.conditional." in said and not (tmp_path / "run").exists()
     said = fails("--out", str(tmp_path / "run"), "--data.shards", "data/faces64", *CONDITIONAL)
     assert "--model.conditional needs " in said and not (tmp_path / "run").exists()
 

@@ -41,8 +41,8 @@ def remove_batch_norm(network: nn.Module) -> None:
 class PoolingDiscriminator(DcganDiscriminator):
     """DCGAN's discriminator with 3x3 convolutions and max pooling in place of its strided convolutions."""
 
-    def __init__(self, size: int, channels: int, features: int) -> None:
-        super().__init__(size, channels, features)
+    def __init__(self, size: int, channels: int, features: int, *, classes: int = 0) -> None:
+        super().__init__(size, channels, features, classes=classes)
         widths = [features * 2**level for level in range(levels(size))]
         blocks = [nn.Sequential(_same(channels, widths[0], bias=True), nn.LeakyReLU(0.2), nn.MaxPool2d(2))]
         blocks += [
@@ -56,24 +56,24 @@ def _same(before: int, after: int, *, bias: bool = False) -> nn.Conv2d:
     return nn.Conv2d(before, after, 3, 1, 1, bias=bias)
 
 
-def _plain_generator(model: Model, size: int, channels: int) -> Generator:
-    generator = DcganGenerator(size, channels, model.z_dim, model.features_g)
+def _plain_generator(model: Model, size: int, channels: int, classes: int) -> Generator:
+    generator = DcganGenerator(size, channels, model.z_dim, model.features_g, classes=classes)
     remove_batch_norm(generator)
     return generator
 
 
-def _plain_discriminator(model: Model, size: int, channels: int) -> Discriminator:
-    discriminator = DcganDiscriminator(size, channels, model.features_d)
+def _plain_discriminator(model: Model, size: int, channels: int, classes: int) -> Discriminator:
+    discriminator = DcganDiscriminator(size, channels, model.features_d, classes=classes)
     remove_batch_norm(discriminator)
     return discriminator
 
 
-def _upsampling_generator(model: Model, size: int, channels: int) -> Generator:
-    return DcganGenerator(size, channels, model.z_dim, model.features_g, "nearest")
+def _upsampling_generator(model: Model, size: int, channels: int, classes: int) -> Generator:
+    return DcganGenerator(size, channels, model.z_dim, model.features_g, "nearest", classes=classes)
 
 
-def _pooling_discriminator(model: Model, size: int, channels: int) -> Discriminator:
-    return PoolingDiscriminator(size, channels, model.features_d)
+def _pooling_discriminator(model: Model, size: int, channels: int, classes: int) -> Discriminator:
+    return PoolingDiscriminator(size, channels, model.features_d, classes=classes)
 
 
 @contextmanager

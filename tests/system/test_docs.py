@@ -73,7 +73,7 @@ def test_every_command_has_one_rule_and_every_rule_a_command() -> None:
     assert [rule for rule in (*RULES, *ELSEWHERE) if not any(re.match(rule, str(command)) for command in SHOWN)] == []
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_every_command_runs(checkout: Path) -> None:
     failed, ran = [], 0
     with FaultyServer(checkout / "data") as server:

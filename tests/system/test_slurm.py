@@ -178,6 +178,7 @@ def test_a_data_set_is_built_by_two_nodes_though_a_part_was_killed(cluster: Clus
     array, last = submit()
     wait_for_end(last, "COMPLETED")
     assert "digest" in log(f"join-{array}")
-    assert {log(f"build-{array}-{part}").partition(" on ")[2].split()[0] for part in (1, 2)} == {"n1", "n2"}
+    nodes = {log(f"build-{array}-{part}").partition(" on ")[2].split()[0] for part in (1, 2)}
+    assert len(nodes) == 2 and nodes <= {"n1", "n2", "spare"}  # another test may have lost n2
     build(Faces(200), tmp_path / "whole", Options(size=32, shard_samples=10))
     assert contents(out) == contents(tmp_path / "whole")

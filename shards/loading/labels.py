@@ -31,7 +31,7 @@ def open_labels(location: Location, index: np.ndarray, cache: CacheOptions) -> n
     """The class of each sample in the order of ``index``, ``LABEL`` (samples,).
 
     The index has no labels, because few trainings need them. They are read from the tars once per node, 0.1 ms an image
-    and remote tars as a whole, and kept in ``cache``.
+    and remote tars as a whole, and kept in ``cache``; without a cache, in every process that opens them.
 
     Raises ``UnusableLabels`` if an image has no ``.cls``, or one that is not a whole number or not the number of a
     class, or if a tar cannot be read.
@@ -39,7 +39,11 @@ def open_labels(location: Location, index: np.ndarray, cache: CacheOptions) -> n
     manifest = location.manifest
     facts = [manifest.digest, manifest.classes, [shard.sha256 for shard in manifest.shards]]
     name = f"labels-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}"
-    with closing(BlockCache(cache.folder, cache.limit).get(name, lambda: _read_all(location, index))) as block:
+    try:
+        blocks = BlockCache(cache.folder, cache.limit)
+    except InputError:
+        return np.frombuffer(_read_all(location, index), LABEL)
+    with closing(blocks.get(name, lambda: _read_all(location, index))) as block:
         return np.frombuffer(block.read(0, LABEL.itemsize * manifest.samples), LABEL)
 
 

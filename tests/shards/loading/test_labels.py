@@ -86,6 +86,16 @@ def test_labels_are_read_once(tmp_path: Path, cache: CacheOptions, monkeypatch: 
     assert (changed != expected).sum() == 1
 
 
+def test_labels_need_no_cache(tmp_path: Path) -> None:
+    make_shards(tmp_path / "shards")
+    (tmp_path / "file").touch()
+    dataset = ShardDataset(tmp_path / "shards", labels=True, cache=CacheOptions(tmp_path / "file" / "cache"))
+    with closing(batches(dataset, position=0, batch_size=SAMPLES, workers=1)) as stream:
+        batch = next(stream)
+    assert batch.labels is not None
+    assert batch.labels.tolist() == [sample % 10 for sample in numbers(batch.images)]
+
+
 def test_classes_without_names_are_called_by_their_numbers(tmp_path: Path, cache: CacheOptions) -> None:
     """As in the tars of other tools."""
     make_shards(tmp_path / "tars", samples=3)

@@ -38,9 +38,8 @@ from trainer.ranks.process_group import StopVote, check_equal, create_accelerato
 STEPS = 20
 RUNS = {
     "float64": small(dtype="float64"),
-    "coarse": replace(COARSE, dtype="float64"),
+    "coarse and conditional": replace(conditional(COARSE), dtype="float64"),
     "residual": replace(COARSE, dtype="float64", model=replace(COARSE.model, kind="residual")),
-    "conditional": replace(conditional(COARSE), dtype="float64", d_steps=2),
     **{
         f"{parts} parts": penalised(dtype="float64", d_steps=2, augment=COARSE.augment, accumulate=parts)
         for parts in (2, 4)

@@ -18,8 +18,7 @@ from trainer.gan.networks import levels
 def forward(size: int, channels: int, z_dim: int, features_g: int, features_d: int) -> dict[str, dict[str, int]]:
     """Multiplications per image in the forward pass of each layer of ``generator`` and ``discriminator``.
 
-    These are DCGAN's with transposed convolutions or nearest-neighbour upsampling. Bilinear upsampling takes 9/4 times
-    as many.
+    These are DCGAN's with transposed convolutions or nearest-neighbour upsampling.
     """
     wide = [features_g * min(2**level, WIDEST) for level in range(levels(size), 0, -1)] + [channels]
     narrow = [channels] + [features_d * 2**level for level in range(levels(size))]

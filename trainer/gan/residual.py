@@ -1,9 +1,9 @@
 """Residual networks without normalisation, after the ideas of R3GAN (Huang et al., arXiv 2501.05441).
 
 Both networks work on 4x4 to size x size pixels, with two blocks at each size. Widths are f channels at the full size,
-twice as many at each halving, and at most 8f. Blocks start as the identity and everything between them keeps the
-variance, so that nothing has to be normalised and gradient penalties are exact. They need the relativistic loss with
-both penalties. There is no Tanh: images are clamped to [-1, 1] in ``eval`` mode only.
+twice as many at each halving, and at most 8f. Blocks start as the identity, and the initial weights between them keep
+the scale of the signal. So nothing has to be normalised, and gradient penalties are exact. The networks need the
+relativistic loss with both penalties. There is no Tanh: images are clamped to [-1, 1] in ``eval`` mode only.
 """
 
 from __future__ import annotations

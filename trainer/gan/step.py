@@ -143,8 +143,8 @@ class Step:
     def _judge(self, real: torch.Tensor, fake: torch.Tensor, labels: torch.Tensor | None) -> Sequence[torch.Tensor]:
         """Logits of both, for one backward pass and thus one all-reduce.
 
-        One forward pass is faster than two, but BatchNorm's statistics of a joint batch differ, and a penalty of one
-        half would be differentiated through the whole batch.
+        One forward pass of both is faster than two. There are two with BatchNorm, whose statistics would differ, and if
+        only one of the batches has a penalty, which would cost a second derivative of the other one too.
         """
         if self._separate or real.requires_grad != fake.requires_grad:
             return self.discriminator(real, labels), self.discriminator(fake, labels)

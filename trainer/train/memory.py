@@ -126,10 +126,6 @@ def _bytes(tensors: Tensors) -> int:
 
 
 def _size(count: float) -> str:
-    return (
-        f"{count / 1e9:.1f} GB"
-        if count >= 1e10
-        else f"{count / 1e6:,.0f} MB"
-        if count >= 1e7
-        else f"{count / 1e6:.1f} MB"
-    )
+    if count >= 1e10:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:.1f} MB"

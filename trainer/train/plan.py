@@ -89,6 +89,8 @@ def _notes(config: Config, manifest: Manifest, launch: Launch) -> Iterator[str |
     yield disk_note(config, manifest)
     if config.cuda_graphs and not supports_cuda_graphs(launch):
         yield "--cuda-graphs needs one GPU and has no effect here."
+    if config.model.kind == "residual" and (config.loss != "relativistic" or {*config.penalties} != {"r1", "r2"}):
+        yield "Residual networks may not converge without --loss relativistic, --penalty.r1 and --penalty.r2."
     if config.accumulate > 1 and _has_batch_norm(config, manifest):
         part = config.batch_size // config.accumulate
         yield f"BatchNorm normalises each of the {config.accumulate} parts of {part} images alone (--accumulate)."

@@ -70,6 +70,13 @@ def test_double_precision_takes_double_the_disk() -> None:
     assert found["disk"].startswith("471 MB a checkpoint, at most 1414 MB")
 
 
+def test_residual_networks_without_their_recipe_get_a_note() -> None:
+    whole = replace(CONFIG, model=Model(kind="residual"), loss="relativistic", penalty=Penalty(r1=1.0, r2=1.0))
+    assert "note" not in lines(whole)
+    for config in (replace(whole, loss="hinge"), replace(whole, penalty=Penalty(r1=1.0))):
+        assert lines(config)["note"].startswith("Residual networks may not converge without")
+
+
 @pytest.mark.parametrize("penalised", [{"penalty": Penalty(r2=1.0)}, {"schedule": Schedule(images=10, r2=1.0)}])
 def test_penalties_that_would_be_wrong_are_refused(penalised: dict[str, Any]) -> None:
     """BatchNorm couples the gradients of a batch; float16 has no room for their squares."""

@@ -20,17 +20,17 @@ FREE = {
     "samples.count", "evaluate.every", "evaluate.samples", "evaluate.features", "evaluate.by",
     "tracking.board", "tracking.mode", "tracking.project",
     "tracking.artifacts", "tracking.alerts", "on_collapse",
-    "out", "batch_size", "steps", "epochs", "threads", "tf32", "cuda_graphs",
+    "out", "batch_size", "accumulate", "steps", "epochs", "threads", "tf32", "cuda_graphs",
     "log_every", "dry_run", "default_steps", "model.sync_bn",
 }  # fmt: skip
 """The fields that may change when a run goes on, written out once more: a new field must be put on one side."""
 
 IDENTITY = {
-    "data.flip", "model.kind", "model.z_dim", "model.features_g", "model.features_d", "model.norm_d", "model.coarse_d",
-    "model.upsampling", "model.bn_init_mean", "optim.lr_g", "optim.lr_d", "optim.beta1", "optim.beta2", "penalty.r1",
-    "penalty.r2", "penalty.every", "augment.policy", "augment.probability", "schedule.augment", "schedule.images",
-    "schedule.lr_g", "schedule.lr_d", "schedule.beta1", "schedule.beta2", "schedule.r1", "schedule.r2",
-    "schedule.ema_images", "seed", "loss", "d_steps", "ema_images", "dtype",
+    "data.flip", "model.kind", "model.conditional", "model.z_dim", "model.features_g", "model.features_d",
+    "model.norm_d", "model.coarse_d", "model.upsampling", "model.bn_init_mean", "optim.lr_g", "optim.lr_d",
+    "optim.beta1", "optim.beta2", "penalty.r1", "penalty.r2", "penalty.every", "augment.policy", "augment.probability",
+    "schedule.augment", "schedule.images", "schedule.lr_g", "schedule.lr_d", "schedule.beta1", "schedule.beta2",
+    "schedule.r1", "schedule.r2", "schedule.ema_images", "seed", "loss", "d_steps", "ema_images", "dtype",
 }  # fmt: skip
 
 

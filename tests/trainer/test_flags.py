@@ -47,10 +47,10 @@ def test_an_agent_may_write_the_flags_with_any_macro(macro: str, hyphens: bool) 
 
 
 def test_nested_parameters_are_groups_of_flags() -> None:
-    chosen = {"optim": {"value": {"lr_g": 1e-05, "beta1": 0}}, "data": {"value": {"flip": False, "audit": None}}}
+    chosen = {"optim": {"value": {"lr_g": 1e-05, "beta1": 0.25}}, "data": {"value": {"flip": False, "audit": None}}}
     words = compose(chosen)
     for macro in ("args", "args_no_equals", "args_json"):
-        assert changed(*words[macro]) == {"optim.lr_g": 1e-05, "optim.beta1": 0.0, "data.flip": False}
+        assert changed(*words[macro]) == {"optim.lr_g": 1e-05, "optim.beta1": 0.25, "data.flip": False}
 
 
 @pytest.mark.parametrize("name", BOOLEANS)

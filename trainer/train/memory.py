@@ -109,6 +109,8 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def explain_allocation(error: Exception) -> Exception:
     """An ``InputError`` with advice if ``error`` says that a device or the host is out of memory, else ``error``."""
+    if isinstance(error, InputError):  # has its own advice, such as a killed loader's
+        return error
     text = str(error).partition("\n")[0]
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in text for words in MESSAGES):
         size = re.search(r"tried to allocate ([0-9.]+ \w+)", text, re.IGNORECASE)

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from huggingface_hub import HfApi, PyTorchModelHubMixin, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
@@ -47,11 +47,16 @@ class Generator(nn.Module, PyTorchModelHubMixin, library_name="shardgan"):
         network = create_generator(model, size, channels, len(class_names))
         for name, layer in network.named_children():
             self.add_module(name, layer)  # not the network itself, so that keys of the state dict have no prefix
-        self.z_dim, self.class_names, self._draw = z_dim, tuple(class_names), network.forward
+        self.z_dim, self.class_names, self._network = z_dim, tuple(class_names), (network,)  # a tuple hides it
 
     def forward(self, latents: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        images: torch.Tensor = self._draw(latents, labels)
+        images: torch.Tensor = self._network[0](latents, labels)
         return images
+
+    def train(self, mode: bool = True) -> Self:
+        """Networks without Tanh keep to [-1, 1] in ``eval`` mode only."""
+        self._network[0].train(mode)
+        return super().train(mode)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Any:

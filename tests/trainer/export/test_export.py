@@ -30,6 +30,7 @@ from tests.support.launching import ROOT, SMALL, run
 from tests.trainer.folder.test_load_run import OTHER, make_run
 from trainer import hub
 from trainer.cli import conclude
+from trainer.config import Model
 from trainer.export.__main__ import Export, export
 from trainer.export.folder import write_folder
 from trainer.folder.load_run import load_run
@@ -100,12 +101,16 @@ def test_onnx_gives_the_same_images(trained: Path, model: Path, batch: int) -> N
     assert np.abs(images - generate(load_run(trained).generator, noise).numpy()).max() < 1e-4
 
 
-def test_the_upsampling_is_exported(tmp_path: Path) -> None:
-    make_run(tmp_path / "run", model=OTHER)
+@pytest.mark.parametrize("model", [OTHER, replace(OTHER, kind="residual")], ids=lambda model: model.kind)
+def test_other_networks_are_exported(tmp_path: Path, model: Model) -> None:
+    """Latents this large give a network without Tanh pixels beyond [-1, 1]."""
+    make_run(tmp_path / "run", model=model)
     export(Export(tmp_path / "run", tmp_path / "exported"))
-    assert json.loads((tmp_path / "exported" / "config.json").read_text())["upsampling"] == "nearest"
-    noise = fixed_latents(1, 3, 8)
+    config = json.loads((tmp_path / "exported" / "config.json").read_text())
+    assert config["kind"] == model.kind and config["upsampling"] == model.upsampling
+    noise = 100 * fixed_latents(1, 3, 8)
     images = generate(Generator.from_pretrained(tmp_path / "exported"), noise)
+    assert images.abs().max() == 1
     assert torch.equal(images, generate(load_run(tmp_path / "run").generator, noise))
     export(Export(tmp_path / "run", tmp_path / "model.onnx", "onnx"))
     (others,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(

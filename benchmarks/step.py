@@ -13,6 +13,7 @@ from __future__ import annotations
 import statistics
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -38,6 +39,8 @@ class Arguments(cli.Arguments):
     """Iterations per turn; by default 3 on a CPU and 50 on a GPU."""
     rounds: int = 5
     """Number of turns of each contestant."""
+    precision: Literal["bf16", "float32"] | None = None
+    """Precision of shardgan; by default bf16 where the device has it. The example under autocast runs beside bf16."""
     compile: bool = False
     """Also measure shardgan with torch.compile, which takes minutes to start."""
 
@@ -47,7 +50,8 @@ def benchmark(arguments: Arguments) -> None:
     launch = read_launch()
     set_threads(launch, 0)
     set_kernels(tf32=Config().tf32)  # for all contestants: PyTorch's example also uses cuDNN's benchmark mode and TF32
-    accelerator = Accelerator(cpu=launch.cpu, mixed_precision="bf16" if has_bf16(launch.cpu) else "no")
+    bf16 = arguments.precision == "bf16" if arguments.precision else has_bf16(launch.cpu)
+    accelerator = Accelerator(cpu=launch.cpu, mixed_precision="bf16" if bf16 else "no")
     cuda = accelerator.device.type == "cuda"
     iterations = arguments.iterations or (50 if cuda else 3)
     warm_up = WARM_UP + 1 if cuda else 1  # a CUDA graph is captured after WARM_UP iterations

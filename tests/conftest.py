@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests share the cores, an
 
 SHARDS = Path(__file__).parent / "shards"
 NO_GPU = "no GPU here"
-"""Why the tests in ``test_cuda.py`` are skipped."""
+"""Why tests with the mark ``gpu`` are skipped. ``pytest -m gpu`` runs only those."""
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -28,14 +28,26 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Longest modules first: begun last, one would run on alone. A long one has a timeout of its own; those of the
+    """Skips tests that need more GPUs than there are, and sorts the others.
+
+    Longest modules first: begun last, one would run on alone. A long one has a timeout of its own; those of the
     shards are short and come last.
     """
+    for item in items:
+        if mark := item.get_closest_marker("gpu"):
+            _skip_without(mark.args[0] if mark.args else 1, item)
     patience: dict[Path, float] = defaultdict(float)
     for item in items:
         for mark in item.iter_markers("timeout"):
             patience[item.path] = max(patience[item.path], mark.args[0])
     items.sort(key=lambda item: (-patience[item.path], SHARDS in item.path.parents))
+
+
+def _skip_without(gpus: int, item: pytest.Item) -> None:
+    import torch
+
+    if torch.cuda.device_count() < gpus:
+        item.add_marker(pytest.mark.skip(reason=NO_GPU if gpus == 1 else f"{NO_GPU} for each of {gpus} ranks"))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -30,12 +30,13 @@ def train_command(
 
 
 @contextmanager
-def started(command: list[str], log: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
+def started(command: Sequence[str], log: IO[str], output: IO[str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Runs ``command`` in its own process group, with standard error in ``log``. On exit the process has ended.
 
-    The group is killed after an exception and when this process dies.
+    Standard output goes to ``output``, by default that of this process. The group is killed after an exception and when
+    this process dies.
     """
-    process = subprocess.Popen(command, stderr=log, start_new_session=True)
+    process = subprocess.Popen(command, stdout=output, stderr=log, start_new_session=True)
     guard = None
     try:
         guard = subprocess.Popen(["sh", "-c", GUARD, str(process.pid)], stdin=subprocess.PIPE, start_new_session=True)

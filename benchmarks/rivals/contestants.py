@@ -17,7 +17,7 @@ from trainer.gan.state import State, create_state
 from trainer.gan.step import Step
 
 SIZE, CHANNELS = 64, 3
-EXAMPLE = "PyTorch example, float32"
+EXAMPLE, AUTOCAST = "PyTorch example, float32", "PyTorch example, bf16 autocast"
 
 
 @dataclass
@@ -75,7 +75,7 @@ def create_contestants(
         EXAMPLE: (pytorch_example(features, device), real),
     }
     if precision == "bf16":
-        iterations["PyTorch example, bf16 autocast"] = (autocast(pytorch_example(features, device), device), real)
+        iterations[AUTOCAST] = (autocast(pytorch_example(features, device), device), real)
     for with_compiler in (True, False) if compiled else (False,):
         for with_graph in (True, False) if device.type == "cuda" else (False,):
             shardgan = create(config, accelerator, compiled=with_compiler)

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.gpu import read_step
 from benchmarks.measure.flops import forward, iteration
 from benchmarks.rivals.baselines import Iteration, pytorch_example, tutorial
+from benchmarks.rivals.contestants import EXAMPLE
 from tests.support.launching import run
 
 FEATURES, BATCH = 8, 4
@@ -32,7 +34,7 @@ def test_baselines_compute_what_their_authors_wrote_and_no_more(
 
 
 def test_the_race_of_steps_reports_itself(tmp_path: Path) -> None:
-    flags = ["--features", "4", "--batch-size", "4", "--rounds", "3", "--iterations", "1"]
+    flags = ["--features", "4", "--batch-size", "4", "--rounds", "3", "--iterations", "1", "--precision", "float32"]
     command = [sys.executable, "-m", "benchmarks.step", *flags, "--json", str(tmp_path / "out.json")]
     done = run(words=command)
     assert done.returncode == 0, done.stderr
@@ -43,11 +45,18 @@ def test_the_race_of_steps_reports_itself(tmp_path: Path) -> None:
     parts = [share for name, share in facts["breakdown"].items() if not name.startswith("of which")]
     assert sum(parts) == pytest.approx(1) and min(parts) >= 0
     assert "of the example" in said and all(name in said for name in facts["median"])
+    rows = {row.measurement: row.figure for row in read_step(tmp_path / "out.json")}
+    assert all(f"batch 4, {name}" in rows for name in facts["median"])
+    ratio = facts["median"][EXAMPLE] / facts["median"]["shardgan, float32"]
+    assert rows[f"batch 4, shardgan, float32: relative to {EXAMPLE}"] == f"{ratio:.2f}x"
+    share = rows["batch 4, shardgan, float32: share of the matrix product"]
+    assert f"{share} of the" in said, "as benchmarks.step prints it"
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        ("benchmarks.gpu --minutes 0", "--minutes is 0.0; it must be more than 0."),
         ("benchmarks.step --rounds 0", "--rounds is 0; it must be more than 0."),
         ("benchmarks.step --json no/such/place.json", "there is no folder no/such."),
         ("benchmarks.step --json .", "--json . is a folder"),

@@ -38,7 +38,7 @@ from trainer.ranks.device import set_kernels
 from trainer.ranks.launch import read_launch
 from trainer.ranks.process_group import create_accelerator, wrap
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_GPU)
+needs_gpu = pytest.mark.gpu
 on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 
 STEPS = 5
@@ -184,9 +184,11 @@ def test_tf32_rounds_products_and_convolutions_where_it_is_asked_for() -> None:
         matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.benchmark = before
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason=f"{NO_GPU} for a second rank, and NCCL needs one for each")
+@pytest.mark.gpu(2)
 def test_two_gpus_over_nccl_are_one(faces32: Path, tmp_path: Path) -> None:
-    """Whole runs, which join the group, train, vote, compare and save. Tolerances as below."""
+    """Whole runs, which join the group, train, vote, compare and save. NCCL needs a GPU for each rank. Tolerances as
+    below.
+    """
     for name, launcher in (
         ("one", ("--num_processes", "1")),
         ("two", ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")),

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.conftest import NO_GPU
 from tests.trainer.gan.test_step import (
     BATCH,
     CPU,
@@ -115,7 +114,7 @@ def test_a_replayed_run_is_the_run_bit_by_bit(config: Config) -> None:
         assert all(torch.equal(mine[name], one[name]) for name in mine)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_GPU)
+@pytest.mark.gpu
 @RECIPES
 def test_a_cuda_graph_is_the_eager_step(config: Config) -> None:
     """To 1e-9 in float64: cuDNN may choose other kernels in the recording, and the steps amplify what they round."""

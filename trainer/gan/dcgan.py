@@ -15,6 +15,7 @@ from torch import nn
 
 from trainer.config import Normalisation, Upsampling
 from trainer.gan.coarse import CoarseLogits
+from trainer.gan.kernels.latent_convolution import LatentConvolution
 from trainer.gan.kernels.nearest_convolution import NearestDoubling
 from trainer.gan.kernels.transposed_convolution import Doubling
 from trainer.gan.networks import Discriminator, Generator, levels
@@ -43,7 +44,7 @@ class DcganGenerator(Generator):
         super().__init__(z_dim, classes)
         doubling = UPSAMPLINGS[upsampling]
         widths = [features * min(2**level, WIDEST) for level in range(levels(size), 0, -1)]
-        blocks = [_up(nn.ConvTranspose2d(self.inputs, widths[0], 4, bias=False), widths[0])]
+        blocks = [_up(LatentConvolution(self.inputs, widths[0]), widths[0])]
         blocks += [_up(doubling(wide, narrow, bias=False), narrow) for wide, narrow in pairwise(widths)]
         blocks += [nn.Sequential(doubling(widths[-1], channels, bias=True), nn.Tanh())]
         self.blocks = nn.Sequential(*blocks)

@@ -83,7 +83,7 @@ def python() -> Python:
 
 def _environment() -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "SLURM_"))}
-    return {**env, "OMP_WAIT_POLICY": "PASSIVE"}  # as trainer/run.py sets it before it loads torch
+    return {**env, "OMP_WAIT_POLICY": "PASSIVE"}  # as for the tests themselves
 
 
 def _serve() -> None:

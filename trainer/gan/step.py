@@ -147,7 +147,9 @@ class Step:
         only one of the batches has a penalty, which would cost a second derivative of the other one too.
         """
         if self._separate or real.requires_grad != fake.requires_grad:
-            return self.discriminator(real, labels), self.discriminator(fake, labels)
+            # An enclosing autocast, of any device and even if not enabled, keeps the casts of the weights for both.
+            with torch.autocast("cpu", enabled=False):
+                return self.discriminator(real, labels), self.discriminator(fake, labels)
         both = None if labels is None else labels.repeat(2)
         logits: torch.Tensor = self.discriminator(torch.cat([real, fake]), both)
         return logits.chunk(2)

@@ -3,7 +3,8 @@
 The tutorial's loop, the loop of PyTorch's ``dcgan`` example (in float32 and, where the device has bf16, under autocast)
 and shardgan's step train the same networks on the same batch. They take turns, so that a change of the machine's speed
 affects all alike. The tables show medians, the rate relative to a matrix product, and the time of each part of
-shardgan's iteration.
+shardgan's iteration. With ``--layers``, the table shows the time of each pass of the convolutions and of BatchNorm on a
+CPU, and whether a training computes it as a matrix product.
 
 Example: uv run python -m benchmarks.step --batch-size 128 --json step.json
 """
@@ -12,15 +13,17 @@ from __future__ import annotations
 
 import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
 
 from benchmarks.measure import cli, flops
+from benchmarks.measure.layers import measure_layers
 from benchmarks.measure.timing import breakdown, timed
 from benchmarks.rivals.contestants import CHANNELS, EXAMPLE, SIZE, Shardgan, create_contestants
+from shards.common.errors import InputError
 from trainer.config import Config
 from trainer.gan.kernels.cuda_graph import WARM_UP
 from trainer.ranks.device import has_bf16, set_kernels, set_threads
@@ -41,6 +44,8 @@ class Arguments(cli.Arguments):
     """Number of turns of each contestant."""
     precision: Literal["bf16", "float32"] | None = None
     """Precision of shardgan; by default bf16 where the device has it. The example under autocast runs beside bf16."""
+    layers: bool = False
+    """On a CPU, only measure single layers, as convolutions and as matrix products."""
     compile: bool = False
     """Also measure shardgan with torch.compile, which takes minutes to start."""
 
@@ -51,6 +56,11 @@ def benchmark(arguments: Arguments) -> None:
     set_threads(launch, 0)
     set_kernels(tf32=Config().tf32)  # for all contestants: PyTorch's example also uses cuDNN's benchmark mode and TF32
     bf16 = arguments.precision == "bf16" if arguments.precision else has_bf16(launch.cpu)
+    if arguments.layers:
+        if not launch.cpu:
+            raise InputError("--layers compares kernels of CPUs. Set ACCELERATE_USE_CPU=true.")
+        report_layers(arguments, bf16=bf16)
+        return
     accelerator = Accelerator(cpu=launch.cpu, mixed_precision="bf16" if bf16 else "no")
     cuda = accelerator.device.type == "cuda"
     iterations = arguments.iterations or (50 if cuda else 3)
@@ -99,6 +109,22 @@ def report(
     print()
     for name, share_of_time in shares.items():
         print(f"{share_of_time:>6.1%} {name}")
+
+
+def report_layers(arguments: Arguments, *, bf16: bool) -> None:
+    """Prints the milliseconds of each pass of the layers, in float32 and, with ``bf16``, in bf16 too."""
+    print(f"{cli.describe_machine()}, torch {torch.__version__}, batch {arguments.batch_size}, milliseconds\n")
+    print(f"{'':<70}{'oneDNN':>8}{'product':>9}{'bare':>8}  chosen")
+    rows, dtypes = [], [torch.float32, torch.bfloat16] if bf16 else [torch.float32]
+    for row in measure_layers(arguments.features, arguments.batch_size, dtypes):
+        rows.append(row)
+        product, bare = ("" if time is None else f"{time:.1f}" for time in (row.product, row.bare))
+        times = f"{row.convolution:>8.1f}{product:>9}{bare:>8}"
+        chosen = "  product" if row.chosen else ""
+        print(f"{row.layer:<42}{row.dtype:<8}{row.what:<20}{times}{chosen}".rstrip(), flush=True)
+    if not bf16:
+        print("\nfloat32 only: this CPU has no bf16 instructions.")
+    cli.write_json(arguments, layers=[asdict(row) for row in rows])
 
 
 if __name__ == "__main__":

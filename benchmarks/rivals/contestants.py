@@ -15,6 +15,7 @@ from trainer.gan.kernels.cuda_graph import Replay, cuda_graph
 from trainer.gan.noise import latents
 from trainer.gan.state import State, create_state
 from trainer.gan.step import Step
+from trainer.train.products import choose_products
 
 SIZE, CHANNELS = 64, 3
 EXAMPLE, AUTOCAST = "PyTorch example, float32", "PyTorch example, bf16 autocast"
@@ -55,6 +56,7 @@ def create(
 ) -> Shardgan:
     """Creates the step of ``config``; with ``compiled``, both networks use ``torch.compile``, forward and backward."""
     state = create_state(config, size, channels, accelerator.device)
+    choose_products(config, accelerator, state, size, channels)
     if compiled:
         state.generator.compile()
         state.discriminator.compile()

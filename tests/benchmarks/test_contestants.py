@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -51,6 +52,25 @@ def test_the_race_of_steps_reports_itself(tmp_path: Path) -> None:
     assert rows[f"batch 4, shardgan, float32: relative to {EXAMPLE}"] == f"{ratio:.2f}x"
     share = rows["batch 4, shardgan, float32: share of the matrix product"]
     assert f"{share} of the" in said, "as benchmarks.step prints it"
+
+
+def test_the_table_of_layers_says_what_is_chosen(tmp_path: Path) -> None:
+    """bf16 is emulated where it has to be."""
+    flags = ["--layers", "--features", "2", "--batch-size", "2", "--precision", "bf16", "--json", str(tmp_path / "o")]
+    done = run(words=[sys.executable, "-m", "benchmarks.step", *flags])
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "o").read_text())["layers"]
+    passes = {"forward", "gradient of input", "gradient of weight"}
+    for dtype, title in itertools.product(
+        ("float32", "bf16"), ("generator 32->16, 4x4->8x8", "discriminator 8->16, 8x8->4x4")
+    ):
+        found = [row for row in rows if (row["dtype"], row["layer"]) == (dtype, title)]
+        assert {row["what"] for row in found} == passes
+        assert all(row["convolution"] > 0 and row["product"] > 0 and row["bare"] > 0 for row in found)
+    measured = [row for row in rows if row["dtype"] == "bf16" and row["product"] and "32x32->64x64" not in row["layer"]]
+    assert all(row["chosen"] == (row["product"] < 0.9 * row["convolution"]) for row in measured)
+    assert {row["what"] for row in rows if row["layer"] == "BatchNorm of 16 at 4x4"} == {"forward", "backward"}
+    assert done.stdout.count("  product") == sum(row["chosen"] for row in rows) + 1
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from trainer.config import Normalisation, Upsampling
 from trainer.gan.coarse import CoarseLogits
 from trainer.gan.kernels.latent_convolution import LatentConvolution
 from trainer.gan.kernels.nearest_convolution import NearestDoubling
+from trainer.gan.kernels.strided_convolution import Halving
 from trainer.gan.kernels.transposed_convolution import Doubling
 from trainer.gan.networks import Discriminator, Generator, levels
 
@@ -74,7 +75,7 @@ class DcganDiscriminator(Discriminator):
         super().__init__(widths[-1], classes)
         blocks = [nn.Sequential(nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True))]
         for narrow, wide in pairwise(widths):
-            layers: list[nn.Module] = [nn.Conv2d(narrow, wide, 4, 2, 1, bias=norm == "none")]
+            layers: list[nn.Module] = [Halving(narrow, wide, bias=norm == "none")]
             if norm == "batch":
                 layers.append(nn.BatchNorm2d(wide))
             blocks.append(nn.Sequential(*layers, nn.LeakyReLU(0.2, inplace=True)))

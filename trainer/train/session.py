@@ -59,6 +59,7 @@ class Session:
     outputs: Outputs
     evaluator: Evaluator | None  # scores the generator, if the run asks for it
     first_position: int  # position that this process started from
+    products: dict[str, Any]  # which layers compute matrix products, and the machine on which that was measured
     health: Health = field(init=False)  # see recall_health
     unsaved: Metrics | None = None  # metrics of the last step, if no checkpoint holds it yet
 
@@ -271,6 +272,7 @@ class Session:
             "precision": self.accelerator.mixed_precision,
             "labels": self.dataset.labels_digest,
             "accumulate": self.config.accumulate,
+            "products": self.products,
             "rollbacks": state.rollbacks,
             "scaler": state.scaler.state_dict(),
             "networks": describe_networks(self.config.model, manifest.size, manifest.channels, self.dataset.classes),

@@ -33,6 +33,7 @@ from trainer.train.loop import train
 from trainer.train.memory import explain_allocation
 from trainer.train.outputs import Outputs
 from trainer.train.prepare import Prepared, dry_run, prepare
+from trainer.train.products import choose_products
 from trainer.train.session import Session
 from trainer.watch.meter import DataAdvisor
 from trainer.watch.progress import Progress
@@ -87,6 +88,8 @@ def _open_session(
             folder.remove_old_stop(before=launch_time())
         roll_back_folder(folder, config.data.audit, state.step)
     accelerator.wait_for_everyone()
+    recorded = prepared.resumed[2].get("products", {}) if prepared.resumed else {}
+    products = choose_products(config, accelerator, state, manifest.size, manifest.channels, recorded)
     generator, discriminator = wrap(accelerator, state, sync_bn=config.model.sync_bn)
     step = Step(state, generator, discriminator, config)
     replayed = config.cuda_graphs and supports_cuda_graphs(launch) and generator is state.generator  # not with DDP
@@ -115,6 +118,7 @@ def _open_session(
         outputs=outputs,
         evaluator=create_evaluation(config, accelerator, prepared.reals),
         first_position=state.position,
+        products=products,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from trainer.gan.kernels.products import NONE
 from trainer.gan.kernels.transposed_convolution import double
 
 
@@ -18,9 +19,10 @@ class NearestDoubling(nn.Conv2d):
 
     def __init__(self, wide: int, narrow: int, *, bias: bool) -> None:
         super().__init__(wide, narrow, 3, 1, 1, bias=bias)
+        self.products = NONE
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return double(images, transposed(self.weight), self.bias, training=self.training)
+        return double(images, transposed(self.weight), self.bias, self.products, training=self.training)
 
 
 def transposed(weight: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,6 @@ import ast
 import os
 import warnings
 
-import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -18,11 +17,11 @@ from tests.support.launching import ROOT
 from tests.support.ranks import on_ranks
 from trainer.gan.dcgan import DcganDiscriminator
 from trainer.gan.kernels.sync_batchnorm import SyncBatchNorm, synchronise
-from trainer.gan.kernels.transposed_convolution import Doubling, as_product
+from trainer.gan.kernels.transposed_convolution import Doubling
 from trainer.gan.networks import initialise
 
-PROVEN = {"_Normalise", "_Sum", "_Product"}
-"""Functions with a derivative of their own whose second one is tested here."""
+PROVEN = {"_Normalise", "_Sum", "Strided"}
+"""Functions with a derivative of their own whose second one is tested here, or in ``test_products.py``."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -39,14 +38,9 @@ def test_each_function_with_its_own_derivative_has_a_second_one_or_refuses() -> 
     assert silent == PROVEN
 
 
-@pytest.mark.parametrize("size", [4, 5])
-def test_the_product_has_the_convolutions_second_derivative(size: int) -> None:
-    """At ``size`` 5 the forward pass is oneDNN's."""
-    drawn = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, size, size, dtype=torch.float64, generator=drawn).requires_grad_()
-    weight = torch.randn(3, 2, 4, 4, dtype=torch.float64, generator=drawn).requires_grad_()
-    assert gradcheck(as_product, (images, weight), fast_mode=True)
-    assert gradgradcheck(as_product, (images, weight), fast_mode=True)
+def test_a_layer_has_the_convolutions_second_derivative() -> None:
+    """That of its products is in ``test_products.py``."""
+    images = torch.randn(2, 3, 4, 4, dtype=torch.float64).requires_grad_()
     layer = Doubling(3, 2, bias=False).double()
     (slope,) = grad(layer(images).square().sum(), images, create_graph=True)
     (found,) = grad(slope.square().sum(), layer.weight)

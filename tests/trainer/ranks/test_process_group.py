@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.ranks import on_ranks
 from tests.trainer.gan.test_step import (
@@ -111,6 +113,7 @@ def distributed() -> dict[str, Any]:
     result["plain"] = plain()
     result["loose"] = loose()
     result["half"] = [half(config) for config in HALVES]
+    result["casts"] = casts()
     return result
 
 
@@ -139,6 +142,31 @@ def half(config: Config) -> list[float]:
         labels = [rows(values) for values in labelled(config, number)]
         figures.append(step([rows(reals(number))], [rows(noise(number))], [], labels, report=False))
     return [mean(value) for row in figures for name, value in row.items() if name in COMPARED]
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts to bf16 by the address of what is cast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[int] = Counter()
+
+    def __torch_dispatch__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten._to_copy.default and (kwargs or {}).get("dtype") == torch.bfloat16:
+            self.counts[args[0].data_ptr()] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def casts() -> list[list[int]]:
+    """How often a step under bf16 autocast casts each matrix or kernel of G and of D."""
+    AcceleratorState._reset_state()
+    accelerator = create_accelerator(config := small(), read_launch(), "bf16")
+    state = create_state(config, manifest().size, manifest().channels, accelerator.device)
+    step = Step(state, *wrap(accelerator, state, sync_bn=True), config)
+    with Casts() as found:
+        step([rows(reals(0))], [rows(noise(0))], report=False)
+    networks = (state.generator, state.discriminator)
+    return [[found.counts[p.data_ptr()] for p in network.parameters() if p.dim() > 1] for network in networks]
 
 
 def gradients(state: State) -> list[torch.Tensor]:
@@ -191,6 +219,13 @@ def test_float64_agrees_with_one_rank(results: list[dict[str, Any]], name: str) 
         for group, values in tensors.items():
             for key, value in values.items():
                 torch.testing.assert_close(result[name][1][group][key], value, rtol=0, atol=1e-9)
+
+
+def test_autocast_casts_weights_once_for_both_forward_passes(results: list[dict[str, Any]]) -> None:
+    """Those of D again in G's step, after their update."""
+    for result in results:
+        generator, discriminator = result["casts"]
+        assert set(generator) == {1} and set(discriminator) == {2}
 
 
 def test_float32_gradients_of_the_first_step_agree_with_one_rank(results: list[dict[str, Any]]) -> None:

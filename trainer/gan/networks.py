@@ -120,7 +120,7 @@ def levels(size: int) -> int:
 
 def has_batch_norm(network: nn.Module) -> bool:
     """Whether a layer of ``network`` is BatchNorm, of one rank or of all."""
-    return any(isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) for module in network.modules())
+    return any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
 LEAKY_GAIN = math.sqrt(2 / (1 + 0.2**2))

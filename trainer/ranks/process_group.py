@@ -54,8 +54,10 @@ def wrap(accelerator: Accelerator, state: State, *, sync_bn: bool) -> tuple[nn.M
     """
     networks = (state.generator, state.discriminator)
     if accelerator.num_processes > 1 and sync_bn:
+        # On GPUs of its own, because small exchanges would wait behind the buckets of gradients in the default one.
+        group: Any = dist.new_group() if accelerator.device.type == "cuda" else None
         for network in networks:
-            synchronise(network, accelerator.device)
+            synchronise(network, group)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.* is deprecated")  # accelerate has no other way
         # The networks are on the device; with placement, accelerate would import DTensor, which takes 4 s.

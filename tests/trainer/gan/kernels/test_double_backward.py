@@ -20,8 +20,10 @@ from trainer.gan.kernels.sync_batchnorm import SyncBatchNorm, synchronise
 from trainer.gan.kernels.transposed_convolution import Doubling
 from trainer.gan.networks import initialise
 
-PROVEN = {"_Normalise", "_Sum", "Strided"}
-"""Functions with a derivative of their own whose second one is tested here, or in ``test_products.py``."""
+PROVEN = {"_Normalise", "CudaNormalise", "_Sum", "Strided"}
+"""Functions with a derivative of their own whose second one is tested here, in ``test_sync_batchnorm.py`` or in
+``test_products.py``.
+"""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -84,7 +86,7 @@ def penalised() -> Tensors:
         dist.init_process_group("gloo")
         ranks, rows = 2, slice(4 * dist.get_rank(), 4 * dist.get_rank() + 4)
         real, fake = real[rows], fake[rows]
-        synchronise(network, torch.device("cpu"))
+        synchronise(network)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # as in trainer.ranks.process_group.wrap
             network = DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)

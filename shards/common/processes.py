@@ -65,6 +65,11 @@ class WorkerProcess:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.connection = connection.Connection(ours.detach())
 
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
     def send(self, message: object) -> None:
         """Send a picklable message. If the process is dead, the next :meth:`receive` reports it."""
         with suppress(ConnectionError):

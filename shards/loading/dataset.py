@@ -25,13 +25,16 @@ class Batch:
     keys: tuple[str, ...] = ()  # keys of the samples in the tars; empty without the option ``keys``
     bad: tuple[Bad, ...] = ()  # samples that do not decode; all else is that of their neighbours instead
     labels: torch.Tensor | None = None  # int64 (samples,) on the CPU, with the option ``labels``
+    numbers: torch.Tensor | None = None  # (samples, width), beside the images, of a loader's companion
     followed: bool = True  # whether the next batch of the stream takes no waiting
 
 
-def make_batch(position: int, images: torch.Tensor, report: Report, *, followed: bool = True) -> Batch:
+def make_batch(
+    position: int, images: torch.Tensor, report: Report, numbers: torch.Tensor | None = None, *, followed: bool = True
+) -> Batch:
     """The batch of ``images`` that were read with this ``report``."""
     labels = torch.tensor(report.labels) if report.labels else None
-    return Batch(position, images, report.keys, report.bad, labels, followed)
+    return Batch(position, images, report.keys, report.bad, labels, numbers, followed)
 
 
 class ShardDataset(Dataset[Batch]):

@@ -6,8 +6,8 @@ import os
 import select
 import signal
 import tempfile
-from collections.abc import Callable, Generator
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing, suppress
 from itertools import count, pairwise
 from typing import IO, Any
 
@@ -18,7 +18,7 @@ from shards.common.errors import InputError
 from shards.common.processes import WorkerDiedError, WorkerProcess
 from shards.loading.dataset import Batch, ShardDataset, make_batch
 from shards.loading.reader import Reader, Report
-from shards.loading.worker import SIGNALS, map_ring
+from shards.loading.worker import SIGNALS, Companion, fill, map_ring
 
 PREFETCH = 6  # batches in flight besides two: rides out a slow read and holds little (1.5 MB per 128 at 64x64)
 POLL = 500  # milliseconds between two looks at whether to go on waiting
@@ -34,14 +34,18 @@ def batches(
     ranks: int = 1,
     workers: int = 0,
     device: torch.device = CPU,
+    companion: Companion | None = None,
     waiting: Callable[[], object] = lambda: None,
+    started: Callable[[Sequence[int]], object] = lambda _: None,
 ) -> Generator[Batch]:
-    """This rank's part of every global batch from ``position`` on; endless. The images are on ``device``.
+    """This rank's part of every global batch from ``position`` on; endless. The images, and the numbers of the
+    ``companion``, are on ``device``.
 
     Of G = ``batch_size`` samples, ``rank`` gets the rows ``[rank * G / ranks, (rank + 1) * G / ranks)``. ``workers``
     processes read and decode ahead; with 0, this process reads each batch when it is needed. A CUDA device receives its
-    copies from page-locked memory while it computes. ``waiting`` is called about twice a second while a batch of the
-    workers is waited for; an exception that it raises ends the stream.
+    copies from page-locked memory while it computes, that of the next batch before this one is handed out. ``waiting``
+    is called about twice a second while a batch of the workers is waited for; an exception that it raises ends the
+    stream. ``started`` gets the numbers of the worker processes.
 
     Raises:
         ValueError: ``batch_size`` is not a positive multiple of ``ranks``, or ``workers`` is negative.
@@ -55,20 +59,31 @@ def batches(
     rows = batch_size // ranks
     starts = count(position + rank * rows, batch_size)  # endless
     slots = 2 + PREFETCH if workers else 1
-    with closing(Ring(slots, (rows, *dataset.manifest.shape), device)) as ring:
+    layouts: list[tuple[tuple[int, ...], str]] = [((slots, rows, *dataset.manifest.shape), "uint8")]
+    if companion is not None:
+        layouts.append(((slots, rows, companion.width), companion.dtype))
+    with ExitStack() as stack:
+        rings = [stack.enter_context(closing(Ring(*layout, device))) for layout in layouts]
         if not workers:
             for start in starts:
-                report = dataset.reader.read(start, ring.array[0])
-                yield make_batch(start, ring.take(0), report)
-                ring.wait()
-        with closing(_WorkerPool(dataset.reader, ring, workers)) as pool:
+                report = fill(dataset.reader, companion, start, [ring.array[0] for ring in rings])
+                images, *numbers = [ring.take(0) for ring in rings]
+                yield make_batch(start, images, report, *numbers)
+                for ring in rings:
+                    ring.wait(0)
+        with closing(_WorkerPool(dataset.reader, companion, rings, workers)) as pool:
+            started(pool.pids)
             for number, start in enumerate(starts):
                 slot = number % slots
                 if number >= slots:
                     report = pool.receive(waiting)
-                    images = ring.take(slot)
-                    yield make_batch(start - slots * batch_size, images, report, followed=pool.is_ready())
-                    ring.wait()
+                    images, *numbers = [ring.take(slot) for ring in rings]
+                    if followed := pool.is_ready():
+                        for ring in rings:
+                            ring.start((slot + 1) % slots)
+                    yield make_batch(start - slots * batch_size, images, report, *numbers, followed=followed)
+                    for ring in rings:
+                        ring.wait(slot)
                 pool.request(slot, start)
 
 
@@ -78,53 +93,64 @@ def normalise(images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 class Ring:
-    """``slots`` batches of uint8 (rows, height, width, channels) in shared memory, page-locked for a CUDA ``device``.
+    """Batches of a ``shape`` (slots, rows, ...) and type in shared memory, page-locked for a CUDA ``device``.
 
     The memory is an unlinked file, so that it is freed when the last process ends, even if it is killed. Raises
     ``OSError`` if there is not enough.
     """
 
-    def __init__(self, slots: int, shape: tuple[int, int, int, int], device: torch.device) -> None:
-        self.shape = (slots, *shape)
-        size = int(np.prod(self.shape))
+    def __init__(self, shape: tuple[int, ...], dtype: str, device: torch.device) -> None:
+        self.layout = shape, dtype
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         self.file = _open_memory()
         try:
             os.posix_fallocate(self.file.fileno(), 0, size)  # else a worker might be killed with SIGBUS
         except OSError as error:
             self.file.close()
             raise OSError(error.errno, error.strerror, f"{size >> 20} MiB of memory for batches") from error
-        self.array = map_ring(self.file.fileno(), self.shape)
+        self.array = map_ring(self.file.fileno(), shape, dtype)
         self._tensor = torch.from_numpy(self.array)
         self._device = device
         self._stream: torch.cuda.Stream | None = None
+        self._copies: dict[int, torch.Tensor] = {}  # begun by start()
+        self._events: dict[int, torch.cuda.Event] = {}  # the ends of the last copies
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
             torch.cuda.check_error(self._runtime.cudaHostRegister(self._tensor.data_ptr(), size, 0))
 
+    def start(self, slot: int) -> None:
+        """Begin to copy batch ``slot`` to the device, for the next :meth:`take`."""
+        if self._stream is None:
+            self._copies[slot] = torch.from_numpy(self.array[slot].copy())  # clone() would wake torch's threads
+            return
+        with torch.cuda.stream(self._stream):
+            self._copies[slot] = self._tensor[slot].to(self._device, non_blocking=True)
+            self._events[slot] = self._stream.record_event()
+
     def take(self, slot: int) -> torch.Tensor:
-        """A copy of batch ``slot`` on the device, uint8 (rows, height, width, channels), for use on the current stream.
+        """A copy of batch ``slot`` on the device, (rows, ...), for use on the current stream.
 
         On CUDA the copy is asynchronous, on a stream of its own; :meth:`wait` waits for it.
         """
-        if self._stream is None:
-            return torch.from_numpy(self.array[slot].copy())  # clone() would wake torch's threads, which then spin
-        with torch.cuda.stream(self._stream):
-            images = self._tensor[slot].to(self._device, non_blocking=True)
-        current = torch.cuda.current_stream(self._device)
-        current.wait_stream(self._stream)
-        images.record_stream(current)
-        return images
-
-    def wait(self) -> None:
-        """Wait until the copies are done, so that their slots may be filled again."""
+        if slot not in self._copies:
+            self.start(slot)
+        copy = self._copies.pop(slot)
         if self._stream is not None:
-            self._stream.synchronize()
+            current = torch.cuda.current_stream(self._device)
+            current.wait_event(self._events[slot])
+            copy.record_stream(current)
+        return copy
+
+    def wait(self, slot: int) -> None:
+        """Wait until the copy of batch ``slot`` is done, so that it may be filled again."""
+        if self._stream is not None:
+            self._events[slot].synchronize()
 
     def close(self) -> None:
         """Unlock and free the memory; copies of batches stay valid."""
-        self.wait()
         if self._stream is not None:
+            self._stream.synchronize()
             torch.cuda.check_error(self._runtime.cudaHostUnregister(self._tensor.data_ptr()))
         self.file.close()
 
@@ -137,28 +163,34 @@ def _open_memory() -> IO[bytes]:
 
 
 class _WorkerPool:
-    """Fills the slots of ``ring`` in ``workers`` processes of :mod:`shards.loading.worker`.
+    """Fills the slots of ``rings`` in ``workers`` processes of :mod:`shards.loading.worker`.
 
     Each fills its own rows of every slot, rather than every n-th slot: they are its own lanes, so that only one worker
     opens or fetches each block of the data.
     """
 
-    def __init__(self, reader: Reader, ring: Ring, workers: int) -> None:
-        rows = ring.shape[1]
+    def __init__(self, reader: Reader, companion: Companion | None, rings: Sequence[Ring], workers: int) -> None:
+        rows = len(rings[0].array[0])
         bounds = [rows * number // workers for number in range(workers + 1)]
         self._parts = [(first, last) for first, last in pairwise(bounds) if last > first]
         self._pool: list[WorkerProcess] = []
         self._polls: list[select.poll] = []
+        files = [ring.file.fileno() for ring in rings]
         try:
             for _ in self._parts:
-                self._pool.append(WorkerProcess("shards.loading.worker", [ring.file.fileno()], blocked=SIGNALS))
+                self._pool.append(WorkerProcess("shards.loading.worker", files, blocked=SIGNALS))
                 self._polls.append(select.poll())
                 self._polls[-1].register(self._pool[-1].connection, select.POLLIN)
             for worker in self._pool:  # all start at once: a large message waits until its worker receives it
-                worker.send((reader, ring.shape))
+                worker.send((reader, companion, [ring.layout for ring in rings]))
         except BaseException:
             self.close()
             raise
+
+    @property
+    def pids(self) -> list[int]:
+        """Numbers of the processes."""
+        return [worker.pid for worker in self._pool]
 
     def request(self, slot: int, position: int) -> None:
         for worker, (first, last) in zip(self._pool, self._parts, strict=True):

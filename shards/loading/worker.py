@@ -1,8 +1,8 @@
-"""A worker process of a loader: ``python -m shards.loading.worker CONNECTION RING``, both open descriptors.
+"""A worker process of a loader: ``python -m shards.loading.worker CONNECTION RING ...``, all open descriptors.
 
-It receives a reader and the ring's shape, then requests until the connection closes: a slot, its first and last row,
-and the position of the first. It fills the rows and sends a :class:`~shards.loading.reader.Report`, or the
-:class:`InputError` that stopped it.
+It receives a reader, a companion or None, and shapes and types of the rings, then requests until the connection closes:
+a slot, its first and last row, and the position of the first. It fills the rows and sends a
+:class:`~shards.loading.reader.Report`, or the :class:`InputError` that stopped it.
 """
 
 from __future__ import annotations
@@ -13,19 +13,36 @@ import select
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from typing import Protocol
 
 import numpy as np
 
 from shards.common.errors import InputError
-from shards.loading.reader import Reader
+from shards.loading.reader import Reader, Report
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Ignored: a cluster or a terminal sends them to every process of a job; the rank decides when to stop its workers."""
 
 
-def serve(connection: Connection, ring: int) -> None:
+class Companion(Protocol):
+    """Numbers beside each image of a batch, as a function of its position. Workers import it, so without torch."""
+
+    @property
+    def width(self) -> int:
+        """Numbers of an image."""
+
+    @property
+    def dtype(self) -> str:
+        """Their NumPy type."""
+
+    def fill(self, position: int, out: np.ndarray) -> None:
+        """Fill ``out``, (n, width), whose rows belong to the positions from ``position`` on."""
+
+
+def serve(connection: Connection, rings: Sequence[int]) -> None:
     """Fill slots until the other end closes the connection."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -33,12 +50,12 @@ def serve(connection: Connection, ring: int) -> None:
     threading.Thread(target=_exit_on_hang_up, args=(connection.fileno(),), daemon=True).start()
     with suppress(EOFError, ConnectionError):
         reader: Reader
-        reader, shape = connection.recv()
-        slots = map_ring(ring, shape)
+        reader, companion, layouts = connection.recv()
+        slots = [map_ring(ring, *layout) for ring, layout in zip(rings, layouts, strict=True)]
         while True:
             slot, first, last, position = connection.recv()
             try:
-                connection.send(reader.read(position, slots[slot, first:last]))
+                connection.send(fill(reader, companion, position, [ring[slot, first:last] for ring in slots]))
             except InputError as error:
                 connection.send(error)
 
@@ -51,10 +68,19 @@ def _exit_on_hang_up(descriptor: int) -> None:
     os._exit(0)
 
 
-def map_ring(descriptor: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The memory of the file ``descriptor`` as a uint8 array."""
-    return np.frombuffer(mmap.mmap(descriptor, int(np.prod(shape))), np.uint8).reshape(shape)
+def fill(reader: Reader, companion: Companion | None, position: int, rows: Sequence[np.ndarray]) -> Report:
+    """Fill ``rows``, of the images and of the companion's numbers, from ``position`` on. Raises ``InputError``."""
+    images, *numbers = rows
+    if companion is not None:
+        companion.fill(position, *numbers)
+    return reader.read(position, images)
+
+
+def map_ring(descriptor: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """The memory of the file ``descriptor`` as an array."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer(mmap.mmap(descriptor, size), dtype).reshape(shape)
 
 
 if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
+    serve(Connection(int(sys.argv[1])), [int(word) for word in sys.argv[2:]])

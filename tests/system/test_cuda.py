@@ -60,10 +60,10 @@ def current(device: str) -> torch.cuda.Stream | None:
 @pytest.fixture
 def ring(device: str) -> Iterator[Ring]:
     """One slot, whose copies and clones have memory already: to allocate it could wait for the device."""
-    with closing(Ring(1, (4, 32, 32, 3), torch.device(device))) as ring:
+    with closing(Ring((1, 4, 32, 32, 3), "uint8", torch.device(device))) as ring:
         held = [ring.take(0), ring.take(0)]
         held += [image.clone() for image in held]
-        ring.wait()
+        ring.wait(0)
         if device == "cuda":
             torch.cuda.synchronize()
         del held
@@ -75,7 +75,7 @@ def test_a_slot_is_filled_again_when_its_copy_is_done(ring: Ring) -> None:
     ring.array[:] = 1
     delay(ring._stream)
     images = ring.take(0)
-    ring.wait()
+    ring.wait(0)
     ring.array[:] = 2
     assert bool((images == 1).all())
 
@@ -84,17 +84,31 @@ def test_a_slot_is_filled_again_when_its_copy_is_done(ring: Ring) -> None:
 def test_a_batch_is_used_when_its_copy_is_done(ring: Ring) -> None:
     ring.array[:] = 3
     ring.take(0)
-    ring.wait()  # its memory is used again, and holds other values until the copy
+    ring.wait(0)  # its memory is used again, and holds other values until the copy
     ring.array[:] = 1
     delay(ring._stream)
     assert bool((ring.take(0).clone() == 1).all())
 
 
 @on_each_device
+def test_a_copy_that_began_early_is_taken_once(ring: Ring) -> None:
+    ring.array[:] = 3
+    ring.take(0)
+    ring.wait(0)
+    ring.array[:] = 1
+    delay(ring._stream)
+    ring.start(0)
+    early = ring.take(0).clone()
+    ring.wait(0)
+    ring.array[:] = 2
+    assert bool((early == 1).all()) and bool((ring.take(0).clone() == 2).all())
+
+
+@on_each_device
 def test_a_batchs_memory_is_used_again_when_the_step_is_done(ring: Ring, device: str) -> None:
     ring.array[:] = 1
     images, held = ring.take(0), ring.take(0)  # the memory of ``images`` is then the first that is free again
-    ring.wait()
+    ring.wait(0)
     delay(current(device))
     used = images.clone()
     del images
@@ -109,13 +123,13 @@ def test_workers_overwrite_no_batch_that_is_being_copied(
     device: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_shards(tmp_path)
-    dataset, take = ShardDataset(tmp_path, lanes=8), Ring.take
+    dataset, start = ShardDataset(tmp_path, lanes=8), Ring.start
 
-    def take_late(ring: Ring, slot: int) -> torch.Tensor:
+    def start_late(ring: Ring, slot: int) -> None:
         delay(ring._stream)
-        return take(ring, slot)
+        start(ring, slot)
 
-    monkeypatch.setattr(Ring, "take", take_late)
+    monkeypatch.setattr(Ring, "start", start_late)
     stream = batches(dataset, position=0, batch_size=8, workers=workers, device=torch.device(device))
     with closing(stream):
         found = [batch.images for batch in islice(stream, 3)]

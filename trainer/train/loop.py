@@ -55,7 +55,7 @@ def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
 
     whole = not session.owes_evaluation() or session.evaluate(stopped)
     meter = Meter(state.position)  # after this evaluation, which is one of an earlier process
-    with closing(_open_stream(session, stop_reason)) as stream:
+    with closing(_open_stream(session, stop_reason, meter)) as stream:
         while session.steps_left and whole:
             _read(session, stream, meter, parts)
             stop = stop_reason() is not None or len(parts) < config.d_steps
@@ -126,7 +126,7 @@ def _give_up(problem: WentWrong, why: str) -> WentWrong:
     return WentWrong(f"{problem.problem} {why}", problem.advice, problem.since)
 
 
-def _open_stream(session: Session, stop_reason: Callable[[], str | None]) -> Generator[Batch]:
+def _open_stream(session: Session, stop_reason: Callable[[], str | None], meter: Meter) -> Generator[Batch]:
     def wait() -> None:
         if stop_reason():
             raise Interrupted
@@ -139,7 +139,9 @@ def _open_stream(session: Session, stop_reason: Callable[[], str | None]) -> Gen
         ranks=session.accelerator.num_processes,
         workers=session.config.data.workers,
         device=session.accelerator.device,
+        companion=session.latents(),
         waiting=wait,
+        started=meter.watch,
     )
 
 

@@ -26,8 +26,9 @@ from trainer.gan.augmentation import draw
 from trainer.gan.factory import create_generator, describe_networks
 from trainer.gan.kernels.cuda_graph import Replay
 from trainer.gan.networks import Generator, has_batch_norm
-from trainer.gan.noise import AUGMENTATION, LATENT, latents
+from trainer.gan.noise import AUGMENTATION, LATENT
 from trainer.gan.optimizer import Tensors
+from trainer.gan.philox import Normals
 from trainer.gan.schedule import settings
 from trainer.gan.state import State, find_non_finite
 from trainer.gan.step import Metrics, Step
@@ -74,7 +75,7 @@ class Session:
         reals = [normalise(batch.images, dtype) for batch in batches]
         numbers = [self._numbers(batch) for batch in batches] if config.augment.names else []
         labels = [self._to_device(batch.labels) for batch in batches if batch.labels is not None]
-        noise = [self._latents(batch, dtype) for batch in batches]
+        noise = [batch.numbers for batch in batches if batch.numbers is not None]
         metrics = self.step(reals, noise, numbers, labels, report=report)
         images = config.batch_size * config.d_steps
         state.step += 1
@@ -85,6 +86,11 @@ class Session:
         self.unsaved = metrics
         return metrics
 
+    def latents(self) -> Normals:
+        """The latents of the steps from here to the next rollback, which the loader makes beside the images."""
+        purpose = LATENT + (self.state.rollbacks << 8)
+        return Normals(self.config.seed, self.config.model.z_dim, purpose, self.config.dtype)
+
     def report(self, metrics: Metrics, meter: Meter) -> None:
         """Report the last step, averaged over the ranks. Only here does training synchronise with the device."""
         self.checkpoints.check()
@@ -94,7 +100,7 @@ class Session:
         now = vars(settings(self.config, state.position))
         row |= {f"schedule/{name}": now[name] for name in self.config.schedule.ends()}
         row["data/replaced"] = self._count_bad_samples()
-        row |= memory(self.accelerator.device)
+        row |= memory(self.accelerator.device, meter.workers)
         if state.scaler.is_enabled():
             row["amp/scale"] = state.scaler.get_scale()
             row["amp/skipped_d"] = state.discriminator_optim.skipped.item()
@@ -305,11 +311,6 @@ class Session:
         if self.evaluator:
             self.evaluator.dataset.reader.close()
         self.outputs.close(failed=failed)
-
-    def _latents(self, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
-        purpose = LATENT + (self.state.rollbacks << 8)
-        noise = latents(self.config.seed, batch.position, len(batch.images), self.config.model.z_dim, purpose)
-        return self._to_device(noise.to(dtype))
 
     def _numbers(self, batch: Batch) -> torch.Tensor:
         """Random numbers of the augmentation."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -23,12 +23,17 @@ class Meter:
     """
 
     def __init__(self, position: int) -> None:
+        self.workers: Sequence[int] = ()  # processes of the loader
         self._started, self._evaluation = time.perf_counter(), 0.0
         self._start(position)
 
     def _start(self, position: int) -> None:
         self._position, self._since = position, time.perf_counter()
         self._seconds = dict.fromkeys(get_args(Figure), 0.0)
+
+    def watch(self, workers: Sequence[int]) -> None:
+        """Count the memory of these processes in that of the host."""
+        self.workers = workers
 
     @contextmanager
     def measure(self, figure: Figure) -> Iterator[None]:
@@ -79,16 +84,14 @@ class DataAdvisor:
         return f"{wait:.0%} of the time is spent waiting for data. Possible remedies: {'; '.join(remedies)}."
 
 
-def memory(device: torch.device) -> dict[str, float]:
-    """Memory in GiB: ``memory/host_gb`` is resident in this process and its loader workers (shared pages count in
-    each), ``memory/device_gb`` is the peak of CUDA tensors. Inspects every process of the machine.
+def memory(device: torch.device, workers: Sequence[int] = ()) -> dict[str, float]:
+    """Memory in GiB: ``memory/host_gb`` is resident in this process and in ``workers`` (shared pages count in each),
+    ``memory/device_gb`` is the peak of CUDA tensors.
     """
-    process = psutil.Process()
-    resident = process.memory_info().rss
-    for child in process.children():
+    resident = psutil.Process().memory_info().rss
+    for worker in workers:
         with suppress(psutil.Error):  # the process may have ended
-            if "shards.loading.worker" in child.cmdline():  # unlike wandb's process
-                resident += child.memory_info().rss
+            resident += psutil.Process(worker).memory_info().rss
     figures = {"memory/host_gb": resident / 2**30}
     if device.type == "cuda":
         figures["memory/device_gb"] = torch.cuda.max_memory_allocated(device) / 2**30

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
@@ -22,7 +23,10 @@ from hypothesis import strategies as st
 from shards.common.errors import InputError
 from shards.loading.dataset import Batch, ShardDataset
 from shards.loading.loader import Ring, batches, normalise
+from tests.support.launching import run
 from tests.support.make import key, make_shards, numbers
+from trainer.gan.noise import LATENT, latents
+from trainer.gan.philox import Normals
 
 SAMPLES = 50
 
@@ -65,6 +69,61 @@ def test_ranks_and_workers_do_not_change_the_stream(dataset: ShardDataset, ranks
         assert [part.position for part in row] == [start + rows.start + r * size // ranks for r in range(ranks)]
         assert torch.equal(torch.cat([part.images for part in row]), whole.images[rows])
         assert sum((part.keys for part in row), ()) == whole.keys[rows]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_numbers_beside_the_images_do_not_depend_on_ranks_and_workers(
+    dataset: ShardDataset, workers: int, dtype: str
+) -> None:
+    """Bit for bit those that a training step drew itself."""
+    numbers = Normals(seed=3, width=10, purpose=LATENT + 256, dtype=dtype)
+    parts = []
+    for rank in range(2):
+        stream = batches(dataset, position=31, batch_size=12, rank=rank, ranks=2, workers=workers, companion=numbers)
+        with closing(stream):
+            parts.append(take(stream, 20))
+    for number, row in enumerate(zip(*parts, strict=True)):
+        wanted = latents(3, 31 + 12 * number, 12, 10, LATENT + 256).to(getattr(torch, dtype))
+        assert torch.equal(torch.cat([part.numbers for part in row if part.numbers is not None]), wanted)
+        assert all(torch.equal(part.images, dataset.__getitems__(range(part.position, part.position + 6)).images)
+                   for part in row)  # fmt: skip
+
+
+def test_workers_draw_numbers_without_torch() -> None:
+    """Which would take them 5 s and 300 MB each."""
+    done = run(words=[sys.executable, "-c", "import sys, trainer.gan.philox; sys.exit('torch' in sys.modules)"])
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_copy_of_a_batch_begins_before_the_last_one_is_handed_out(
+    dataset: ShardDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the workers have it. An error in it waits for its turn."""
+    begun: list[int] = []
+    start = Ring.start
+
+    def noted(ring: Ring, slot: int) -> None:
+        begun.append(slot)
+        start(ring, slot)
+
+    monkeypatch.setattr(Ring, "start", noted)
+    with closing(batches(dataset, position=0, batch_size=4, workers=1)) as stream:
+        next(stream)
+        time.sleep(1)  # all slots are filled
+        for number in range(1, 5):
+            batch = next(stream)
+            assert batch.followed and begun[-1] == number + 1
+            assert torch.equal(batch.images, dataset.__getitems__(range(4 * number, 4 * number + 4)).images)
+    assert sorted(begun) == sorted(set(begun)), "each batch is copied once"
+
+
+def test_the_workers_are_named(dataset: ShardDataset) -> None:
+    named: list[int] = []
+    before = children()
+    with closing(batches(dataset, position=0, batch_size=4, workers=2, started=named.extend)) as stream:
+        next(stream)
+        assert sorted(named) == sorted(child.pid for child in children() if child not in before)
 
 
 @given(data=st.data(), ranks=st.integers(1, 5), share=st.integers(1, 9), position=st.integers(0, 500))
@@ -200,10 +259,10 @@ def test_the_memory_of_batches_needs_no_folder(monkeypatch: pytest.MonkeyPatch) 
     folder = Mock(side_effect=tempfile.TemporaryFile)
     monkeypatch.setattr(tempfile, "TemporaryFile", folder)
     for calls in (0, 1):
-        with closing(Ring(2, (3, 4, 4, 3), torch.device("cpu"))) as ring:
+        with closing(Ring((2, 3, 4, 4, 3), "uint8", torch.device("cpu"))) as ring:
             ring.array[1] = 7
             assert ring.take(1).shape == (3, 4, 4, 3) and ring.take(1).float().mean() == 7
         assert folder.call_count == calls
         monkeypatch.setattr(os, "memfd_create", Mock(side_effect=OSError(errno.ENOSYS, "no")))
     with pytest.raises(OSError, match="MiB of memory for batches"):
-        Ring(1, (1, 1, 1, 1 << 62), torch.device("cpu"))
+        Ring((1, 1, 1, 1, 1 << 62), "uint8", torch.device("cpu"))

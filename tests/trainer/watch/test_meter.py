@@ -90,16 +90,17 @@ def test_for_remote_shards_workers_may_outnumber_cores() -> None:
 HOLD = "import sys; block = b'x' * (200 << 20); print(flush=True); sys.stdin.read()"
 
 
-@pytest.mark.parametrize(("name", "counted"), [("shards.loading.worker", True), ("wandb-core", False)])
-def test_workers_count_and_other_children_do_not(name: str, counted: bool) -> None:
-    before = memory(torch.device("cpu"))
-    command = [sys.executable, "-c", HOLD, name]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+def test_the_loaders_workers_count_and_other_children_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no other process of the machine is looked at."""
+    monkeypatch.setattr(psutil.Process, "children", None)
+    cpu = torch.device("cpu")
+    with subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout and child.stdout.readline()
-        grown = memory(torch.device("cpu"))["memory/host_gb"] - before["memory/host_gb"]
+        (alone, with_child) = (memory(cpu, pids)["memory/host_gb"] for pids in ((), (child.pid,)))
         child.communicate()
-    assert (0.15 < grown < 0.4) if counted else (abs(grown) < 0.15)
-    assert set(before) == {"memory/host_gb"}
+    assert 0.15 < with_child - alone < 0.4
+    gone = memory(cpu, [child.pid])
+    assert set(gone) == {"memory/host_gb"} and gone["memory/host_gb"] == pytest.approx(alone, rel=0.2)
 
 
 def test_memory_is_resident_memory_in_gib() -> None:

@@ -1,7 +1,8 @@
 """Runs all that needs a GPU, in less than ten minutes on one, and prints one Markdown table.
 
-The parts are the tests with the mark ``gpu`` and the benchmarks of the training step, each a process of its own with a
-time limit, so that one that fails or hangs leaves the others their time. Beside the figures stand the project's goals.
+The parts are the tests with the mark ``gpu`` and the benchmarks of the training step and of BatchNorm over ranks. Each
+is a process of its own with a time limit, so that one that fails or hangs leaves the others their time. Beside the
+figures stand the goals of the project.
 
 Example: uv run python -m benchmarks.gpu --json gpu.json
 """
@@ -64,13 +65,15 @@ class Part:
 def parts(arguments: Arguments, folder: Path, *, bf16: bool) -> list[Part]:
     """The parts, whose results go to ``folder``; those in bf16 only if the GPU has it."""
     python, tests = [sys.executable, "-m"], folder / "tests.xml"
-    found = [Part("tests", [*python, "pytest", "-q", "-m", "gpu", "--junitxml", str(tests)], 240, read_tests)]
+    found = [Part("tests", [*python, "pytest", "-q", "-m", "gpu", "--junitxml", str(tests)], 230, read_tests)]
     for batch in (128, 1024):
         for precision in ("bf16", "float32") if bf16 else ("float32",):
             flags = {"features": arguments.features, "batch-size": batch, "precision": precision, "rounds": 3}
             flags |= {"iterations": 30, "json": folder / f"step-{batch}-{precision}.json"}
             words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
             found.append(Part(f"step, batch {batch}, {precision}", [*python, "benchmarks.step", *words], 75, read_step))
+    words = ["--features", str(arguments.features), "--json", str(folder / "batchnorm.json")]
+    found.append(Part("BatchNorm", [*python, "benchmarks.batchnorm", *words], 40, read_batch_norm))
     return found
 
 
@@ -104,6 +107,13 @@ def read_step(report: Path) -> list[Row]:
             share, goal = operations / seconds / rate, goals.get("matrix product")
             rows.append(Row(f"{what}: share of the matrix product", f"{share:.0%}", _judge(share, goal, "{:.0%}")))
     return rows
+
+
+def read_batch_norm(report: Path) -> list[Row]:
+    """The time of all BatchNorm layers, of one rank and over ranks."""
+    figures = json.loads(report.read_text())
+    what = f"all BatchNorm layers, batch {figures['arguments']['batch_size']}"
+    return [Row(f"{what}: {name}", f"{seconds * 1e3:.2f} ms") for name, seconds in figures["median"].items()]
 
 
 def _judge(figure: float, goal: float | None, style: str) -> str:

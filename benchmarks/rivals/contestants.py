@@ -23,12 +23,16 @@ EXAMPLE, AUTOCAST = "PyTorch example, float32", "PyTorch example, bf16 autocast"
 
 @dataclass
 class Shardgan:
-    """The trainer's step on uint8 images, with latents drawn as in a run."""
+    """The trainer's step on uint8 images. Latents are drawn before, as by a run's loader, and copied in each step."""
 
     config: Config
     state: State
     step: Step | Replay
     device: torch.device
+
+    def __post_init__(self) -> None:
+        noise = latents(0, 0, self.config.batch_size, self.config.model.z_dim).to(torch.float32)
+        self._noise = noise.pin_memory() if self.device.type == "cuda" else noise
 
     def __call__(self, images: torch.Tensor) -> None:
         self.step(*self.prepare(images), report=False)
@@ -36,10 +40,8 @@ class Shardgan:
 
     def prepare(self, images: torch.Tensor) -> tuple[list[torch.Tensor], ...]:
         """Returns the normalised images, the latents and the numbers of one discriminator step, each in a list."""
-        noise = latents(0, self.state.position, len(images), self.config.model.z_dim).to(torch.float32)
-        if self.device.type == "cuda":
-            noise = noise.pin_memory()  # as in a run; otherwise the copy blocks the host
-        inputs = [normalise(images, torch.float32)], [noise.to(self.device, non_blocking=True)]
+        noise = self._noise[: len(images)].to(self.device, non_blocking=True)
+        inputs = [normalise(images, torch.float32)], [noise]
         if not self.config.augment.names:
             return inputs
         return *inputs, [draw(0, self.state.position, len(images)).to(self.device)]

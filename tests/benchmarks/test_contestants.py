@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu import read_step
+from benchmarks.batchnorm import OURS, PLAIN, shapes
+from benchmarks.gpu import read_batch_norm, read_step
 from benchmarks.measure.flops import forward, iteration
 from benchmarks.rivals.baselines import Iteration, pytorch_example, tutorial
 from benchmarks.rivals.contestants import EXAMPLE
@@ -71,6 +72,20 @@ def test_the_table_of_layers_says_what_is_chosen(tmp_path: Path) -> None:
     assert all(row["chosen"] == (row["product"] < 0.9 * row["convolution"]) for row in measured)
     assert {row["what"] for row in rows if row["layer"] == "BatchNorm of 16 at 4x4"} == {"forward", "backward"}
     assert done.stdout.count("  product") == sum(row["chosen"] for row in rows) + 1
+
+
+def test_batch_norm_over_ranks_is_measured_beside_plain(tmp_path: Path) -> None:
+    flags = ["--features", "4", "--batch-size", "4", "--rounds", "3", "--json", str(tmp_path / "out.json")]
+    done = run(words=[sys.executable, "-m", "benchmarks.batchnorm", *flags])
+    assert done.returncode == 0, done.stderr
+    medians = json.loads((tmp_path / "out.json").read_text())["median"]
+    assert {*medians} == {PLAIN, OURS} and all(f"{1e3 * value:.2f} ms" in done.stdout for value in medians.values())
+    assert [row.figure for row in read_batch_norm(tmp_path / "out.json")] == [
+        f"{1e3 * value:.2f} ms" for value in medians.values()
+    ]
+    assert sorted(shapes(4, 2)) == sorted(
+        [(2, 64, 4, 4), (2, 32, 8, 8), (2, 16, 16, 16), (2, 8, 32, 32), (2, 8, 16, 16), (2, 16, 8, 8), (2, 32, 4, 4)]
+    )
 
 
 @pytest.mark.parametrize(

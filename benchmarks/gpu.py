@@ -27,6 +27,8 @@ from benchmarks.rivals.contestants import AUTOCAST, CHANNELS, EXAMPLE, SIZE
 from shards.common.errors import InputError
 from trainer.ranks.device import has_bf16
 
+TESTS = Path(__file__).parent.parent / "tests"
+
 GOALS = {128: {EXAMPLE: 6.0, AUTOCAST: 2.5}, 1024: {"matrix product": 0.35}}
 """Of shardgan in bf16, by batch size: speed relative to a rival, and share of the rate of a bf16 matrix product."""
 
@@ -64,8 +66,11 @@ class Part:
 
 def parts(arguments: Arguments, folder: Path, *, bf16: bool) -> list[Part]:
     """The parts, whose results go to ``folder``; those in bf16 only if the GPU has it."""
-    python, tests = [sys.executable, "-m"], folder / "tests.xml"
-    found = [Part("tests", [*python, "pytest", "-q", "-m", "gpu", "--junitxml", str(tests)], 230, read_tests)]
+    python = [sys.executable, "-m"]
+    # Collecting all modules takes half a minute. By default, all tests of a module run in one process.
+    modules = [str(path) for path in sorted(TESTS.rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text()]
+    words = ["-q", "-m", "gpu", "--dist=load", *modules, "--junitxml", str(folder / "tests.xml")]
+    found = [Part("tests", [*python, "pytest", *words], 230, read_tests)]
     for batch in (128, 1024):
         for precision in ("bf16", "float32") if bf16 else ("float32",):
             flags = {"features": arguments.features, "batch-size": batch, "precision": precision, "rounds": 3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import tyro
 
 from benchmarks.gpu import GOALS, Arguments, Part, Row, parts, read_step, read_tests, table
 from benchmarks.gpu import run as run_parts
@@ -39,12 +41,16 @@ def test_the_parts_fit_ten_minutes_and_bf16_runs_where_it_exists(bf16: bool, tmp
     found = parts(Arguments(features=16), tmp_path, bf16=bf16)
     steps = [part.command for part in found if "benchmarks.step" in part.command]
     assert sum(part.seconds for part in found) < 600
-    assert ("pytest" in found[0].command) and found[0].command[found[0].command.index("-m", 2) + 1] == "gpu"
+    assert {"pytest", "-m", "gpu"} < {*found[0].command}
+    assert {Path(word).name for word in found[0].command if "/test_" in word} >= {"test_cuda.py", "test_cuda_graph.py"}
     wanted = {(batch, kind) for batch in ("128", "1024") for kind in ("bf16", "float32") if bf16 or kind == "float32"}
     value = lambda words, flag: words[words.index(flag) + 1]  # noqa: E731
     assert {(value(words, "--batch-size"), value(words, "--precision")) for words in steps} == wanted
     assert all(value(words, "--features") == "16" for words in steps)
     assert len({part.command[-1] for part in found}) == len(found), "each has a file of its own"
+    for part in found[1:]:
+        module = importlib.import_module(part.command[2])
+        assert tyro.cli(module.Arguments, args=part.command[3:]).json == Path(part.command[-1])
 
 
 def test_a_part_that_fails_hangs_or_comes_too_late_is_a_row(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -163,17 +163,13 @@ def _up_from_windows(small: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     (count, wide, height, width), narrow = small.shape, weight.shape[1]
     out = small.new_empty(count, height, 2, width, 2, narrow)
     pixels, taps = small.permute(0, 2, 3, 1), weight.permute(2, 3, 0, 1)
-    parts = _parts(count, height * width, 4 * wide)
-    for y, x in product(range(2), range(2)):
-        kernel = taps[1 - y :: 2, 1 - x :: 2].reshape(-1, narrow)
-        room = small.new_zeros(len(small[parts[0]]), height, width, 2, 2, wide)  # zero at the edges
-        for part in parts:
-            windows = room[: len(small[part])]
-            for row, column in product(range(2), range(2)):
-                (to_rows, of_rows), (to_columns, of_columns) = _shift(y - row, height), _shift(x - column, width)
-                windows[:, to_rows, to_columns, row, column] = pixels[part][:, of_rows, of_columns]
-            sums = torch.mm(windows.view(-1, len(kernel)), kernel)
-            out[part, :, y, :, x] = sums.view(-1, height, width, narrow)
+    room = small.new_empty(0)
+    for part in _parts(count, height * width, 4 * wide):
+        for y, x in product(range(2), range(2)):
+            padded = F.pad(pixels[part], (0, 0, 1 - x, x, 1 - y, y))
+            windows = _gather(padded, 2, 1, room)
+            kernel = taps[[3 - y, 1 - y]][:, [3 - x, 1 - x]].view(-1, narrow)
+            out[part, :, y, :, x] = torch.mm(windows, kernel).view(-1, height, width, narrow)
     return out.view(count, 2 * height, 2 * width, narrow).permute(0, 3, 1, 2)
 
 
@@ -181,14 +177,17 @@ def _patches(large: torch.Tensor, height: int, width: int) -> Iterator[tuple[sli
     """Slices of the images (n, 2 height, 2 width, narrow), and their patches (n height width, 16 narrow), which the
     next ones overwrite.
     """
-    count, narrow = len(large), large.shape[3]
-    parts = _parts(count, height * width, 16 * narrow)
-    room = large.new_zeros(len(large[parts[0]]), height, width, 4, 4, narrow)  # zero at the edges
-    for part in parts:
-        patches = room[: len(large[part])]
-        for inside, tap, outside in _overlaps(height, width):
-            patches[inside][:, :, :, *tap] = large[part][outside]
-        yield part, patches.view(-1, 16 * narrow)
+    room = large.new_empty(0)
+    for part in _parts(len(large), height * width, 16 * large.shape[3]):
+        yield part, _gather(F.pad(large[part], (0, 0, 1, 1, 1, 1)), 4, 2, room)
+
+
+def _gather(images: torch.Tensor, side: int, step: int, room: torch.Tensor) -> torch.Tensor:
+    """The square windows of ``images`` (n, height, width, channels) as rows (windows, side side channels), which
+    ``room`` keeps: one copy, and no new memory from the second call on.
+    """
+    windows = images.unfold(1, side, step).unfold(2, side, step).movedim(3, 5)
+    return room.resize_(windows.shape).copy_(windows).view(-1, side * side * images.shape[3])
 
 
 def _parts(count: int, pixels: int, columns: int) -> list[slice]:
@@ -211,9 +210,3 @@ def _extent(tap: int, size: int) -> tuple[slice, slice]:
     """Input pixel i adds to output pixel 2 i + tap - 1, where that exists."""
     first, last = int(tap == 0), size - (tap == 3)
     return slice(first, last), slice(2 * first + tap - 1, max(0, 2 * last + tap - 2), 2)
-
-
-def _shift(offset: int, size: int) -> tuple[slice, slice]:
-    """The pixels i for which pixel i + ``offset`` exists, and those pixels."""
-    first, last = max(0, -offset), size - max(0, offset)
-    return slice(first, last), slice(first + offset, last + offset)

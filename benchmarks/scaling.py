@@ -4,6 +4,9 @@ The benchmark compares two CPU ranks with one thread each to one rank with two t
 turns. It counts the bytes that the ranks exchange in one iteration and compares them with the minimum. It also prints a
 projection to many GPUs, which is not a measurement.
 
+With ``--parts``, it shows instead what the exchanges cost: two ranks compute iterations with and without them, in
+turns. CPU seconds tell it also on a machine that is busy with other work.
+
 Example: uv run python -m benchmarks.scaling --features 32 --batch-size 64
 """
 
@@ -17,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import torch
 import torch.distributed as dist
@@ -34,6 +37,8 @@ from trainer.ranks.launch import read_launch
 from trainer.ranks.process_group import create_accelerator, wrap
 
 ONE, TWO = "1 rank, 2 threads", "2 ranks, 1 thread"
+WHOLE = "whole"
+NO_STATISTICS, NO_GRADIENTS = "without exchanges of BatchNorm", "without exchanges of gradients"
 BANDWIDTH, LATENCY = 50e9, 5e-6
 """Assumptions of the projection: bytes per second of each GPU (400 Gb/s InfiniBand), and seconds per message."""
 
@@ -50,6 +55,8 @@ class Arguments(cli.Arguments):
     """Iterations per turn."""
     rounds: int = 5
     """Number of turns of each."""
+    parts: bool = False
+    """Only measure what the exchanges of two ranks cost, in as many turns of one iteration as --rounds says."""
     gpu_steps: tuple[float, ...] = (0.005, 0.02, 0.08)
     """Seconds of one iteration on one GPU, for the projection. benchmarks/step.py can measure them."""
 
@@ -68,31 +75,72 @@ class Turn:
     """Bytes of all gradients, which is the minimum to exchange."""
 
 
-def turn(arguments: Arguments) -> dict[str, Any]:
-    """Runs on each rank: one step to warm up, the timed steps, and one step that counts exchanges. Returns a `Turn`."""
+@dataclass(frozen=True)
+class Rank:
+    """The training step of one rank, with its part of the batch."""
+
+    step: Step
+    real: torch.Tensor
+
+    def iterate(self) -> None:
+        """Trains one step."""
+        state, rows = self.step.state, len(self.real)
+        first = state.position + int(os.environ["RANK"]) * rows
+        self.step([self.real], [latents(0, first, rows, self.step.config.model.z_dim).to(torch.float32)], report=False)
+        state.position += self.step.config.batch_size
+
+
+def create(arguments: Arguments) -> Rank:
+    """Joins the process group of this rank."""
     torch.set_flush_denormal(True)
-    ranks, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     config = Config(
         model=Model(features_g=arguments.features, features_d=arguments.features), batch_size=arguments.batch_size
     )
     accelerator = create_accelerator(config, read_launch(), "no")
     manifest = Manifest("benchmark", "npy", 64, 3, (Shard("none", 1, 1, ""),), "")
     state = create_state(config, manifest.size, manifest.channels, accelerator.device)
-    step = Step(state, *wrap(accelerator, state, sync_bn=True), config)
-    rows = arguments.batch_size // ranks
+    rows = arguments.batch_size // int(os.environ["WORLD_SIZE"])
     real = torch.zeros(rows, 3, 64, 64).to(memory_format=torch.channels_last)
+    return Rank(Step(state, *wrap(accelerator, state, sync_bn=True), config), real)
 
-    def iterate() -> None:
-        noise = latents(0, state.position + rank * rows, rows, config.model.z_dim).to(torch.float32)
-        step([real], [noise], report=False)
-        state.position += arguments.batch_size
 
-    iterate()
+def turn(arguments: Arguments) -> dict[str, Any]:
+    """Runs on each rank: one step to warm up, the timed steps, and one step that counts exchanges. Returns a `Turn`."""
+    rank = create(arguments)
+    rank.iterate()
     start = time.perf_counter()
     for _ in range(arguments.iterations):
-        iterate()
+        rank.iterate()
     seconds = (time.perf_counter() - start) / arguments.iterations
-    return asdict(Turn(seconds, *(_exchanges(step, iterate) if ranks > 1 else ([], [])), _gradient_bytes(state)))
+    exchanges = _exchanges(rank.step, rank.iterate) if int(os.environ["WORLD_SIZE"]) > 1 else ([], [])
+    return asdict(Turn(seconds, *exchanges, _gradient_bytes(rank.step.state)))
+
+
+def parts(arguments: Arguments) -> dict[str, list[tuple[float, float]]]:
+    """Runs on each rank: seconds and CPU seconds of iterations with and without exchanges, in turns."""
+    rank = create(arguments)
+
+    def without_gradients() -> None:
+        with rank.step.generator.no_sync(), rank.step.discriminator.no_sync():  # type: ignore[operator]
+            rank.iterate()
+
+    def without_statistics() -> None:
+        def gather(every: torch.Tensor, mine: torch.Tensor, *_: Any) -> None:
+            every.copy_(mine.repeat(len(every) // len(mine), 1))
+
+        with patch.object(dist, "all_reduce", Mock()), patch.object(dist, "all_gather_into_tensor", gather):
+            rank.iterate()
+
+    modes = {WHOLE: rank.iterate, NO_STATISTICS: without_statistics, NO_GRADIENTS: without_gradients}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in modes}
+    for number in range(arguments.rounds + 1):
+        for name, iterate in modes.items():
+            dist.barrier()
+            start, cpu = time.perf_counter(), time.process_time()
+            iterate()
+            if number:  # the first round warms up
+                times[name].append((time.perf_counter() - start, time.process_time() - cpu))
+    return times
 
 
 def _gradient_bytes(state: State) -> int:
@@ -143,6 +191,9 @@ def benchmark(arguments: Arguments) -> None:
     """Measures one and two ranks in turns and reports the medians."""
     if arguments.batch_size % 2:
         raise InputError(f"--batch-size {arguments.batch_size} does not divide among two ranks.")
+    if arguments.parts:
+        report_parts(arguments, on_ranks(2, parts, arguments)[0])
+        return
     turns: dict[str, list[Turn]] = {ONE: [], TWO: []}
     for _ in range(arguments.rounds):
         turns[ONE].append(Turn(**on_ranks(1, turn, arguments, threads=2)[0]))
@@ -159,6 +210,16 @@ def benchmark(arguments: Arguments) -> None:
     print_projection(arguments, last)
     rows = {name: [asdict(one) for one in several] for name, several in turns.items()}
     cli.write_json(arguments, median=medians, turns=rows)
+
+
+def report_parts(arguments: Arguments, times: dict[str, list[tuple[float, float]]]) -> None:
+    """Prints the milliseconds of an iteration on rank 0, with and without exchanges."""
+    print(f"{cli.describe_machine()}, torch {torch.__version__}, batch {arguments.batch_size} on two ranks\n")
+    print(f"{'ms per iteration':<40}{'median':>8}{'CPU, median':>13}{'CPU, least':>12}")
+    for name, pairs in times.items():
+        wall, cpu = ([1e3 * value for value in values] for values in zip(*pairs, strict=True))
+        print(f"{name:<40}{statistics.median(wall):>8.1f}{statistics.median(cpu):>13.1f}{min(cpu):>12.1f}")
+    cli.write_json(arguments, parts=times)
 
 
 def print_projection(arguments: Arguments, turn: Turn) -> None:

@@ -88,6 +88,15 @@ def test_batch_norm_over_ranks_is_measured_beside_plain(tmp_path: Path) -> None:
     )
 
 
+def test_what_exchanges_cost_is_measured_on_two_ranks(tmp_path: Path) -> None:
+    flags = ["--parts", "--features", "2", "--batch-size", "4", "--rounds", "2", "--json", str(tmp_path / "o")]
+    done = run(words=[sys.executable, "-m", "benchmarks.scaling", *flags])
+    assert done.returncode == 0, done.stderr
+    parts = json.loads((tmp_path / "o").read_text())["parts"]
+    assert all(name in done.stdout for name in parts) and len(parts) == 3
+    assert all(len(pairs) == 2 and min(min(pair) for pair in pairs) > 0 for pairs in parts.values())
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

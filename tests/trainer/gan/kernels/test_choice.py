@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.trainer.gan.test_step import conditional, create, noise, reals, small
+from tests.trainer.gan.test_step import conditional, create, noise, penalised, reals, small
 from trainer.config import Config
 from trainer.gan.kernels import choice, products
 from trainer.gan.kernels.choice import Choice, Shape, choose, describe_machine, measure, shapes
@@ -75,7 +75,10 @@ def test_a_choice_names_its_machine() -> None:
     assert machine == describe_machine(8)
 
 
-@pytest.mark.parametrize("config", [small(), OTHERS], ids=["defaults", "others"])
+PENALISED = penalised(every=1, model=OTHERS.model)
+
+
+@pytest.mark.parametrize("config", [small(), OTHERS, PENALISED], ids=["defaults", "others", "penalties"])
 def test_products_train_like_convolutions_in_bf16(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """The losses of three steps agree to the rounding of bf16, whose relative error is 0.4 %."""
     used: list[bool] = []

@@ -77,7 +77,7 @@ def test_a_size_has_a_layer_for_each_doubling(size: int, multiples: list[int]) -
 
 
 def test_layers_at_64_are_the_tutorials() -> None:
-    up, down = ["Doubling", "BatchNorm2d", "ReLU"], ["Conv2d", "BatchNorm2d", "LeakyReLU"]
+    up, down = ["Doubling", "BatchNorm2d", "ReLU"], ["Halving", "BatchNorm2d", "LeakyReLU"]
     generator, discriminator = DcganGenerator(64, 3, 100, 2), DcganDiscriminator(64, 3, 2)
     assert kinds(generator) == ["LatentConvolution", *up[1:]] + 3 * up + ["Doubling", "Tanh"]
     assert kinds(discriminator) == ["Conv2d", "LeakyReLU"] + 3 * down + ["Conv2d"]

@@ -163,8 +163,9 @@ def _up_from_windows(small: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     (count, wide, height, width), narrow = small.shape, weight.shape[1]
     out = small.new_empty(count, height, 2, width, 2, narrow)
     pixels, taps = small.permute(0, 2, 3, 1), weight.permute(2, 3, 0, 1)
-    room = small.new_empty(0)
-    for part in _parts(count, height * width, 4 * wide):
+    parts = _parts(count, height * width, 4 * wide)
+    room = small.new_empty(len(small[parts[0]]), height, width, 2, 2, wide)
+    for part in parts:
         for y, x in product(range(2), range(2)):
             padded = F.pad(pixels[part], (0, 0, 1 - x, x, 1 - y, y))
             windows = _gather(padded, 2, 1, room)
@@ -177,17 +178,18 @@ def _patches(large: torch.Tensor, height: int, width: int) -> Iterator[tuple[sli
     """Slices of the images (n, 2 height, 2 width, narrow), and their patches (n height width, 16 narrow), which the
     next ones overwrite.
     """
-    room = large.new_empty(0)
-    for part in _parts(len(large), height * width, 16 * large.shape[3]):
+    parts = _parts(len(large), height * width, 16 * large.shape[3])
+    room = large.new_empty(len(large[parts[0]]), height, width, 4, 4, large.shape[3])
+    for part in parts:
         yield part, _gather(F.pad(large[part], (0, 0, 1, 1, 1, 1)), 4, 2, room)
 
 
 def _gather(images: torch.Tensor, side: int, step: int, room: torch.Tensor) -> torch.Tensor:
-    """The square windows of ``images`` (n, height, width, channels) as rows (windows, side side channels), which
-    ``room`` keeps: one copy, and no new memory from the second call on.
+    """Copies the square windows of ``images`` (n, height, width, channels) to ``room``, which has space for n images or
+    more. Returns them as rows (windows, side side channels).
     """
     windows = images.unfold(1, side, step).unfold(2, side, step).movedim(3, 5)
-    return room.resize_(windows.shape).copy_(windows).view(-1, side * side * images.shape[3])
+    return room[: len(windows)].copy_(windows).view(-1, side * side * images.shape[3])
 
 
 def _parts(count: int, pixels: int, columns: int) -> list[slice]:

@@ -5,7 +5,7 @@ turns. It counts the bytes that the ranks exchange in one iteration and compares
 projection to many GPUs, which is not a measurement.
 
 With ``--parts``, it shows instead what the exchanges cost: two ranks compute iterations with and without them, in
-turns. CPU seconds tell it also on a machine that is busy with other work.
+turns. CPU seconds can be compared even if other work keeps the machine busy.
 
 Example: uv run python -m benchmarks.scaling --features 32 --batch-size 64
 """

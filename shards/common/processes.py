@@ -67,7 +67,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Number of the process."""
+        """The process ID."""
         return self._process.pid
 
     def send(self, message: object) -> None:

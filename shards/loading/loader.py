@@ -45,7 +45,7 @@ def batches(
     processes read and decode ahead; with 0, this process reads each batch when it is needed. A CUDA device receives its
     copies from page-locked memory while it computes, that of the next batch before this one is handed out. ``waiting``
     is called about twice a second while a batch of the workers is waited for; an exception that it raises ends the
-    stream. ``started`` gets the numbers of the worker processes.
+    stream. ``started`` is called with the process IDs of the workers.
 
     Raises:
         ValueError: ``batch_size`` is not a positive multiple of ``ranks``, or ``workers`` is negative.
@@ -189,7 +189,7 @@ class _WorkerPool:
 
     @property
     def pids(self) -> list[int]:
-        """Numbers of the processes."""
+        """The process IDs."""
         return [worker.pid for worker in self._pool]
 
     def request(self, slot: int, position: int) -> None:

@@ -28,7 +28,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.
 
 
 class Companion(Protocol):
-    """Numbers beside each image of a batch, as a function of its position. Workers import it, so without torch."""
+    """Numbers beside each image, a function of its position. Workers import its module, which must not import torch."""
 
     @property
     def width(self) -> int:

@@ -23,7 +23,7 @@ class Meter:
     """
 
     def __init__(self, position: int) -> None:
-        self.workers: Sequence[int] = ()  # processes of the loader
+        self.workers: Sequence[int] = ()  # process IDs of the loader's workers
         self._started, self._evaluation = time.perf_counter(), 0.0
         self._start(position)
 
@@ -32,7 +32,7 @@ class Meter:
         self._seconds = dict.fromkeys(get_args(Figure), 0.0)
 
     def watch(self, workers: Sequence[int]) -> None:
-        """Count the memory of these processes in that of the host."""
+        """Count the memory of the processes with these IDs in that of the host."""
         self.workers = workers
 
     @contextmanager

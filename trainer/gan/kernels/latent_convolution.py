@@ -1,7 +1,7 @@
 """The first layer of DCGAN's generator, a transposed convolution of latents to 4x4 pixels, as one matrix product.
 
-Nothing overlaps where an image has one pixel, and a product of the same numbers takes a fifth to an eighth of the time
-that oneDNN's transposed convolution does (``docs/log.md``).
+Nothing overlaps where an image has one pixel, and a product of the same numbers takes a quarter to an eighth of
+the time that oneDNN's transposed convolution takes (``docs/log.md``).
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ ALL: Products = GRADIENTS | {"forward"}
 
 def up(small: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """``conv_transpose2d(small, weight, stride=2, padding=1)``."""
-    # Sums of bf16 patches would be rounded up to four times. In float32, runs keep the bits that they always had.
+    # Sums of bf16 patches would be rounded up to four times. In float32, patches are faster for small batches.
     return _up_from_windows(small, weight) if small.dtype == torch.bfloat16 else _up_to_patches(small, weight)
 
 

@@ -163,9 +163,9 @@ def _exchanges(step: Step, iterate: Callable[[], None]) -> tuple[list[int], list
         others.append(tensor.nbytes)
         return all_reduce(tensor, *args, **kwargs)
 
-    def counting_gather(output: torch.Tensor, tensor: torch.Tensor, **kwargs: Any) -> Any:
+    def counting_gather(output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         others.append(output.nbytes)
-        return all_gather(output, tensor, **kwargs)
+        return all_gather(output, *args, **kwargs)
 
     for network in (step.generator, step.discriminator):
         network.register_comm_hook(None, hook)  # type: ignore[operator]

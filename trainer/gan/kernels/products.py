@@ -22,7 +22,8 @@ from torch.nn.grad import conv2d_weight
 Pass = Literal["forward", "images", "weight"]  # the gradients by what they are for
 Products = frozenset[Pass]  # the passes of a layer that are matrix products
 NONE: Products = frozenset()
-GRADIENTS: Products = frozenset({"images", "weight"})
+WEIGHT: Products = frozenset({"weight"})
+GRADIENTS: Products = WEIGHT | {"images"}
 ALL: Products = GRADIENTS | {"forward"}
 
 

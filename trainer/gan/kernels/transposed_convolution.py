@@ -3,7 +3,8 @@
 On CPUs without AVX-512, oneDNN parallelises a convolution over the width of its images. From 4x4 to 8x8 pixels with
 DCGAN's 1024 channels it reaches half the rate of a matrix product, and this layer alone takes a quarter of the training
 step (``docs/log.md``). oneDNN is as fast from 8x8 in the forward pass and from 32x32 in the backward pass. In float32,
-its kernels for AVX-512 are up to twice as fast as the products. In bf16, :mod:`trainer.gan.kernels.choice` measures.
+its kernels for AVX-512 are up to twice as fast as the products, but for the gradient of a weight at 4x4. In bf16,
+:mod:`trainer.gan.kernels.choice` measures.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trainer.gan.kernels.products import ALL, GRADIENTS, NONE, Products, Strided, under_autocast
+from trainer.gan.kernels.products import ALL, GRADIENTS, NONE, WEIGHT, Products, Strided, under_autocast
 
-FORWARDS, BACKWARDS = 4, 16  # largest height and width for which the matrix product is faster in float32
+# Largest height and width for which products are faster in float32. The last is for AVX-512, and the weight alone.
+FORWARDS, BACKWARDS, SMALLEST = 4, 16, 4
 
 
 class Doubling(nn.ConvTranspose2d):
@@ -50,7 +52,9 @@ def double(
 
 def float32_passes(side: int) -> Products:
     """The passes that are faster as products in float32, for images of this height and width before the layer."""
-    if side > BACKWARDS or _has_avx512():
+    if _has_avx512():
+        return WEIGHT if side <= SMALLEST else NONE
+    if side > BACKWARDS:
         return NONE
     return ALL if side <= FORWARDS else GRADIENTS
 

@@ -20,16 +20,48 @@ class CoarseLogits(nn.Sequential):
 
     def __init__(self, size: int, channels: int) -> None:
         super().__init__(
-            nn.AvgPool2d(size // SIDE),
+            CellMeans(size // SIDE),
             OpponentColours() if channels == 3 else nn.Identity(),
-            nn.Conv2d(channels, WIDTH, SIDE),
+            WholeConv2d(channels, WIDTH, SIDE),
             nn.LeakyReLU(0.2, inplace=True),
-            nn.Flatten(2),  # the strides of 1x1 weights would differ from those that DDP gives their gradients
-            nn.Conv1d(WIDTH, WIDTH, 1),
+            nn.Identity(),  # checkpoints name the layers by number
+            WholeConv1d(WIDTH, WIDTH, 1),  # the strides of 1x1 weights would differ from those of DDP's gradients
             nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv1d(WIDTH, 1, 1),
+            WholeConv1d(WIDTH, 1, 1),
             nn.Flatten(0),
         )
+
+
+class CellMeans(nn.Module):
+    """``avg_pool2d(images, side)`` as two sums, which take half the time in ``channels_last`` memory."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        count, channels, height, width = images.shape
+        rows = images.permute(0, 2, 3, 1).reshape(count, height // self.side, self.side, width * channels).sum(2)
+        sums = rows.view(count, height // self.side, width // self.side, self.side, channels).sum(3)
+        return sums.permute(0, 3, 1, 2) / self.side**2
+
+
+class _Whole(nn.modules.conv._ConvNd):
+    """A convolution whose kernel covers its whole input, as a matrix product: (n, inputs, ...) to (n, outputs).
+
+    For 16 images, the network above takes 0.6 ms of CPU instead of 1.3 (``docs/log.md``).
+    """
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(inputs.flatten(1), self.weight.flatten(1), self.bias)
+
+
+class WholeConv2d(_Whole, nn.Conv2d):
+    """Takes images (n, inputs, kernel, kernel)."""
+
+
+class WholeConv1d(_Whole, nn.Conv1d):
+    """Takes (n, inputs)."""
 
 
 class OpponentColours(nn.Module):

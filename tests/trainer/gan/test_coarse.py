@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from shards.common.errors import InputError
 from trainer.config import Config, Model
@@ -23,6 +24,16 @@ def test_only_the_mean_of_each_cell_counts(channels: int) -> None:
     flat = cells.repeat_interleave(8, 2).repeat_interleave(8, 3)
     assert logits(images).shape == (4,) and logits(images).std() > 0
     torch.testing.assert_close(logits(flat), logits(images))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_its_layers_are_the_pooling_and_the_convolutions_that_they_replace(memory_format: torch.memory_format) -> None:
+    network = CoarseLogits(64, 3).to(memory_format=memory_format)  # type: ignore[call-overload]
+    images = torch.randn(5, 3, 64, 64).to(memory_format=memory_format)
+    hidden = network[1](F.avg_pool2d(images, 16))
+    hidden = F.leaky_relu(F.conv2d(hidden, network[2].weight, network[2].bias).flatten(2), 0.2)
+    hidden = F.leaky_relu(F.conv1d(hidden, network[5].weight, network[5].bias), 0.2)
+    torch.testing.assert_close(network(images), F.conv1d(hidden, network[7].weight, network[7].bias).flatten())
 
 
 def test_no_weights_but_those_of_its_layers() -> None:

@@ -36,7 +36,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             batch_size=8,
             checkpoint=Checkpoints(every=800),
             samples=Samples(every=400),
-            default_steps=1920,
+            default_steps=2400,
         ),
     ),
     "mnist": (

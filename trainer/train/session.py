@@ -63,6 +63,7 @@ class Session:
     products: dict[str, Any]  # which layers compute matrix products, and the machine on which that was measured
     health: Health = field(init=False)  # see recall_health
     unsaved: Metrics | None = None  # metrics of the last step, if no checkpoint holds it yet
+    penalties: Metrics = field(default_factory=dict)  # of the last step that had some
 
     @property
     def steps_left(self) -> int:
@@ -77,6 +78,8 @@ class Session:
         labels = [self._to_device(batch.labels) for batch in batches if batch.labels is not None]
         noise = [batch.numbers for batch in batches if batch.numbers is not None]
         metrics = self.step(reals, noise, numbers, labels, report=report)
+        # Few steps have penalties (--penalty.every), and perhaps none that reports (--log-every).
+        self.penalties = {name: metrics[name] for name in metrics if name.startswith("penalty/")} or self.penalties
         images = config.batch_size * config.d_steps
         state.step += 1
         state.position += images
@@ -84,7 +87,7 @@ class Session:
             state.update_average(images, settings(config, state.position).ema_images)
         self.outputs.record_step(state, batches)
         self.unsaved = metrics
-        return metrics
+        return metrics | self.penalties
 
     def latents(self) -> Normals:
         """The latents of the steps from here to the next rollback, which the loader makes beside the images."""
@@ -133,7 +136,7 @@ class Session:
     def restart(self) -> None:
         """Train on from a state that was restored: what came after it counts no more."""
         self.stop_vote.restart()
-        self.unsaved = None
+        self.unsaved, self.penalties = None, {}
         self.first_position, self.outputs.bad_samples.count = self.state.position, 0
 
     def owes_evaluation(self) -> bool:

@@ -47,8 +47,8 @@ def test_a_run_folder_holds_what_it_should(finished: Path) -> None:
     assert status(finished) == {"state": "done", "step": 4, "position": 32}
     assert [row["images"] for row in rows(finished / "metrics.jsonl")] == [16, 32]
     wanted = {"loss/d", "loss/g", "score/real", "score/fake_before", "score/fake_after", "gradient/d", "gradient/g",
-              "speed/images_per_second", "speed/checkpoints", "speed/evaluation", "data/wait", "data/replaced",
-              "step", "images", "epoch", "memory/host_gb"}  # fmt: skip
+              "penalty/r1", "penalty/r2", "speed/images_per_second", "speed/checkpoints", "speed/evaluation",
+              "data/wait", "data/replaced", "step", "images", "epoch", "memory/host_gb"}  # fmt: skip
     assert set(rows(finished / "metrics.jsonl")[0]) == wanted
     config = yaml.safe_load((finished / "config.yaml").read_text())
     assert config["model.features_g"] == 4 and config["batch_size"] == 8
@@ -77,6 +77,21 @@ def test_k_discriminator_steps_consume_k_batches(faces32: Path, tmp_path: Path) 
     assert [(row["position"], len(set(row["keys"]))) for row in rows(audit / "rank-0.jsonl")] == [
         (position, 24) for position in (0, 24, 48, 72)
     ]
+
+
+def test_a_report_has_the_penalties_of_the_last_step_that_had_some(faces32: Path, tmp_path: Path) -> None:
+    """--log-every 4 and --penalty.every 2 meet in no step. A process knows nothing of the steps before its start."""
+
+    def train(name: str, log_every: int, *lengths: int) -> dict[int, float | None]:
+        few = flags(faces32, tmp_path / name, "--model.norm-d", "none", "--penalty.r1", "1", "--penalty.every", "2")
+        for steps in lengths:
+            done = run(*few, "--steps", str(steps), "--log-every", str(log_every))
+            assert done.returncode == 0, done.stderr
+        return {row["step"]: row.get("penalty/r1") for row in rows(tmp_path / name / "metrics.jsonl")}
+
+    each, few = train("each", 1, 3, 8), train("few", 4, 8)
+    assert each[1] == each[2] != each[3] and each[4] is None and each[5] == each[6] != each[7] == each[8]
+    assert few == {4: each[3], 8: each[7]} and None not in few.values()
 
 
 def test_a_dry_run_prints_and_leaves_nothing(faces32: Path, tmp_path: Path) -> None:

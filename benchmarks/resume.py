@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import cli
-from benchmarks.measure.trainer import started, train_command
+from benchmarks.measure.trainer import started, train_command, train_words
 from shards.building.build import build
 from shards.building.recipe import Options
 from shards.sources.faces import Faces
@@ -82,7 +82,8 @@ def benchmark(arguments: Arguments) -> None:
         build(Faces(IMAGES), shards, Options(size=64))
         launcher = ("--multi_gpu", "--main_process_port", "0") if arguments.ranks > 1 else ()
         flags = ("--out", str(out), "--steps", "100000", "--log-every", "1", "--samples.every", "0")
-        command = train_command(shards, arguments.features, BATCH, *flags, processes=arguments.ranks, launcher=launcher)
+        words = train_words(shards, arguments.features, BATCH, *flags)
+        command = train_command(words, processes=arguments.ranks, launcher=launcher)
         measure_round(command, out)  # fills the page cache, and makes each start below a resume
         rounds = [measure_round(command, out) for _ in range(arguments.rounds)]
     resume, leave = (statistics.median(column) for column in zip(*rounds, strict=True))

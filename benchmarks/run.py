@@ -1,9 +1,10 @@
 """Measures the speed of a whole run, from shards on disk to the last step, relative to its training step alone.
 
-The run is started as a user starts it, with loader, journals, sheets and checkpoints. The step alone trains on a batch
-in memory. They take turns of a few seconds, and the run is stopped (SIGSTOP) while the step has a turn, so that a
-change of the machine's speed affects both alike. SIGSTOP does not stop the work of a GPU, so there the step is measured
-before and after the run. The report also shows the time spent waiting, and the memory.
+The run is started as a user starts it, with loader, journals, sheets and checkpoints: the preset ``faces``. The step
+alone is that of the same command line, on a batch in memory. They take turns of a few seconds, and the run is stopped
+(SIGSTOP) while the step has a turn, so that a change of the machine's speed affects both alike. SIGSTOP does not stop
+the work of a GPU, so there the step is measured before and after the run. The report also shows the time spent waiting,
+and the memory.
 
 Example: uv run python -m benchmarks.run --features 64 --batch-size 128
 """
@@ -23,7 +24,7 @@ from accelerate import Accelerator
 
 from benchmarks.measure import cli
 from benchmarks.measure.timing import timed
-from benchmarks.measure.trainer import train_command
+from benchmarks.measure.trainer import train_command, train_words
 from benchmarks.measure.turns import RunFigures, Turns, measure_run
 from benchmarks.rivals.contestants import CHANNELS, SIZE, create
 from shards.building.build import build
@@ -31,7 +32,7 @@ from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.format.manifest import read_manifest
 from shards.sources.faces import Faces
-from trainer.config import Config, Model
+from trainer.presets import parse
 from trainer.ranks.device import has_bf16, set_kernels, set_threads
 from trainer.ranks.launch import read_launch
 
@@ -78,29 +79,30 @@ def benchmark(arguments: Arguments) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the run is ended too
     launch = read_launch()
     set_threads(launch, arguments.threads or 0)
-    set_kernels(tf32=Config().tf32)
-    precision = "bf16" if has_bf16(launch.cpu) else "no"
-    accelerator = Accelerator(cpu=launch.cpu, mixed_precision=precision)
-    features, batch_size = arguments.features, arguments.batch_size
+    batch_size = arguments.batch_size
     with tempfile.TemporaryDirectory() as folder:
         shards = arguments.shards or Path(folder) / "shards"
+        flags = ("--data.workers", str(arguments.workers), "--threads", str(arguments.threads or 0))
+        words = train_words(shards, arguments.features, batch_size, *flags)
+        _, config = parse(words)
+        set_kernels(tf32=config.tf32)
+        precision = "bf16" if has_bf16(launch.cpu) else "no"
+        accelerator = Accelerator(cpu=launch.cpu, mixed_precision=precision)
         if not arguments.shards:
             build(Faces(max(4000, batch_size)), shards, Options(size=SIZE))
         check_shards(shards, batch_size)
         shape = (batch_size, SIZE, SIZE, CHANNELS)
         images = torch.randint(256, shape, dtype=torch.uint8, device=accelerator.device)
-        model = Model(features_g=features, features_d=features)
-        step = create(Config(model=model, batch_size=batch_size), accelerator)
+        step = create(config, accelerator)
         timed(step, images, 3)
         seconds = timed(step, images, 3) / 3
         steps, count = arguments.steps or math.ceil(RUN_SECONDS / seconds), math.ceil(arguments.turn / 2 / seconds)
         every = arguments.checkpoint_every or max(1, steps // 2)
-        command = train_command(
-            shards, features, batch_size, "--steps", str(steps), "--data.workers", str(arguments.workers),
-            "--checkpoint.every", str(every), "--samples.every", str(every), "--log-every", str(max(1, steps // 12)),
-            "--threads", str(arguments.threads or 0),
-            launcher=("--mixed_precision", precision),
-        )  # fmt: skip
+        words += [
+            "--steps", str(steps), "--checkpoint.every", str(every), "--samples.every", str(every),
+            "--log-every", str(max(1, steps // 12)),
+        ]  # fmt: skip
+        command = train_command(words, launcher=("--mixed_precision", precision))
 
         def alone() -> float:
             return batch_size * count / timed(step, images, count)

@@ -13,20 +13,25 @@ from typing import IO
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
+SCRIPT = "trainer/run.py"
+
 GUARD = 'read -r line; kill -s KILL -- "-$0"'
 """Kills a process group when the pipe on standard input closes, which happens even if this process gets SIGKILL."""
 
 
-def train_command(
-    shards: Path, features: int, batch_size: int, *flags: str, processes: int = 1, launcher: Sequence[str] = ()
-) -> list[str]:
-    """Returns the command that trains networks of width ``features``; ``launcher`` holds flags of accelerate."""
+def train_words(shards: Path, features: int, batch_size: int, *flags: str) -> list[str]:
+    """The preset and the flags of a training of networks of width ``features``."""
     return [
-        sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), *launcher,
-        "trainer/run.py", "--data.shards", str(shards), "--batch-size", str(batch_size),
+        "faces", "--data.shards", str(shards), "--batch-size", str(batch_size),
         "--model.features-g", str(features), "--model.features-d", str(features), "--tracking.mode", "disabled",
         "--evaluate.samples", "0", *flags,
     ]  # fmt: skip
+
+
+def train_command(words: Sequence[str], *, processes: int = 1, launcher: Sequence[str] = ()) -> list[str]:
+    """The command of a training with the preset and flags ``words``; ``launcher`` holds flags of accelerate."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), *launcher]
+    return [*launch, SCRIPT, *words]
 
 
 @contextmanager

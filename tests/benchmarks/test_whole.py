@@ -93,6 +93,38 @@ def test_the_benchmark_reports_a_real_run(faces64: Path, tmp_path: Path) -> None
     assert f"{one['ratio']:.3f}x" in done.stdout
 
 
+SPY = """
+import json, sys
+from benchmarks import run
+from trainer.config import flatten
+from trainer.presets import parse
+
+def create(config, accelerator):
+    print(json.dumps(flatten(config)))
+    return lambda images: None
+
+def measure_run(command, out, turns):
+    words = command[command.index("trainer/run.py") + 1:]
+    print(json.dumps(flatten(parse(words)[1])))
+    raise run.InputError("enough")
+
+run.create, run.measure_run = create, measure_run
+sys.exit(run.cli.main(run.Arguments, run.benchmark, ""))
+"""
+"""The benchmark, which prints the config of the step alone and that of the run."""
+
+OF_A_RUN = {"steps", "checkpoint.every", "samples.every", "log_every", "out"}
+
+
+def test_the_step_alone_is_that_of_the_run(faces64: Path) -> None:
+    """Networks, loss, penalties, batch, threads: all but the length of the run, and what it writes."""
+    flags = ["10", "--shards", str(faces64), "--workers", "2"]
+    done = run(words=[sys.executable, "-c", SPY, *BENCHMARK[1:], *flags])
+    step, whole = map(json.loads, done.stdout.splitlines())
+    assert {name for name, value in step.items() if value != whole[name]} == OF_A_RUN
+    assert (step["model.features_g"], step["batch_size"], step["data.workers"], step["threads"]) == (4, 8, 2, 1)
+
+
 def assert_gone(processes: list[psutil.Process]) -> None:
     left = psutil.wait_procs(processes, timeout=10)[1]
     assert all(one.status() == psutil.STATUS_ZOMBIE for one in left), "an orphan that nobody has waited for yet may be"

@@ -68,17 +68,20 @@ class Arguments(cli.Arguments):
         """The plan of the study ``name`` of ``preset`` with ``flags``; builds the shards if none are given.
 
         Raises:
-            InputError: there are no shards and no raw images, or the extra of the scores is missing.
+            InputError: there are no shards and no raw images, the extra of the scores is missing, or the device has no
+                bf16.
         """
         scores = self.scores or RAW[self.data][2]
         if "lite0" in scores:
             require("scores", LITE0)
+        supported, precision = has_bf16(read_launch().cpu), self.precision
+        if precision == "auto":
+            precision = "bf16" if supported else "no"
+        if precision == "bf16" and not supported:  # the trainer would say so in its log, and train in float32
+            raise InputError("--precision bf16: this device has no bf16 instructions. Give --precision no.")
         shards = self.shards or build_shards(self.data)
         read_manifest(shards)
         out = self.out or Path("runs", f"{name}-{self.data}")
-        precision = self.precision
-        if precision == "auto":
-            precision = "bf16" if has_bf16(read_launch().cpu) else "no"
         return Plan(
             preset=preset,
             shards=shards,

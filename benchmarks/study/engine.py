@@ -20,6 +20,9 @@ from benchmarks.study.plan import Plan, Variant, check_variants
 from shards.common.errors import InputError
 from shards.common.files import file_lock
 from shards.common.progress import progress_bar
+from shards.format.manifest import read_manifest
+from trainer.evaluate.__main__ import Evaluate
+from trainer.evaluate.measures import PIXEL_SAMPLES
 from trainer.folder.checkpoint import checkpoint_name
 from trainer.folder.journal import Journal
 from trainer.folder.run_folder import RunFolder
@@ -114,9 +117,11 @@ def _collect(plan: Plan, variant: Variant, seed: int, seconds: float, asked: dic
     if failed is not None:
         return replace(row, error=failed)
     by_mark: dict[int, dict[str, float]] = {}
+    samples = dict.fromkeys(Evaluate(folder, features=plan.features).names, plan.samples)
+    if "pixels" in samples:  # compares equally many generated and real images
+        samples["pixels"] = min(plan.samples, PIXEL_SAMPLES, read_manifest(plan.shards).samples)
     for result in read_scores(RunFolder(folder).scores):
-        # pixels compares at most 2,048 images
-        if result.features in plan.features.split(",") and result.samples in (plan.samples, min(plan.samples, 2048)):
+        if (result.samples, result.data) == (samples.get(result.features), asked["data"]):
             by_mark.setdefault(result.position, {}).update(result.scores)
     marks = plan.marks_of(variant)
     if not by_mark.keys() >= {*marks}:  # a variant that saw more images, or fewer, is not compared

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from multiprocessing import connection, parent_process
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -33,16 +34,30 @@ def train_and_score(plan: Plan, variant: Variant, seed: int) -> None:
     """Trains ``variant`` and scores it at each mark of ``plan``. What was done before is not done again.
 
     Raises:
-        InputError: the run does not fit its folder or data, or was asked to stop.
+        InputError: the run does not fit its folder, data or precision, or was asked to stop.
     """
     from trainer.evaluate.__main__ import Evaluate, evaluate  # torch takes seconds, which the engine does not need
 
     os.environ["ACCELERATE_MIXED_PRECISION"] = plan.precision
     with variant.prepare():
         configs = [plan.config(variant, seed, mark) for mark in plan.marks_of(variant)]
+        _check_precision(plan, configs[-1])
         for config in configs:
             _train(plan, config)
         evaluate(Evaluate(configs[-1].out, checkpoint="all", features=plan.features, samples=plan.samples, json=True))
+
+
+def _check_precision(plan: Plan, config: Config) -> None:
+    """Raises ``InputError`` if the run was trained in another precision, which it may change when it goes on."""
+    from trainer.folder.checkpoint import TornCheckpoint, checkpoints, load
+    from trainer.folder.run_folder import RunFolder
+
+    for path in checkpoints(RunFolder(config.out).checkpoints):
+        with suppress(TornCheckpoint):
+            if (precision := load(path)[1].get("precision")) != plan.precision:
+                raise InputError(
+                    f"{path} was trained with mixed precision {precision}, not {plan.precision}. Give another --out."
+                )
 
 
 def _train(plan: Plan, config: Config) -> None:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from shards.common.errors import InputError
+from shards.format.manifest import read_manifest
 from trainer.config import Config, flatten
 from trainer.evaluate.__main__ import Evaluate
 from trainer.presets import parse
 
 WHERE = ("out", "threads", "log_every", "data.shards", "data.workers", "checkpoint.", "samples.", "evaluate.",
          "tracking.")  # fmt: skip
-"""Fields of a config that do not change what a run learns."""
+"""Fields of a config that do not change what a run learns; the data are compared by their digest, not by path."""
 KEEP = 1000  # checkpoints of a run with several marks: one that is asked to stop saves one between them
 
 
@@ -103,12 +104,16 @@ class Plan:
         return replace(config, steps=steps, checkpoint=replace(config.checkpoint, every=every))
 
     def describe(self, variant: Variant, seed: int) -> dict[str, Any]:
-        """What decides the results of one run, JSON-ready."""
+        """What decides the results of one run, JSON-ready.
+
+        Raises:
+            InputError: there is no data set in ``shards``.
+        """
         marks = self.marks_of(variant)
         fields = flatten(self.config(variant, seed, marks[-1]))
         trained = {name: value for name, value in fields.items() if not name.startswith(WHERE)}
         scored = {"marks": list(marks), "samples": self.samples, "features": self.features}
-        return {**trained, **scored, "precision": self.precision}
+        return {**trained, **scored, "data": read_manifest(self.shards).digest, "precision": self.precision}
 
 
 def check_variants(plan: Plan, variants: tuple[Variant, ...]) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import ANY, patch
 
 import pytest
 
 from benchmarks.study.command import DCGAN
-from benchmarks.study.engine import RESULTS, Row, read_rows, run_study
+from benchmarks.study.engine import RESULTS, Row, _collect, read_rows, run_study
 from benchmarks.study.job import train_and_score
 from benchmarks.study.plan import Plan, Variant
 from shards.common.errors import InputError
@@ -21,6 +21,7 @@ from tests.support.make import make_shards
 from tests.support.ranks import preloaded
 from trainer.folder.checkpoint import checkpoints, load
 from trainer.folder.run_folder import RunFolder, is_locked
+from trainer.folder.score_log import Result, Subject, append_scores
 
 PRESET, *FLAGS = DCGAN
 SMALL = ("--batch-size", "8", "--model.features-g", "4", "--model.features-d", "4", "--model.z-dim", "8",
@@ -116,8 +117,42 @@ def test_a_variant_that_fails_does_not_end_the_study_and_is_tried_again(plan: Pl
     assert rows["wrong"].error == "ZeroDivisionError: a bug"
     (again,) = run_study(plan, (replace(unlucky, prepare=ONE.prepare),), [0])
     assert again.error is None
-    (shorter,) = run_study(replace(plan, marks=(8,)), (ONE,), [0])
-    assert shorter.error is not None and "Give another --out" in shorter.error
+
+
+def test_results_of_other_data_or_another_precision_are_not_taken(plan: Plan, tmp_path: Path) -> None:
+    plan = replace(plan, marks=(16,))
+    (row,) = run_study(plan, (ONE,), [0])
+    make_shards(tmp_path / "other", samples=120)
+    for changes, why in (
+        ({"marks": (8,)}, "was scored after"),
+        ({"shards": tmp_path / "other"}, "is not the data set that the run"),
+        ({"precision": "bf16"}, "was trained with mixed precision no, not bf16"),
+    ):
+        (other,) = run_study(replace(plan, **changes), (ONE,), [0])  # type: ignore[arg-type]
+        assert other.error is not None and why in other.error and "another --out" in other.error
+    assert run_study(plan, (ONE,), [0]) == [replace(row, seconds=ANY)]
+
+
+def test_only_scores_of_as_many_images_as_asked_count(plan: Plan) -> None:
+    """The pixels' measure compares at most 2,048 images, and no more than there are real ones; others take all."""
+    plan = replace(plan, marks=(16,), samples=5000, features="labels, pixels")
+    asked, folder = plan.describe(ONE, 1), plan.run_folder(ONE, 1)
+    folder.mkdir(parents=True)
+
+    def collect(**samples: int) -> Row:
+        subject = Subject(checkpoint="step-000000002", step=2, position=16, weights="averaged", batch_norm="none")
+        results = [
+            Result(**vars(subject), features=name, resize="", samples=count, reals=count, data=data, scores={name: 1.0})
+            for name, count in samples.items()
+            for data in (asked["data"], "other")
+        ]
+        RunFolder(folder).scores.unlink(missing_ok=True)
+        append_scores(RunFolder(folder).scores, results)
+        return _collect(plan, ONE, 1, 0.0, asked, None)
+
+    assert collect(labels=5000, pixels=110).scores == ({"labels": 1.0, "pixels": 1.0},)
+    for wrong in ({"labels": 2048}, {"labels": 110}, {"pixels": 5000}, {"lite0": 5000}):
+        assert collect(**wrong).error is not None
 
 
 def test_a_torn_line_is_dropped_and_a_foreign_one_told(tmp_path: Path) -> None:

@@ -19,34 +19,34 @@ from benchmarks.study.engine import Row, run_study
 from benchmarks.study.plan import Variant, check_variants, choose
 from benchmarks.study.speed import with_equal_time
 from benchmarks.study.table import render
+from trainer.presets import PRESETS, parse
 
 NO_PENALTY = "--penalty.r1 0 --penalty.r2 0 --penalty.every 1"
 OLD_ADAM = "--optim.beta1 0.5 --optim.beta2 0.999"
 BATCH_NORM = f"--model.norm-d batch --model.no-coarse-d {NO_PENALTY}"
 DCGAN = f"--loss non-saturating {BATCH_NORM} --model.upsampling transposed {OLD_ADAM}"
+HALF = "--penalty.r1 {r1} --penalty.r2 {r2}"
+"""Half of the preset's: the other losses are means of two parts, with half the gradient (see ``Penalty.r1``)."""
 TUTORIAL = f"{DCGAN} --model.bn-init-mean 0 --batch-size 128 --optim.lr-g 2e-4 --optim.lr-d 2e-4 --ema-images 0"
-RECIPE, *OTHERS = (
-    Variant(name, claim, tuple(flags.split()))
-    for name, claim, flags in (
-        ("recipe", "The preset.", ""),
-        ("tutorial", "The recipe of the tutorial.", TUTORIAL),
-        ("dcgan", "DCGAN, tuned for short trainings.", f"{DCGAN} --batch-size 32 --optim.lr-g 1e-3 --optim.lr-d 4e-4"),
-        ("no-coarse", "Without the part of the discriminator that sees mean colours.", "--model.no-coarse-d"),
-        ("no-r2", "R1 alone.", "--penalty.r2 0"),
-        ("no-penalty", "Neither R1 nor R2.", NO_PENALTY),
-        ("cross-entropy", "The loss of the tutorial, with the penalties.", "--loss non-saturating"),
-        ("hinge", "Hinge loss, with the penalties.", "--loss hinge"),
-        ("least-squares", "Least squares, with the penalties.", "--loss least-squares"),
-        ("batch-norm", "BatchNorm in the discriminator, which allows no penalties.", BATCH_NORM),
-        ("transposed", "The transposed convolutions of the tutorial.", "--model.upsampling transposed"),
-        ("old-adam", "The betas of the tutorial.", OLD_ADAM),
-        ("low-rate", "A rate of 6e-4.", "--optim.lr-g 6e-4 --optim.lr-d 6e-4"),
-        ("large-batch", "Batches of 64.", "--batch-size 64"),
-        ("no-average", "Without the average of the generator.", "--ema-images 0"),
-        ("augmented", "With augmentation.", "--augment.policy color,translation,cutout"),
-    )
-)
-VARIANTS = (RECIPE, *OTHERS)
+RECIPE = Variant("recipe", "The preset.")
+CHANGES = {
+    "tutorial": ("The recipe of the tutorial.", TUTORIAL),
+    "dcgan": ("DCGAN, tuned for short trainings.", f"{DCGAN} --batch-size 32 --optim.lr-g 1e-3 --optim.lr-d 4e-4"),
+    "no-coarse": ("Without the part of the discriminator that sees mean colours.", "--model.no-coarse-d"),
+    "no-r2": ("R1 alone.", "--penalty.r2 0"),
+    "no-penalty": ("Neither R1 nor R2.", NO_PENALTY),
+    "cross-entropy": ("The loss of the tutorial, with the penalties.", f"--loss non-saturating {HALF}"),
+    "hinge": ("Hinge loss, with the penalties.", f"--loss hinge {HALF}"),
+    "least-squares": ("Least squares, with the penalties.", f"--loss least-squares {HALF}"),
+    "batch-norm": ("BatchNorm in the discriminator, which allows no penalties.", BATCH_NORM),
+    "transposed": ("The transposed convolutions of the tutorial.", "--model.upsampling transposed"),
+    "old-adam": ("The betas of the tutorial.", OLD_ADAM),
+    "low-rate": ("A rate of 6e-4.", "--optim.lr-g 6e-4 --optim.lr-d 6e-4"),
+    "large-batch": ("Batches of 64.", "--batch-size 64"),
+    "no-average": ("Without the average of the generator.", "--ema-images 0"),
+    "augmented": ("With augmentation.", "--augment.policy color,translation,cutout"),
+}
+"""Claim and flags by name."""
 COLUMNS = ("fd-labels", "kd-labels", "least-class", "kd-lite0", "coverage-lite0", "swd-64", "swd-32", "swd-16",
            "ms-ssim")  # fmt: skip
 
@@ -64,6 +64,14 @@ class Arguments(command.Arguments):
     """Real images that the discriminator of each run sees."""
 
 
+def variants_of(data: command.Data) -> tuple[Variant, ...]:
+    """The recipe of the preset ``data``, and its changes but for those that it has itself."""
+    recipe = PRESETS[data][1]
+    half = {"r1": recipe.penalty.r1 / 2, "r2": recipe.penalty.r2 / 2}
+    changes = [Variant(name, claim, tuple(flags.format(**half).split())) for name, (claim, flags) in CHANGES.items()]
+    return RECIPE, *(variant for variant in changes if parse([data, *variant.flags])[1] != recipe)
+
+
 def at(row: Row, images: int) -> Row:
     """``row`` with the scores after ``images`` alone, and with the share of the rarest class, if images have one."""
     if row.error is not None:
@@ -75,7 +83,7 @@ def at(row: Row, images: int) -> Row:
 
 def benchmark(arguments: Arguments) -> None:
     """Trains and scores what is missing, and reports all results."""
-    chosen = choose(VARIANTS, arguments.only)
+    chosen = choose(variants_of(arguments.data), arguments.only)
     plan = arguments.plan("ablation", (arguments.images,), arguments.data)
     check_variants(plan, chosen)
     variants = with_equal_time(plan, chosen, RECIPE)

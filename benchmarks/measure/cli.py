@@ -67,8 +67,12 @@ def write_json(arguments: Arguments, **figures: Any) -> None:
 def describe_machine() -> str:
     """Cores, processor, system, Python and date in one line."""
     today = datetime.datetime.now(tz=datetime.UTC).date()
-    machine = f"{available_cores()} cores of {_processor()}, {platform.system()}"
-    return f"{machine}, Python {platform.python_version()}, {today}"
+    return f"{describe_hardware()}, {platform.system()}, Python {platform.python_version()}, {today}"
+
+
+def describe_hardware() -> str:
+    """Cores and processor, which stay the same from day to day."""
+    return f"{available_cores()} cores of {_processor()}"
 
 
 def _processor() -> str:

@@ -23,7 +23,9 @@ EXAMPLE, AUTOCAST = "PyTorch example, float32", "PyTorch example, bf16 autocast"
 
 @dataclass
 class Shardgan:
-    """The trainer's step on uint8 images. Latents are drawn before, as by a run's loader, and copied in each step."""
+    """The trainer's step on uint8 images, the same ones in each of --d-steps. Latents are drawn before, as by a run's
+    loader, and copied in each step.
+    """
 
     config: Config
     state: State
@@ -39,15 +41,18 @@ class Shardgan:
         self.average(len(images))
 
     def prepare(self, images: torch.Tensor) -> tuple[list[torch.Tensor], ...]:
-        """Returns the normalised images, the latents and the numbers of one discriminator step, each in a list."""
-        noise = self._noise[: len(images)].to(self.device, non_blocking=True)
-        inputs = [normalise(images, torch.float32)], [noise]
+        """Returns normalised images, latents and numbers, each in a list by discriminator step."""
+        count, batches = len(images), range(self.config.d_steps)
+        reals = [normalise(images, torch.float32) for _ in batches]
+        noise = [self._noise[:count].to(self.device, non_blocking=True) for _ in batches]
         if not self.config.augment.names:
-            return inputs
-        return *inputs, [draw(0, self.state.position, len(images)).to(self.device)]
+            return reals, noise
+        first = self.state.position
+        return reals, noise, [draw(0, first + count * batch, count).to(self.device) for batch in batches]
 
-    def average(self, count: int) -> None:
-        """Updates step, position and moving average, as a run does after an iteration over ``count`` images."""
+    def average(self, batch: int) -> None:
+        """Updates step, position and moving average, as a run does after a step on batches of ``batch`` images."""
+        count = batch * self.config.d_steps
         self.state.step += 1
         self.state.position += count
         self.state.update_average(count, self.config.ema_images)

@@ -7,13 +7,16 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
+from benchmarks.measure import cli
 from benchmarks.measure.timing import timed
 from benchmarks.rivals.contestants import Shardgan, create
 from benchmarks.study.plan import Plan, Variant
+from shards.common.errors import InputError
 from shards.common.files import atomic_write
 from shards.format.manifest import read_manifest
 
@@ -26,16 +29,51 @@ def with_equal_time(plan: Plan, variants: Sequence[Variant], reference: Variant)
 
     The time of an image, relative to that of ``reference``, is measured once and kept in the folder of the study: it
     decides what is trained.
+
+    Raises:
+        InputError: the times in that folder are those of another machine, or of steps with other settings.
     """
-    path = plan.out / TIMES
-    times: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-    if missing := [variant for variant in variants if variant.name not in times]:
+    path, settings = plan.out / TIMES, _settings(plan)
+    times = _read_times(path, settings)
+    names = {variant.name: " ".join((variant.name, *variant.flags)) for variant in (reference, *variants)}
+    if missing := [variant for variant in variants if names[variant.name] not in times]:
         seconds = measure(plan, {variant.name: variant for variant in (reference, *missing)})
-        times |= {name: value / seconds[reference.name] for name, value in seconds.items()}
+        times |= {names[name]: value / seconds[reference.name] for name, value in seconds.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
-            file.write(json.dumps(times).encode())
-    return tuple(replace(variant, also=_images(plan, variant, times[variant.name])) for variant in variants)
+            file.write(json.dumps({"settings": settings, "times": times}, indent=1).encode())
+    return tuple(replace(one, also=_images(plan, one, times[names[one.name]])) for one in variants)
+
+
+def _settings(plan: Plan) -> dict[str, str]:
+    """What the times of all variants depend on."""
+    manifest = read_manifest(plan.shards)
+    return {
+        "machine": cli.describe_hardware(),
+        "torch": torch.__version__,
+        "threads": str(plan.threads),
+        "precision": plan.precision,
+        "images": f"{manifest.size}x{manifest.size}x{manifest.channels}",
+        "flags": " ".join((plan.preset, *plan.flags)),
+    }
+
+
+def _read_times(path: Path, settings: Mapping[str, str]) -> dict[str, float]:
+    if not path.exists():
+        return {}
+    try:
+        kept = json.loads(path.read_text())
+        differing = [name for name in settings if kept["settings"].get(name) != settings[name]]
+        times: dict[str, float] = kept["times"]
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise InputError(f"{path} does not hold the times of a study ({error}). Give another --out.") from error
+    if differing:  # measured again, they would give the finished runs other lengths
+        name = differing[0]
+        raise InputError(
+            f"{path} holds times with other {name}: {kept['settings'].get(name)}, now {settings[name]}. Give another "
+            "--out."
+        )
+    return times
 
 
 def _images(plan: Plan, variant: Variant, time: float) -> int:
@@ -63,6 +101,6 @@ def measure(plan: Plan, variants: Mapping[str, Variant]) -> dict[str, float]:
             once = timed(step, images, every)
             if turn:  # the first one warms up
                 count = every * max(1, round(SECONDS / once))
-                turns[name].append(timed(step, images, count) / count / len(images))
+                turns[name].append(timed(step, images, count) / count / (len(images) * step.config.d_steps))
         print(f"times of a step: turn {turn} of {TURNS}", file=sys.stderr)
     return {name: statistics.median(values) for name, values in turns.items()}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.measure import cli
 from benchmarks.study import command
-from benchmarks.study.engine import Row, run_study
+from benchmarks.study.engine import Row, read_rows, read_study, run_study
 from benchmarks.study.plan import Variant, check_variants, choose
 from benchmarks.study.speed import with_equal_time
 from benchmarks.study.table import render
@@ -83,15 +83,18 @@ def at(row: Row, images: int) -> Row:
 
 def benchmark(arguments: Arguments) -> None:
     """Trains and scores what is missing, and reports all results."""
-    chosen = choose(variants_of(arguments.data), arguments.only)
+    variants = variants_of(arguments.data)
+    chosen = choose(variants, arguments.only)
     plan = arguments.plan("ablation", (arguments.images,), arguments.data)
     check_variants(plan, chosen)
-    variants = with_equal_time(plan, chosen, RECIPE)
-    rows = run_study(plan, variants, range(arguments.seeds), arguments.jobs)
-    images = {variant.name: variant.also or arguments.images for variant in variants}
-    names = [variant.name for variant in variants]
-    equal_images = render([at(row, arguments.images) for row in rows], names, COLUMNS)
-    equal_time = render([at(row, images[row.variant]) for row in rows], names, COLUMNS)
+    run_study(plan, with_equal_time(plan, chosen, RECIPE), range(arguments.seeds), arguments.jobs)
+    known = {row.variant for row in read_rows(plan.out)}
+    timed = with_equal_time(plan, [variant for variant in variants if variant.name in known], RECIPE)
+    rows = read_study(plan, timed)
+    shown = {row.variant for row in rows}
+    images = {variant.name: variant.also or arguments.images for variant in timed if variant.name in shown}
+    equal_images = render([at(row, arguments.images) for row in rows], COLUMNS)
+    equal_time = render([at(row, images[row.variant]) for row in rows], COLUMNS)
     lengths = ", ".join(f"{name} {count:,}" for name, count in images.items())
     command.report(
         arguments,

@@ -21,7 +21,7 @@ from benchmarks.rivals.ablations import (
     without_batch_norm,
 )
 from benchmarks.study import command
-from benchmarks.study.engine import run_study
+from benchmarks.study.engine import read_study, run_study
 from benchmarks.study.plan import Variant, choose
 from benchmarks.study.table import render
 
@@ -68,10 +68,11 @@ class Arguments(command.Arguments):
 
 def benchmark(arguments: Arguments) -> None:
     """Trains and scores what is missing, and reports all results."""
-    variants = choose(CLAIMS, arguments.only)
+    chosen = choose(CLAIMS, arguments.only)
     plan = arguments.plan("claims", (arguments.images,), *command.DCGAN, "--batch-size", str(arguments.batch_size))
-    rows = run_study(plan, variants, range(arguments.seeds), arguments.jobs)
-    command.report(arguments, plan, rows, render(rows, [variant.name for variant in variants]))
+    run_study(plan, chosen, range(arguments.seeds), arguments.jobs)
+    rows = read_study(plan, CLAIMS)
+    command.report(arguments, plan, rows, render(rows))
 
 
 if __name__ == "__main__":

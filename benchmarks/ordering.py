@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from benchmarks.measure import cli
 from benchmarks.study import command
-from benchmarks.study.engine import Row, run_study
+from benchmarks.study.engine import Row, read_study, run_study
 from benchmarks.study.plan import Variant
 
 RECIPE = (Variant("recipe", "A longer training gives better images."),)
@@ -71,7 +71,8 @@ def benchmark(arguments: Arguments) -> None:
     """Trains and scores what is missing, and reports."""
     marks = tuple(steps * arguments.batch_size for steps in arguments.steps)
     plan = arguments.plan("ordering", marks, *command.DCGAN, "--batch-size", str(arguments.batch_size))
-    rows = run_study(plan, RECIPE, range(arguments.seeds), arguments.jobs)
+    run_study(plan, RECIPE, range(arguments.seeds), arguments.jobs)
+    rows = read_study(plan, RECIPE)
     command.report(arguments, plan, rows, render(rows))
 
 

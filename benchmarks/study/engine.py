@@ -80,7 +80,7 @@ def run_study(plan: Plan, variants: tuple[Variant, ...], seeds: Sequence[int], j
     """
     check_variants(plan, variants)
     wanted = {(variant.name, seed): (variant, seed) for seed in seeds for variant in variants}
-    asked = {key: json.loads(json.dumps(plan.describe(*job), default=str)) for key, job in wanted.items()}
+    asked = {key: _describe(plan, *job) for key, job in wanted.items()}
     for folder in ("runs", "logs", "grids"):
         (plan.out / folder).mkdir(parents=True, exist_ok=True)
     with file_lock(plan.out / ".lock", waiting=f"Waiting for another study in {plan.out}.\n"):
@@ -104,7 +104,24 @@ def run_study(plan: Plan, variants: tuple[Variant, ...], seeds: Sequence[int], j
                 journal.sync()
                 what = row.error or ", ".join(f"{name} {value:.4g}" for name, value in _first(row))
                 bar.write(f"{variant.name}, seed {seed}: {seconds:.0f} s, {what}", file=bar.fp)
-    return [row for row in read_rows(plan.out) if row.key in wanted and row.asked == asked[row.key]]
+    return [row for row in read_study(plan, variants) if row.seed in seeds]
+
+
+def read_study(plan: Plan, variants: Sequence[Variant]) -> list[Row]:
+    """The results in ``plan.out`` of ``variants`` with any seeds, in that order; not those that another plan asked for.
+
+    Raises:
+        InputError: the file of results is damaged.
+    """
+    rows = sorted(read_rows(plan.out), key=lambda row: row.seed)
+    pairs = [(variant, row) for variant in variants for row in rows if row.variant == variant.name]
+    return [row for variant, row in pairs if row.asked == _describe(plan, variant, row.seed)]
+
+
+def _describe(plan: Plan, variant: Variant, seed: int) -> dict[str, Any]:
+    """:meth:`Plan.describe`, as it is read back from JSON."""
+    described: dict[str, Any] = json.loads(json.dumps(plan.describe(variant, seed), default=str))
+    return described
 
 
 def _first(row: Row) -> list[tuple[str, float]]:

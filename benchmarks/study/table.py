@@ -11,16 +11,15 @@ SCORES = ("fid", "kid", "fd-labels", "kd-labels", "class-coverage", "agreement",
 """Those that a table shows by default, where they exist."""
 
 
-def render(rows: Iterable[Row], names: Sequence[str], columns: Sequence[str] = SCORES) -> str:
-    """A line for each variant of ``names``, a column for each score of ``columns`` that a run has.
+def render(rows: Iterable[Row], columns: Sequence[str] = SCORES) -> str:
+    """A line for each variant, in the order of ``rows``, a column for each score of ``columns`` that a run has.
 
     A cell is the mean over the seeds of the score at the end of the run, and in brackets its least and its largest
     value. The second column says how many runs ended, if some failed.
     """
-    by_name: dict[str, list[Row]] = {name: [] for name in names}
+    by_name: dict[str, list[Row]] = {}
     for row in rows:
-        if row.variant in by_name:
-            by_name[row.variant].append(row)
+        by_name.setdefault(row.variant, []).append(row)
     ended = {name: [row.scores[-1] for row in found if row.error is None] for name, found in by_name.items()}
     shown = [column for column in columns if any(column in scores for found in ended.values() for scores in found)]
     lines = [["variant", "runs", *shown], ["---"] * (2 + len(shown))]

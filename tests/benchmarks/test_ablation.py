@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
+from benchmarks import ablation
 from benchmarks.ablation import CHANGES, RECIPE, at, variants_of
+from benchmarks.rivals.contestants import Shardgan, create
 from benchmarks.study import speed
 from benchmarks.study.command import RAW, Data
-from benchmarks.study.engine import Row
+from benchmarks.study.engine import RESULTS, Row
 from benchmarks.study.plan import Plan, Variant, check_variants
+from shards.common.errors import InputError
 from tests.support.make import make_shards
 from trainer.gan.losses import discriminator_loss, relative
-from trainer.presets import PRESETS
+from trainer.presets import PRESETS, parse
 
 SMALL = ("--batch-size", "8", "--model.features-g", "4", "--model.features-d", "4")
 TWO = Variant("two", "", ("--d-steps", "2"))
@@ -56,16 +63,73 @@ def test_the_tutorial_is_the_preset_of_that_name(faces32: Path) -> None:
     assert differ == {"model.features_g", "model.features_d", "default_steps"}  # the widths are flags of the study
 
 
-def test_times_are_measured_once_and_give_the_images_of_equal_time(
+def test_times_give_the_images_of_equal_time_and_belong_to_their_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speed, "SECONDS", 0.01)
+    """A step of two batches that takes three times as long has 1.5 times the time of an image."""
+    steps = []
+
+    def timed(step: Shardgan, _: torch.Tensor, count: int) -> float:
+        steps.append(step.config.d_steps)
+        return {1: 1.0, 2: 3.0}[step.config.d_steps] * count
+
+    monkeypatch.setattr(speed, "timed", timed)
     make_shards(tmp_path / "shards")
     plan = Plan("tutorial", tmp_path / "shards", tmp_path / "study", (160,), SMALL)
     recipe, two = speed.with_equal_time(plan, (RECIPE, TWO), RECIPE)
-    assert recipe.also == 160
-    assert two.also is not None and two.also % 16 == 0
-    assert speed.with_equal_time(plan, (TWO,), RECIPE) == (two,)
+    assert (recipe.also, two.also) == (160, 112)  # 160 / 1.5, in steps of 16 images
+    measured = len(steps)
+    assert speed.with_equal_time(plan, (TWO,), RECIPE) == (two,) and len(steps) == measured
+    again = replace(TWO, flags=(*TWO.flags, "--loss", "hinge"))  # another variant of the same name
+    assert speed.with_equal_time(plan, (again,), RECIPE)[0].also == 112 and len(steps) > measured
+    for change, words in (
+        ({"threads": 2}, "other threads: 1, now 2"),
+        ({"precision": "bf16"}, "other precision: no, now bf16"),
+        ({"flags": (*SMALL, "--loss", "hinge")}, "other flags: tutorial "),
+    ):
+        with pytest.raises(InputError, match=rf"{words}.* Give another --out\.$"):
+            speed.with_equal_time(replace(plan, **change), (TWO,), RECIPE)
+    (plan.out / speed.TIMES).write_text('{"recipe": 1.0}')  # of an earlier version
+    with pytest.raises(InputError, match="does not hold the times"):
+        speed.with_equal_time(plan, (TWO,), RECIPE)
+
+
+def test_a_step_with_two_updates_of_d_is_timed_with_two_batches() -> None:
+    config = parse(["tutorial", *SMALL, *TWO.flags, "--augment.policy", "color"])[1]
+    step = create(config, Accelerator(cpu=True))
+    step(torch.zeros(8, 64, 64, 3, dtype=torch.uint8))
+    counts = [
+        {int(value) for name, value in optimizer.tensors().items() if name.endswith(".step")}
+        for optimizer in (step.state.discriminator_optim, step.state.generator_optim)
+    ]
+    assert counts == [{2}, {1}] and step.state.position == 16
+
+
+def test_a_part_of_a_study_shows_all_of_it(tmp_path: Path, faces32: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table is that of the folder, not of the last call."""
+    monkeypatch.setattr(speed, "measure", lambda _, variants: dict.fromkeys(variants, 1.0))
+    plans = []
+
+    def run_study(plan: Plan, variants: Sequence[Variant], seeds: Sequence[int], _: int) -> None:
+        plans.append(plan)
+        with (plan.out / RESULTS).open("a") as file:
+            for variant, seed in itertools.product(variants, seeds):
+                asked = plan.describe(variant, seed)
+                row = Row(variant.name, seed, asked, tuple({"swd-64": 7.0} for _ in asked["marks"]))
+                file.write(json.dumps(vars(row), default=str) + "\n")
+
+    monkeypatch.setattr(ablation, "run_study", run_study)
+    arguments = ablation.Arguments(shards=faces32, out=tmp_path, scores="pixels", precision="no")
+    ablation.benchmark(replace(arguments, only=("no-r2", "hinge"), seeds=2))
+    ablation.benchmark(replace(arguments, only=("recipe",), seeds=1))
+    ablation.benchmark(replace(arguments, only=("low-rate",), seeds=1, samples=500))
+    table = (tmp_path / "table.md").read_text()
+    assert "low-rate" in table and "hinge" not in table  # scored otherwise
+    ablation.benchmark(replace(arguments, only=("augmented",), seeds=1))
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    wanted = [f"| {name} | {runs} | 7" for name, runs in (("recipe", 1), ("no-r2", 2), ("hinge", 2), ("augmented", 1))]
+    found = [line for line in lines if line.startswith("| ") and " 7 " in line]
+    assert [line.startswith(start) for line, start in zip(found, 2 * wanted, strict=True)] == [True] * 8
 
 
 def test_the_scores_of_one_mark_and_the_rarest_class() -> None:

@@ -13,7 +13,7 @@ from unittest.mock import ANY, patch
 import pytest
 
 from benchmarks.study.command import DCGAN
-from benchmarks.study.engine import RESULTS, Row, _collect, read_rows, run_study
+from benchmarks.study.engine import RESULTS, Row, _collect, read_rows, read_study, run_study
 from benchmarks.study.job import train_and_score
 from benchmarks.study.plan import Plan, Variant
 from shards.common.errors import InputError
@@ -48,13 +48,16 @@ def test_a_study_in_this_process_scores_two_variants_on_equal_images(
         assert [load(path)[1]["step"] for path in found] == steps
         positions[variant.name] = [load(path)[1]["position"] for path in found]
     assert positions == {"one": [64, 128], "two": [64, 128]}
-    rows = run_study(plan, (ONE, TWO), [0])  # only collects
+    run_study(plan, (TWO,), [0])  # only collects
+    rows = run_study(plan, (ONE,), [0]) + read_study(plan, (TWO,))
     assert [row.key for row in rows] == [("one", 0), ("two", 0)]
     assert all(len(row.scores) == 2 and {"swd", "ms-ssim"} <= row.scores[1].keys() for row in rows)
     assert rows[0].scores[0] != rows[0].scores[1] != rows[1].scores[1]
     assert {path.name for path in (plan.out / "grids").iterdir()} == {"one.png", "two.png"}
     before = (plan.out / RESULTS).read_bytes()
-    assert run_study(plan, (TWO, ONE), [0]) == rows and (plan.out / RESULTS).read_bytes() == before
+    assert run_study(plan, (ONE, TWO), [0]) == rows and (plan.out / RESULTS).read_bytes() == before
+    assert read_study(plan, (replace(ONE, name="three"), ONE, TWO)) == rows  # whatever the last call was asked for
+    assert read_study(replace(plan, samples=101), (ONE, replace(TWO, flags=()))) == []
 
 
 @contextmanager

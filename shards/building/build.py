@@ -34,6 +34,7 @@ from shards.format.manifest import DUPLICATES, MANIFEST, NOT_IMAGES, Manifest, r
 from shards.sources.source import Source
 
 WAITING = "Waiting for another build in {out}.\n"
+LISTING = "listing"  # of the options in ``OPTIONS``: the digest of the raw images
 DEFAULTS = Options()
 
 
@@ -102,18 +103,25 @@ def pack_missing(recipe: Recipe, shards: Sequence[int], workers: int | None) -> 
 
 
 def describe_options(recipe: Recipe) -> bytes:
-    """The text of ``OPTIONS``."""
-    requested = {"source": recipe.source.name, **recipe.build_options(paths=True)}
-    return json.dumps(requested, indent=1).encode()
+    """The text of ``OPTIONS``: what an unfinished build must not change."""
+    options = {"source": recipe.source.name, **recipe.build_options(paths=True), LISTING: recipe.source.digest()}
+    return json.dumps(options, indent=1).encode()
 
 
-def check_options(recipe: Recipe, recorded: bytes, *, upscale_later: bool = True) -> None:
-    """Raise ``InputError`` if the unfinished build with the options ``recorded`` is not that of ``recipe``."""
-    requested = json.loads(describe_options(recipe))
-    if different := differences(json.loads(recorded), requested, upscale_later=upscale_later):
+def check_options(out: Path, recorded: bytes, requested: bytes, *, upscale_later: bool = True) -> None:
+    """Raise ``InputError`` if the options that the build in ``out`` ``recorded`` are not those ``requested``."""
+    before, now = json.loads(recorded), json.loads(requested)
+    listing = now.pop(LISTING)
+    began_with = before.pop(LISTING, listing)  # earlier versions did not record it
+    if different := differences(before, now, upscale_later=upscale_later):
         raise InputError(
-            f"{recipe.out} holds an unfinished build with other options: {different}. "
+            f"{out} holds an unfinished build with other options: {different}. "
             "Finish it with its own options, build into another folder, or delete it."
+        )
+    if began_with != listing:
+        raise InputError(
+            f"{out} holds an unfinished build of other raw images: there were as many, but their names, labels or "
+            "attributes differ. Give those that it began with, build into another folder, or delete it."
         )
 
 
@@ -131,9 +139,9 @@ def _run(recipe: Recipe, workers: int | None) -> Manifest:
 
 def _record_options(recipe: Recipe) -> None:
     """Write the options down, unless an unfinished build began with other ones."""
-    path = recipe.out / OPTIONS
+    path, options = recipe.out / OPTIONS, describe_options(recipe)
     if path.exists() and any(recipe.out.glob(".*.npz")):
-        check_options(recipe, path.read_bytes())
+        check_options(recipe.out, path.read_bytes(), options)
     delete(recipe.out, PLAN)  # this build does the work of all parts; later ones may be of another number
     with atomic_write(path) as file:
-        file.write(describe_options(recipe))
+        file.write(options)

@@ -10,6 +10,7 @@ A shard replaces the same shard, whole, so a part that runs again or twice at on
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -30,10 +31,11 @@ from shards.building.publish import HIDDEN, LOCK, OPTIONS, PLAN, delete, explain
 from shards.building.recipe import Options, Recipe, differences
 from shards.common.errors import InputError
 from shards.common.files import create_once, file_lock
-from shards.format.manifest import MANIFEST, Manifest, read_manifest
+from shards.format.manifest import MANIFEST, NOT_IMAGES, Manifest, read_manifest
 from shards.sources.source import Source
 
 SHOWN = 20  # parts that a message names
+SHARD = re.compile(r"\.+shard-(\d+)\.")  # start of the name of a file that is being written, with its number
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,8 @@ def _part_of_build(out: Path, share: Share) -> Iterator[None]:
 
 def _agree(recipe: Recipe, share: Share) -> Plan:
     """Record options and plan, or compare them with those of the first part."""
-    out = recipe.out
-    check_options(recipe, create_once(out / OPTIONS, describe_options(recipe)), upscale_later=False)
+    out, options = recipe.out, describe_options(recipe)
+    check_options(out, create_once(out / OPTIONS, options), options, upscale_later=False)
     plan = Plan(share.parts, recipe.shards, recipe.manifest())
     recorded = Plan.from_json(create_once(out / PLAN, plan.to_json()))
     if recorded.parts != share.parts:
@@ -181,7 +183,8 @@ def _agree(recipe: Recipe, share: Share) -> Plan:
 
 def _facts(plan: Plan) -> dict[str, Any]:
     """What parts must agree on beyond their options: nodes may have copies of the raw images, or lack permissions."""
-    return {"classes": plan.manifest.classes, "skipped": plan.manifest.skipped}
+    manifest = plan.manifest
+    return {"classes": manifest.classes, "skipped": manifest.skipped, NOT_IMAGES: manifest.build.get(NOT_IMAGES)}
 
 
 def _read_finished(out: Path) -> Plan:
@@ -200,6 +203,6 @@ def _read_finished(out: Path) -> Plan:
 def _delete_partial(out: Path, share: Share) -> None:
     """Delete what a killed process left of this part, whose space may be needed; other parts may be at work."""
     for path in out.glob(".*shard-*.partial"):
-        number = path.name.partition("shard-")[2][:6]
-        if number.isdecimal() and (int(number) - (share.part - 1)) % share.parts == 0:
+        number = SHARD.match(path.name)
+        if number and int(number[1]) % share.parts == share.part - 1:
             path.unlink(missing_ok=True)

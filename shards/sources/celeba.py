@@ -15,7 +15,7 @@ from shards.common.errors import InputError
 from shards.common.names import EXTENSIONS, is_below_junk, printable, suffix
 from shards.format.image import MAX_BYTES
 from shards.sources.celeba_lists import BROKEN_ZIP, Lists, find_lists
-from shards.sources.source import BadImage, Item, Source, read_image
+from shards.sources.source import BadImage, Item, Source, digest_names, read_image
 from shards.sources.tree import read_file
 
 IMAGES = "img_align_celeba"
@@ -57,6 +57,12 @@ class Celeba(Source):
         image = image.crop((left, top, left + self.crop, top + self.crop))
         attributes: dict[str, Any] = {"file": printable(file), **listing.lists.attributes(file)}
         return Item(image, origin, attributes=attributes)
+
+    def digest(self) -> str:
+        listing = _listing(self.raw, self.split)
+        lists = listing.lists
+        tables = (chain.from_iterable(sorted(table.items())) for table in (lists.rows, lists.splits))
+        return digest_names(listing.names, lists.columns, *tables)
 
 
 @dataclass(frozen=True)

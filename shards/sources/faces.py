@@ -37,6 +37,9 @@ class Faces(Source):
         face = sample_face(self.seed, index)
         return Item(draw_face(face), f"faces/seed-{self.seed}/{index:06d}", attributes=attributes(face))
 
+    def digest(self) -> str:
+        return ""  # nothing but the options decides what is drawn
+
 
 def attributes(face: Face) -> dict[str, int | float | str]:
     """All fields, JSON-ready, with booleans as 0 or 1 as in CelebA, and the derived ``woman`` and ``smiling``."""

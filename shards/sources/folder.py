@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from shards.common.errors import InputError
 from shards.common.names import EXTENSIONS, printable
-from shards.sources.source import Item, Items, Source, read_image
+from shards.sources.source import Item, Items, Source, digest_names, read_image
 from shards.sources.tree import Images, find_images, read_file
 
 
@@ -47,6 +47,9 @@ class Folder(Source):
 
     def __getitem__(self, index: int) -> Item:
         return self.pick([index])[0]
+
+    def digest(self) -> str:
+        return digest_names(_listing(self.raw)[0].paths)
 
     def pick(self, indexes: Iterable[int]) -> Items:
         """Their paths: the list of all would take 100 bytes an image in every process, and reading many folders."""

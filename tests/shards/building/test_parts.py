@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +27,8 @@ from shards.building.publish import publish
 from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.format.manifest import MANIFEST, Manifest, read_manifest
+from shards.sources import celeba, folder
+from shards.sources.celeba import Celeba
 from shards.sources.faces import Faces
 from shards.sources.folder import Folder
 from tests.shards.building.test_build import contents, until
@@ -127,8 +131,8 @@ def test_a_part_that_does_not_exist(part: int, parts: int, message: str) -> None
 def test_other_parts_are_refused_and_change_nothing(half: Path, raw: Path, tmp_path: Path) -> None:
     before, renamed = contents(half), tmp_path / "renamed"
     renamed.mkdir()
-    for number, folder in enumerate(sorted(raw.iterdir())):
-        (renamed / f"{number}").symlink_to(folder)
+    for number, path in enumerate(sorted(raw.iterdir())):
+        (renamed / f"{number}").symlink_to(path)
     for source, share, options, message in [
         (Folder(raw), Share(2, 3), OPTIONS, r"is built in 2 parts, not 3\. Give --parts 2, or build without --part"),
         (Folder(raw), Share(2, 2), replace(OPTIONS, size=64), r"with other options: size was 32, is 64\. Finish"),
@@ -157,6 +161,73 @@ def test_copies_of_the_raw_images_with_other_classes_are_refused(half: Path, raw
     plan.write_text("{}")
     with pytest.raises(InputError, match=r"parts\.json is not of this version of shardgan .*Delete it"):
         join(half)
+
+
+OTHER_IMAGES = "other raw images: there were as many, but their names, labels or attributes differ"
+
+
+def test_as_many_other_raw_images_under_the_same_path_are_refused(raw: Path, whole: Path, tmp_path: Path) -> None:
+    """In a part as in a build without parts; and what was built of the first ones can be completed."""
+    here, out = shutil.copytree(raw, tmp_path / "raw"), tmp_path / "out"
+    assert build_part(Folder(here), out, Share(1, 2), OPTIONS, workers=1) is None
+    (here / "rose" / "000.png").rename(here / "rose" / "999.png")
+    folder._listing.cache_clear()
+    for work in (build_part, build):
+        share = (Share(2, 2),) if work is build_part else ()
+        with pytest.raises(InputError, match=OTHER_IMAGES):
+            work(Folder(here), out, *share, OPTIONS, workers=1)
+    (here / "rose" / "999.png").rename(here / "rose" / "000.png")
+    (here / "notes.txt").touch()
+    folder._listing.cache_clear()
+    with pytest.raises(InputError, match=r"not those of the other parts in .*: not images was None, is {'\.txt': 1}"):
+        build_part(Folder(here), out, Share(2, 2), OPTIONS, workers=1)
+    (here / "notes.txt").unlink()
+    folder._listing.cache_clear()
+    assert build_part(Folder(here), out, Share(2, 2), OPTIONS, workers=1)
+    assert contents(out) == contents(whole)
+
+
+@pytest.mark.parametrize("change", ["name", "attribute"])
+def test_other_lists_of_celeba_are_refused(change: str, tmp_path: Path) -> None:
+    images, attributes = tmp_path / "raw" / "img_align_celeba", tmp_path / "raw" / "list_attr_celeba.txt"
+    images.mkdir(parents=True)
+    names = [f"{number:06d}.png" for number in range(6)]
+    for name in names:
+        Image.new("RGB", (178, 218)).save(images / name)
+    lines = [f"{name} 1 1" for name in names]
+    attributes.write_text("\n".join(["6", "Smiling Young", *lines]))
+    source, options = Celeba(tmp_path / "raw"), replace(OPTIONS, shard_samples=2)
+    assert build_part(source, tmp_path / "out", Share(1, 2), options, workers=1) is None
+    if change == "name":
+        (images / names[0]).rename(images / "x.png")
+        lines[0] = "x.png 1 1"
+    else:
+        lines[0] = f"{names[0]} 1 -1"
+    attributes.write_text("\n".join(["6", "Smiling Young", *lines]))
+    celeba._listing.cache_clear()
+    with pytest.raises(InputError, match=OTHER_IMAGES):
+        build_part(source, tmp_path / "out", Share(2, 2), options, workers=1)
+
+
+def test_an_unfinished_build_of_an_earlier_version_goes_on(half: Path, raw: Path, whole: Path) -> None:
+    """Its options say nothing of the list of images."""
+    options = json.loads((half / ".build.json").read_text())
+    del options["listing"]
+    (half / ".build.json").write_text(json.dumps(options))
+    assert build_part(Folder(raw), half, Share(2, 2), OPTIONS, workers=1)
+    assert contents(half) == contents(whole)
+
+
+def test_a_part_deletes_what_is_left_of_its_own_shards_only(tmp_path: Path) -> None:
+    """Also of a shard whose number has seven digits."""
+    left = [".shard-000004.tar.0123abcd.partial", "..shard-000005.npz.0123abcd.partial", ".index.npy.0123abcd.partial",
+            ".shard-1000000.tar.0123abcd.partial", ".shard-1000001.tar.0123abcd.partial"]  # fmt: skip
+    for name in left:
+        (tmp_path / name).touch()
+    parts._delete_partial(tmp_path, Share(1, 2))
+    assert {path.name for path in tmp_path.iterdir()} == {left[1], left[2], left[4]}
+    parts._delete_partial(tmp_path, Share(2, 2))
+    assert {path.name for path in tmp_path.iterdir()} == {left[2]}
 
 
 def test_parts_of_two_recipes_that_start_at_once(raw: Path, tmp_path: Path) -> None:

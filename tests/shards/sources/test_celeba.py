@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from shards.common.errors import InputError
+from shards.sources import celeba
 from shards.sources.celeba import Celeba
 from shards.sources.source import BadImage
 
@@ -53,6 +54,24 @@ def test_attributes_and_split(raw: Path) -> None:
 def test_one_split(raw: Path, split: str, names: list[str]) -> None:
     source = Celeba(raw, split=split)  # type: ignore[arg-type]
     assert [source[index].origin.rpartition("/")[2] for index in range(len(source))] == names
+
+
+def test_the_digest_is_that_of_names_attributes_and_split(raw: Path) -> None:
+    """As well in a zip; a part of another split or other attributes has another one."""
+    found = {Celeba(raw).digest()}
+    zipped(raw)
+    celeba._listing.cache_clear()
+    assert found == {Celeba(raw).digest()}
+    found.add(Celeba(raw, split="train").digest())
+    for name, old, new in [("list_attr_celeba.txt", "Young", "Old"), ("list_attr_celeba.txt", " 1 -1", " 1  1"),
+                           ("list_eval_partition.txt", f"{NAMES[0]} 0", f"{NAMES[0]} 1")]:  # fmt: skip
+        (raw / name).write_text((raw / name).read_text().replace(old, new))
+        celeba._listing.cache_clear()
+        found.add(Celeba(raw).digest())
+    (raw / "list_attr_celeba.txt").unlink()
+    celeba._listing.cache_clear()
+    found.add(Celeba(raw).digest())
+    assert len(found) == 6
 
 
 @pytest.mark.parametrize("crop", [178, 108])

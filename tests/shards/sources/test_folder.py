@@ -15,6 +15,7 @@ from shards.building.build import build
 from shards.building.recipe import Options
 from shards.common.errors import InputError
 from shards.format.manifest import read_manifest
+from shards.sources import folder
 from shards.sources.folder import Folder
 from shards.sources.source import BadImage
 from tests.shards.conftest import Run
@@ -26,6 +27,18 @@ RED = (200, 30, 60)
 def save(path: Path, colour: tuple[int, int, int] = RED, size: tuple[int, int] = (40, 30)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path)
+
+
+def test_the_digest_is_that_of_the_paths(tmp_path: Path) -> None:
+    for number, name in enumerate(("rose/0.png", "tulip/1.png")):
+        for place in ("here", "there"):
+            save(tmp_path / place / name, (number, 0, 0))
+    (tmp_path / "there" / "rose" / "notes.txt").touch()
+    digest = Folder(tmp_path / "here").digest()
+    assert digest == Folder(tmp_path / "there").digest()
+    (tmp_path / "there" / "rose").rename(tmp_path / "there" / "roses")
+    folder._listing.cache_clear()
+    assert digest != Folder(tmp_path / "there").digest()
 
 
 def test_paths_are_sorted_and_hidden_ones_left_out(tmp_path: Path) -> None:

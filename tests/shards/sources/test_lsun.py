@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,6 +73,22 @@ def test_other_processes_read_picked_items_without_all_keys(raw: Path, monkeypat
     items = pickle.loads(pickle.dumps(picked))
     assert [(item.origin, item.label) for item in (items[0], items[1])] == [("church_outdoor/b1", 1), ("bedroom/a0", 0)]
     assert [item.image.getpixel((0, 0))[0] for item in (items[0], items[1])] == [11, 0]
+
+
+def test_the_digest_is_that_of_categories_and_keys(raw: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(raw, tmp_path / "copy")
+    assert Lsun(copy).digest() == Lsun(raw).digest()
+    folders = ("bedroom_train_lmdb", "church_outdoor_train_lmdb")
+    other = tmp_path / "other"
+    other.mkdir()
+    write(other / folders[0], dict.fromkeys(("a0", "a1", "a3"), b""))
+    write(other / folders[1], dict.fromkeys(("b0", "b1"), b""))
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    write(moved / folders[0], dict.fromkeys(("a0", "a1"), b""))
+    write(moved / folders[1], dict.fromkeys(("a2", "b0", "b1"), b""))
+    sources = Lsun(raw), Lsun(raw, split="all"), Lsun(raw, ("church_outdoor", "bedroom")), Lsun(other), Lsun(moved)
+    assert len({source.digest() for source in sources}) == len(sources)
 
 
 def test_one_category_has_no_label(raw: Path) -> None:

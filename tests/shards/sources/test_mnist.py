@@ -42,6 +42,14 @@ def test_pixels_and_labels_come_back(tmp_path: Path, ending: str) -> None:
     assert items[3].origin == "train/00003"
 
 
+def test_the_digest_is_that_of_pixels_and_labels(tmp_path: Path) -> None:
+    images, labels = digits(7)
+    first = write(tmp_path / "raw", idx(images), idx(labels)).digest()
+    assert write(tmp_path / "packed", idx(images), idx(labels), ending=".gz").digest() == first
+    assert write(tmp_path / "labels", idx(images), idx(9 - labels)).digest() != first
+    assert write(tmp_path / "images", idx(255 - images), idx(labels)).digest() != first
+
+
 def test_splits_follow_one_another(tmp_path: Path) -> None:
     train, test = digits(5), digits(3)
     write(tmp_path, *map(idx, train))

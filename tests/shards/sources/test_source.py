@@ -15,7 +15,7 @@ from shards.common.errors import InputError
 from shards.format.codec import fit
 from shards.sources.faces import Faces
 from shards.sources.folder import Folder
-from shards.sources.source import BadImage, read_image
+from shards.sources.source import BadImage, digest_names, read_image
 
 RED = (200, 30, 60)
 
@@ -105,3 +105,18 @@ def test_picked_items_are_those_of_the_source_until_it_changes() -> None:
     assert [items[0].origin, items[1].origin] == ["faces/seed-0/000003", "faces/seed-0/000001"]
     with pytest.raises(InputError, match="raw images changed during the build: 6 before, 5 now"):
         replace(items, count=6)[0]
+
+
+def test_a_digest_depends_on_all_names_and_their_places() -> None:
+    many = [f"{number:06d}.jpg" for number in range(70_000)]
+    lists = [
+        ([],), ([], []), (["a", "b"],), (["b", "a"],), (["ab"],), (["a"], ["b"]), (["a", "b"], []), (["\udce9"],),
+        (many,), (many[:-1],), ([*many[:-1], "x"],), (["x", *many[1:]],),
+    ]  # fmt: skip
+    assert len({digest_names(*names) for names in lists}) == len(lists)
+    assert digest_names(many) == digest_names(iter(many))
+
+
+def test_a_digest_is_the_same_in_every_process() -> None:
+    """And in every version: an unfinished build remembers it."""
+    assert digest_names(["a", "b"], ["c"]) == "3e159442f0973a698823488c3b36736f"

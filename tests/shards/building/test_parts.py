@@ -319,7 +319,9 @@ def start(out: Path, part: int) -> subprocess.Popen[str]:
 def test_a_part_that_is_killed_with_its_workers_runs_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     first, second = start(out, 1), start(out, 2)
-    until("a shard of each", lambda: {int(path.name[7:13]) % 2 for path in out.glob(".shard-*.npz")} == {0, 1})
+    for process, rest, sent in ((first, 0, signal.SIGSTOP), (second, 1, signal.SIGCONT)):
+        until("a shard", lambda rest=rest: rest in {int(path.name[7:13]) % 2 for path in out.glob(".shard-*.npz")})
+        os.killpg(process.pid, sent)  # the first one waits for the other, which may start much later
     os.killpg(first.pid, signal.SIGKILL)
     for number in (4, 5):  # what a kill in the middle of a write leaves, of each part
         (out / f".shard-{number:06d}.tar.0123abcd.partial").write_bytes(b"half of it")

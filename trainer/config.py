@@ -176,9 +176,9 @@ class Config:
     batch_size: int = 128
     """Global batch size, a multiple of the number of ranks."""
     accumulate: int = 1
-    """Gradient accumulation, to save memory: each rank processes its batch in this number of equal parts, one after
-    another, and averages their gradients. The batch size stays the same. BatchNorm normalises each part alone, so with
-    it the number stays that of the run; without it, losses change by rounding only."""
+    """Gradient accumulation, to save memory: each batch is processed in this number of equal parts, one after another,
+    which the ranks share, and their gradients are averaged. The batch size stays the same. BatchNorm normalises each
+    part alone, so with it the number stays that of the run; without it, losses change by rounding only."""
     steps: int | None = None
     """Number of steps to train."""
     epochs: float | None = None
@@ -253,6 +253,11 @@ class Config:
     def penalties(self) -> tuple[str, ...]:
         """Names of the penalties that the run has at some time, out of ``r1`` and ``r2``."""
         return tuple(name for name in ("r1", "r2") if getattr(self.penalty, name) or getattr(self.schedule, name))
+
+    @property
+    def parts_per_step(self) -> int:
+        """Batches that a step takes from the loader, which are parts of whole ones with ``--accumulate``."""
+        return self.d_steps * self.accumulate
 
     def remaining_steps(self, step: int, position: int, samples: int) -> int:
         """Steps left on a data set of ``samples`` images. --epochs counts images, so the batch size may change."""

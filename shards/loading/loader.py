@@ -20,7 +20,8 @@ from shards.loading.dataset import Batch, ShardDataset, make_batch
 from shards.loading.reader import Reader, Report
 from shards.loading.worker import SIGNALS, Companion, fill, map_ring
 
-PREFETCH = 6  # batches in flight besides two: rides out a slow read and holds little (1.5 MB per 128 at 64x64)
+PREFETCH = 6  # batches in flight besides one and all of the next: rides out a slow read, 1.5 MB per 128 at 64x64
+SLOTS = 128  # at most, since all are requested before the first is received: a socket holds about 270 requests
 POLL = 500  # milliseconds between two looks at whether to go on waiting
 CPU = torch.device("cpu")
 
@@ -30,6 +31,7 @@ def batches(
     *,
     position: int,
     batch_size: int,
+    parts: int = 1,
     rank: int = 0,
     ranks: int = 1,
     workers: int = 0,
@@ -41,24 +43,26 @@ def batches(
     """This rank's part of every global batch from ``position`` on; endless. The images, and the numbers of the
     ``companion``, are on ``device``.
 
-    Of G = ``batch_size`` samples, ``rank`` gets the rows ``[rank * G / ranks, (rank + 1) * G / ranks)``. ``workers``
-    processes read and decode ahead; with 0, this process reads each batch when it is needed. A CUDA device receives its
-    copies from page-locked memory while it computes, that of the next batch before this one is handed out. ``waiting``
-    is called about twice a second while a batch of the workers is waited for; an exception that it raises ends the
-    stream. ``started`` is called with the process IDs of the workers.
+    Of G = ``batch_size`` samples, ``rank`` gets the rows ``[rank * G / ranks, (rank + 1) * G / ranks)``. In ``parts``,
+    each global batch comes as so many smaller ones, one after another, which the ranks share in the same way.
+    ``workers`` processes read and decode ahead; with 0, this process reads each batch when it is needed. A CUDA device
+    receives its copies from page-locked memory while it computes, that of the next batch before this one is handed out.
+    ``waiting`` is called about twice a second while a batch of the workers is waited for; an exception that it raises
+    ends the stream. ``started`` is called with the process IDs of the workers.
 
     Raises:
-        ValueError: ``batch_size`` is not a positive multiple of ``ranks``, or ``workers`` is negative.
+        ValueError: ``batch_size`` is not a positive multiple of ``ranks`` times ``parts``, or ``workers`` is negative.
         InputError: from the iterator, in the order of positions: a sample cannot be read.
         RuntimeError: a worker was killed.
     """
-    if batch_size < 1 or batch_size % ranks:
-        raise ValueError(f"a batch of {batch_size} does not divide among {ranks} ranks")
+    if batch_size < 1 or batch_size % (parts * ranks):
+        raise ValueError(f"a batch of {batch_size} does not divide into {parts} parts for each of {ranks} ranks")
     if workers < 0:
         raise ValueError(f"{workers} workers")
-    rows = batch_size // ranks
-    starts = count(position + rank * rows, batch_size)  # endless
-    slots = 2 + PREFETCH if workers else 1
+    size = batch_size // parts
+    rows = size // ranks
+    starts = count(position + rank * rows, size)  # endless
+    slots = min(1 + parts + PREFETCH, SLOTS) if workers else 1
     layouts: list[tuple[tuple[int, ...], str]] = [((slots, rows, *dataset.manifest.shape), "uint8")]
     if companion is not None:
         layouts.append(((slots, rows, companion.width), companion.dtype))
@@ -81,7 +85,7 @@ def batches(
                     if followed := pool.is_ready():
                         for ring in rings:
                             ring.start((slot + 1) % slots)
-                    yield make_batch(start - slots * batch_size, images, report, *numbers, followed=followed)
+                    yield make_batch(start - slots * size, images, report, *numbers, followed=followed)
                     for ring in rings:
                         ring.wait(slot)
                 pool.request(slot, start)

@@ -24,7 +24,7 @@ Metrics = dict[str, torch.Tensor]  # scalars on the device; reading one synchron
 
 
 class Part(NamedTuple):
-    """A rank's batch, or with ``--accumulate`` the rows of it that are processed at a time."""
+    """A rank's rows of a batch, or with ``--accumulate`` of the part of it that is processed at a time."""
 
     real: torch.Tensor
     latent: torch.Tensor
@@ -59,14 +59,17 @@ class Step:
     ) -> Metrics:
         """Train on k batches of real images (n, channels, size, size) and as many of latents (n, z_dim).
 
+        With ``--accumulate``, each batch comes as so many parts of equal size, one after another, which are processed
+        in turn. Their gradients are averaged, and the generator step generates the images again: the activations of all
+        parts would take the memory that parts save. Each part is one of the batch of all ranks, so that BatchNorm
+        normalises the same images on any number of ranks.
+
         With an augmentation, ``numbers`` are as many of :func:`trainer.gan.augmentation.draw`. With classes, ``labels``
         are those of the real images, int64 (n,), and the generated images of the same indexes are of the same classes:
         the pairs of the relativistic loss share theirs.
 
         The generator step reuses the fake images of the last discriminator step, as in the tutorial. This saves a fifth
-        of the arithmetic at k = 1. With ``--accumulate``, each batch is processed in parts of equal size, one after
-        another, whose gradients are averaged, and the generator step generates the images again: the activations of all
-        parts would take the memory that parts save. With ``report``, the metrics include gradient norms.
+        of the arithmetic at k = 1. With ``report``, the metrics include gradient norms.
         """
         self.tune()
         return self.update(reals, latents, numbers, labels, report=report)
@@ -100,8 +103,10 @@ class Step:
         """The part of a call that a CUDA graph records."""
         metrics: Metrics = {}
         empty, unlabelled = [torch.empty(0)] * len(reals), [None] * len(reals)
-        for number, batch in enumerate(zip(reals, latents, numbers or empty, labels or unlabelled, strict=True)):
-            last, parts = number == len(reals) - 1, self._split(*batch)
+        columns = zip(reals, latents, numbers or empty, labels or unlabelled, strict=True)
+        every, count = [Part(*rows) for rows in columns], self.config.accumulate
+        for first in range(0, len(every), count):
+            last, parts = first + count == len(every), every[first : first + count]
             with torch.set_grad_enabled(last and len(parts) == 1):
                 fakes = [self.generator(part.latent, part.labels) for part in parts]
             metrics = self._discriminator_step(parts, fakes, report=report and last)
@@ -110,11 +115,6 @@ class Step:
         metrics |= self._generator_step(parts, fakes, report=report)
         self.state.scaler.update()
         return metrics
-
-    def _split(self, *batch: torch.Tensor | None) -> list[Part]:
-        count = self.config.accumulate
-        columns = [[values] * count if values is None or not len(values) else values.chunk(count) for values in batch]
-        return [Part(*rows) for rows in zip(*columns, strict=True)]
 
     def _discriminator_step(self, parts: Sequence[Part], fakes: Sequence[torch.Tensor], *, report: bool) -> Metrics:
         def loss_of(number: int) -> tuple[torch.Tensor, Metrics]:

@@ -43,6 +43,7 @@ def train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
 
 def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
     config, state = session.config, session.state
+    needed = config.parts_per_step
     parts: list[Batch] = []
 
     def stop_reason() -> str | None:
@@ -58,13 +59,13 @@ def _train(session: Session, preemption: Preemption, peers: Peers) -> RunState:
     with closing(_open_stream(session, stop_reason, meter)) as stream:
         while session.steps_left and whole:
             _read(session, stream, meter, parts)
-            stop = stop_reason() is not None or len(parts) < config.d_steps
-            ready = len(parts) == 2 * config.d_steps - 1 and parts[-1].followed
+            stop = stop_reason() is not None or len(parts) < needed
+            ready = len(parts) == 2 * needed - 1 and parts[-1].followed
             if session.stop_vote.vote(stop, ready, stop_reason):
                 break
             report = session.steps_left == 1 or (state.step + 1) % config.log_every == 0
-            metrics = session.advance(parts[: config.d_steps], report=report)
-            del parts[: config.d_steps]
+            metrics = session.advance(parts[:needed], report=report)
+            del parts[:needed]
             done = not session.steps_left
             if report:
                 session.report(metrics, meter)
@@ -135,6 +136,7 @@ def _open_stream(session: Session, stop_reason: Callable[[], str | None], meter:
         session.dataset,
         position=session.state.position,
         batch_size=session.config.batch_size,
+        parts=session.config.accumulate,
         rank=session.accelerator.process_index,
         ranks=session.accelerator.num_processes,
         workers=session.config.data.workers,
@@ -146,15 +148,15 @@ def _open_stream(session: Session, stop_reason: Callable[[], str | None], meter:
 
 
 def _read(session: Session, stream: Iterator[Batch], meter: Meter, parts: list[Batch]) -> None:
-    """Extend ``parts`` to this rank's part of the next step's batches; to fewer if the run is asked to stop meanwhile.
+    """Extend ``parts`` to this rank's rows of the next step's batches; to fewer if the run is asked to stop meanwhile.
 
     Those of the step after it are added too, all but the last one, unless they take waiting.
     """
-    steps = session.config.d_steps
+    needed = session.config.parts_per_step
     try:
         with meter.measure("data/wait"), suppress(Interrupted):
-            parts += islice(stream, steps - len(parts))
-            while len(parts) < 2 * steps - 1 and parts[-1].followed:
+            parts += islice(stream, needed - len(parts))
+            while len(parts) < 2 * needed - 1 and parts[-1].followed:
                 parts.append(next(stream))
     except InputError:
         session.save_before_error()

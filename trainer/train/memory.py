@@ -51,7 +51,8 @@ def estimate_memory(config: Config, size: int, channels: int, ranks: int = 1, cl
     It is counted, not measured: a step on the device ``meta`` makes the same tensors without values. Buffers inside of
     operations are not counted, those of oneDNN and cuDNN, nor is what the allocator keeps. Takes about a second.
     """
-    rows, meta = config.batch_size // ranks, torch.device("meta")
+    rows, count = config.batch_size // ranks // config.accumulate, config.parts_per_step
+    meta = torch.device("meta")
     state = create_state(config, size, channels, meta, classes=classes)
     own = sum(_bytes(tensors) for tensors in state.tensors().values())
     gradients = sum(_bytes(dict(each.named_parameters())) for each in (state.generator, state.discriminator))
@@ -60,13 +61,13 @@ def estimate_memory(config: Config, size: int, channels: int, ranks: int = 1, cl
     with PeakMemory() as peak:
         for _ in range(2):  # in the second one, the gradients of the first are still there
             step(
-                [torch.empty(rows, channels, size, size, dtype=dtype, device=meta) for _ in range(config.d_steps)],
-                [torch.empty(rows, config.model.z_dim, dtype=dtype, device=meta) for _ in range(config.d_steps)],
-                [draw(0, 0, rows).to(meta) for _ in range(config.d_steps)] if config.augment.names else [],
-                [torch.zeros(rows, dtype=torch.int64, device=meta) for _ in range(config.d_steps)] if classes else [],
+                [torch.empty(rows, channels, size, size, dtype=dtype, device=meta) for _ in range(count)],
+                [torch.empty(rows, config.model.z_dim, dtype=dtype, device=meta) for _ in range(count)],
+                [draw(0, 0, rows).to(meta) for _ in range(count)] if config.augment.names else [],
+                [torch.zeros(rows, dtype=torch.int64, device=meta) for _ in range(count)] if classes else [],
                 report=True,
             )
-    return Memory(own, gradients, max(0, peak.most - gradients), rows // config.accumulate)
+    return Memory(own, gradients, max(0, peak.most - gradients), rows)
 
 
 class _Frozen(Adam):

@@ -70,7 +70,7 @@ class Session:
         return self.config.remaining_steps(self.state.step, self.state.position, len(self.dataset))
 
     def advance(self, batches: Sequence[Batch], *, report: bool) -> Metrics:
-        """Train one step on this rank's part of ``d_steps`` batches, then advance the position past them."""
+        """Train one step on this rank's rows of ``parts_per_step`` batches, then advance the position past them."""
         config, state = self.config, self.state
         dtype = torch.float64 if config.dtype == "float64" else torch.float32
         reals = [normalise(batch.images, dtype) for batch in batches]

@@ -71,6 +71,26 @@ def test_ranks_and_workers_do_not_change_the_stream(dataset: ShardDataset, ranks
         assert sum((part.keys for part in row), ()) == whole.keys[rows]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("parts", [3, 12])
+def test_parts_of_a_batch_are_shared_by_the_ranks(dataset: ShardDataset, parts: int, workers: int) -> None:
+    """So that each holds the same images on any number of ranks."""
+    size, start, count, shares = 24, 31, 3 * parts, []
+    for rank in range(2):
+        stream = batches(dataset, position=start, batch_size=size, parts=parts, rank=rank, ranks=2, workers=workers)
+        with closing(stream):
+            shares.append(take(stream, count))
+    for number, row in enumerate(zip(*shares, strict=True)):
+        whole = dataset.__getitems__(range(start + number * size // parts, start + (number + 1) * size // parts))
+        assert torch.equal(torch.cat([share.images for share in row]), whole.images)
+        assert row[0].position == whole.position
+
+
+def test_more_parts_than_a_socket_holds_requests(dataset: ShardDataset) -> None:
+    with closing(batches(dataset, position=0, batch_size=4096, parts=4096, workers=1)) as stream:
+        assert [part.position for part in take(stream, 3)] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_numbers_beside_the_images_do_not_depend_on_ranks_and_workers(
@@ -141,7 +161,7 @@ def test_every_start_gives_the_tail(
 
 @pytest.mark.parametrize(("batch_size", "ranks"), [(10, 3), (0, 1), (-4, 2), (1, 2)])
 def test_a_batch_that_does_not_divide_is_refused(dataset: ShardDataset, batch_size: int, ranks: int) -> None:
-    with pytest.raises(ValueError, match=f"a batch of {batch_size} does not divide among {ranks} ranks"):
+    with pytest.raises(ValueError, match=f"a batch of {batch_size} does not divide into 1 parts for .* {ranks} ranks"):
         next(batches(dataset, position=0, batch_size=batch_size, ranks=ranks))
 
 

@@ -83,6 +83,11 @@ def labelled(config: Config, number: int) -> list[torch.Tensor]:
     return [torch.tensor([image * image % CLASSES for image in images])] if config.model.conditional else []
 
 
+def in_parts(config: Config, batches: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Each batch in its parts, as a step takes them."""
+    return [part for batch in batches for part in batch.chunk(config.accumulate)]
+
+
 def weights(network: nn.Module) -> list[torch.Tensor]:
     return [value.detach().clone() for value in network.state_dict().values()]
 
@@ -240,7 +245,8 @@ def test_both_networks_get_the_classes_of_the_real_images(loss: Loss, accumulate
     state.generator.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[1]))
     state.discriminator.register_forward_pre_hook(lambda _, inputs: judged.append(inputs[1]))
     labels = [labelled(config, number)[0] for number in range(2)]
-    step([reals(0), reals(1)], [noise(0), noise(1)], [], labels, report=False)
+    batches = ([reals(0), reals(1)], [noise(0), noise(1)], [], labels)
+    step(*[in_parts(config, column) for column in batches], report=False)
     first, second = (batch.chunk(accumulate) for batch in labels)
     again = second if accumulate > 1 else ()  # the generator's step draws the parts anew
     uses = 2 if loss == "relativistic" else 1
@@ -316,7 +322,7 @@ def test_accumulation_changes_nothing_but_rounding(loss: Loss, accumulate: int) 
             pair = (number, number + 1)
             batches = [[batch(n, torch.float64) for n in pair] for batch in (reals, noise)]
             batches += [[draw(config, n)[0] for n in pair] for draw in (drawn, labelled)]
-            rows.append(step(*batches, report=True))
+            rows.append(step(*[in_parts(step.config, column) for column in batches], report=True))
             state.step, state.position = state.step + 1, state.position + 2 * BATCH
         found.append((rows, state.tensors()))
     torch.testing.assert_close(*found, rtol=0, atol=1e-10)

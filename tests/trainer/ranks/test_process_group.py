@@ -23,6 +23,7 @@ from tests.trainer.gan.test_step import (
     conditional,
     create,
     drawn,
+    in_parts,
     labelled,
     manifest,
     noise,
@@ -42,21 +43,31 @@ RUNS = {
     "float64": small(dtype="float64"),
     "coarse and conditional": replace(conditional(COARSE), dtype="float64"),
     "residual": replace(COARSE, dtype="float64", model=replace(COARSE.model, kind="residual")),
+    "residual and conditional": replace(
+        conditional(COARSE), dtype="float64", model=replace(COARSE.model, kind="residual", conditional=True)
+    ),
+    "batch norm in parts": replace(conditional(small(dtype="float64", d_steps=2)), accumulate=4),
     **{
         f"{parts} parts": penalised(dtype="float64", d_steps=2, augment=COARSE.augment, accumulate=parts)
         for parts in (2, 4)
     },
 }
-"""Runs in float64 by their names: the first of ``STEPS`` steps, the others of half. One rank takes whole batches."""
+"""Runs in float64 by their names: the first of ``STEPS`` steps, the others of half. One rank takes whole batches, but
+with BatchNorm, which normalises each part alone, the same parts."""
 HALVES = (small(), conditional(penalised(every=1)))
 EXCHANGES = ((1, 1), (3, 2))  # updates of the discriminator in a step, and parts of a batch
 COMPARED = ("loss/d", "penalty/r1", "penalty/r2")
 
 
 def rows(batch: torch.Tensor) -> torch.Tensor:
-    """This rank's rows."""
+    """This rank's rows of a batch, or of a part of one."""
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     return batch[rank * len(batch) // ranks : (rank + 1) * len(batch) // ranks]
+
+
+def shares(config: Config, batches: list[torch.Tensor]) -> list[torch.Tensor]:
+    """This rank's rows of each part of the batches."""
+    return [rows(part) for part in in_parts(config, batches)]
 
 
 def join(config: Config) -> tuple[Any, State, Step]:
@@ -77,10 +88,10 @@ def train(state: State, step: Step, steps: int, dtype: torch.dtype) -> tuple[lis
     """Losses, scores and gradient norms of each step, and every tensor at the end."""
     figures = []
     for number in range(steps):
-        parts = range(number * (k := step.config.d_steps), (number + 1) * k)
-        batches = [[rows(batch(part, dtype)) for part in parts] for batch in (reals, noise)]
-        more = [[rows(values) for part in parts for values in draw(step.config, part)] for draw in (drawn, labelled)]
-        metrics = step(*batches, *more, report=True)
+        numbers = range(number * (k := step.config.d_steps), (number + 1) * k)
+        batches = [[batch(n, dtype) for n in numbers] for batch in (reals, noise)]
+        batches += [[values for n in numbers for values in draw(step.config, n)] for draw in (drawn, labelled)]
+        metrics = step(*[shares(step.config, column) for column in batches], report=True)
         figures.append([mean(metrics[name]) for name in sorted(metrics)])
         state.step += 1
         state.position += BATCH * k
@@ -207,7 +218,8 @@ def results(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 @functools.cache
 def one_rank(name: str) -> tuple[list[list[float]], dict[str, Tensors]]:
-    return train(*create(replace(RUNS[name], accumulate=1)), STEPS if name == "float64" else STEPS // 2, torch.float64)
+    config = RUNS[name] if name == "batch norm in parts" else replace(RUNS[name], accumulate=1)
+    return train(*create(config), STEPS if name == "float64" else STEPS // 2, torch.float64)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -271,7 +283,7 @@ def test_a_bit_that_drifts_is_noticed_and_named(results: list[dict[str, Any]]) -
 
 def count(d_steps: int, accumulate: int) -> tuple[list[str], list[int]]:
     """The exchanges of gradients in three iterations, in their order, and their sizes."""
-    step = join(replace(small(d_steps=d_steps), accumulate=accumulate))[2]
+    step = join(config := replace(small(d_steps=d_steps), accumulate=accumulate))[2]
     calls: list[str] = []
     sizes: list[int] = []
 
@@ -286,8 +298,8 @@ def count(d_steps: int, accumulate: int) -> tuple[list[str], list[int]]:
         assert isinstance(network, DistributedDataParallel)
         network.register_comm_hook(name, hook)
     for number in range(3):
-        parts = range(number * d_steps, (number + 1) * d_steps)
-        step([rows(reals(n)) for n in parts], [rows(noise(n)) for n in parts], report=False)
+        numbers = range(number * d_steps, (number + 1) * d_steps)
+        step(*[shares(config, [batch(n) for n in numbers]) for batch in (reals, noise)], report=False)
     return calls, sizes
 
 

@@ -21,6 +21,7 @@ from tests.trainer.gan.test_step import (
     conditional,
     create,
     drawn,
+    in_parts,
     labelled,
     noise,
     penalised,
@@ -51,7 +52,7 @@ def most_allocated(config: Config) -> int:
         for _ in range(2):
             batches = [[batch(n, dtype) for n in range(config.d_steps)] for batch in (reals, noise)]
             more = [[values for _ in range(config.d_steps) for values in of(config, 0)] for of in (drawn, labelled)]
-            step(*batches, *more, report=True)
+            step(*[in_parts(config, column) for column in (*batches, *more)], report=True)
     events: Any = recorded.profiler
     changes = [event for event in events.kineto_results.events() if event.name() == "[memory]"]
     now = most = 0

@@ -5,7 +5,7 @@ edge beside the neck. The figure is the total variation distance of the shares, 
 they have no hue in common. A generator that paints all backgrounds grey has lost what its data vary in, although its
 faces may look good.
 
-Example: uv run python -m benchmarks.hues --runs runs/faces runs/other
+Example: uv run python -m benchmarks.hues --runs runs/ablation-faces/runs/*-seed0 --images 15360
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from benchmarks.measure import cli
 from shards.common.errors import InputError
 from trainer.data import open_images
 from trainer.evaluate.evaluation import generated, real
-from trainer.folder.load_run import load_run
+from trainer.folder.checkpoint import checkpoints
+from trainer.folder.load_run import LoadedRun, load_run
+from trainer.folder.run_folder import RunFolder
 
 HUES = ("red", "yellow", "green", "cyan", "blue", "magenta", "grey")
 FIRST = -30  # degrees where the sector of red begins; 0 is its middle
@@ -41,6 +43,9 @@ class Arguments(cli.Arguments):
 
     runs: tuple[Path, ...] = (Path("runs/faces"),)
     """Folders of runs on drawn faces at 64x64."""
+    images: int | None = None
+    """Real images after which each run is measured, to compare runs of other batches or lengths; by default its newest
+    checkpoint. A study has checkpoints at equal images and at equal time."""
     samples: int = 2048
     """Generated images, and at most as many real ones."""
 
@@ -61,11 +66,21 @@ def total_variation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).sum() / 2)
 
 
+def load_run_after(images: int, folder: Path) -> LoadedRun:
+    """The run in ``folder`` from its checkpoint after so many ``images``; raises ``InputError`` if it has none."""
+    runs = [load_run(folder, path) for path in checkpoints(RunFolder(folder).checkpoints)]
+    for run in runs:
+        if run.position == images:
+            return run
+    known = ", ".join(f"{run.position:,}" for run in runs) or "none"
+    raise InputError(f"{folder} has no checkpoint after {images:,} images. It has checkpoints after {known}.")
+
+
 def benchmark(arguments: Arguments) -> None:
     """Prints the shares of hues of each run and of its data; raises ``InputError`` for images of another kind."""
     figures = {}
     for folder in arguments.runs:
-        run = load_run(folder)
+        run = load_run(folder) if arguments.images is None else load_run_after(arguments.images, folder)
         if run.shape != (3, 64):
             channels, side = run.shape
             raise InputError(f"{folder} has images of {side} px in {channels} channels, not drawn faces at 64 px.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.hues import HUES, Arguments, benchmark, hue_shares, total_variation
+from benchmarks.hues import HUES, Arguments, benchmark, hue_shares, load_run_after, total_variation
 from shards.common.errors import InputError
 from shards.sources.faces import sample_face
 from shards.sources.portrait import draw_face
@@ -31,6 +31,13 @@ def test_the_colours_of_drawn_faces_are_recognised() -> None:
 def test_a_run_of_other_images_is_refused() -> None:
     with pytest.raises(InputError, match="images of 32 px in 1 channels, not drawn faces at 64 px"):
         benchmark(Arguments(runs=(ROOT / "tests" / "fixtures" / "version-0.1" / "run",)))
+
+
+def test_a_run_is_measured_after_the_images_asked_for() -> None:
+    folder = ROOT / "tests" / "fixtures" / "version-0.1" / "run"
+    assert load_run_after(12, folder).step == 3
+    with pytest.raises(InputError, match=r"no checkpoint after 1,000 images\. It has checkpoints after 12\."):
+        benchmark(Arguments(runs=(folder,), images=1000))
 
 
 def test_total_variation_is_0_for_equal_shares_and_1_for_disjoint_ones() -> None:

@@ -41,14 +41,13 @@ class Shardgan:
         self.average(len(images))
 
     def prepare(self, images: torch.Tensor) -> tuple[list[torch.Tensor], ...]:
-        """Returns normalised images, latents and numbers, each in a list by discriminator step."""
-        count, batches = len(images), range(self.config.d_steps)
-        reals = [normalise(images, torch.float32) for _ in batches]
-        noise = [self._noise[:count].to(self.device, non_blocking=True) for _ in batches]
+        """Returns normalised images, latents and numbers, each in a list by discriminator step and part of its batch."""
+        parts = images.chunk(self.config.accumulate) * self.config.d_steps
+        reals = [normalise(part, torch.float32) for part in parts]
+        noise = [self._noise[: len(part)].to(self.device, non_blocking=True) for part in parts]
         if not self.config.augment.names:
             return reals, noise
-        first = self.state.position
-        return reals, noise, [draw(0, first + count * batch, count).to(self.device) for batch in batches]
+        return reals, noise, [draw(0, self.state.position, len(part)).to(self.device) for part in parts]
 
     def average(self, batch: int) -> None:
         """Updates step, position and moving average, as a run does after a step on batches of ``batch`` images."""

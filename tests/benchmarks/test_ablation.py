@@ -94,8 +94,9 @@ def test_times_give_the_images_of_equal_time_and_belong_to_their_settings(
         speed.with_equal_time(plan, (TWO,), RECIPE)
 
 
-def test_a_step_with_two_updates_of_d_is_timed_with_two_batches() -> None:
-    config = parse(["tutorial", *SMALL, *TWO.flags, "--augment.policy", "color"])[1]
+@pytest.mark.parametrize("accumulate", ["1", "2"])
+def test_a_step_with_two_updates_of_d_is_timed_with_two_batches(accumulate: str) -> None:
+    config = parse(["tutorial", *SMALL, *TWO.flags, "--augment.policy", "color", "--accumulate", accumulate])[1]
     step = create(config, Accelerator(cpu=True))
     step(torch.zeros(8, 64, 64, 3, dtype=torch.uint8))
     counts = [

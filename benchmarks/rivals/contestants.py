@@ -41,7 +41,7 @@ class Shardgan:
         self.average(len(images))
 
     def prepare(self, images: torch.Tensor) -> tuple[list[torch.Tensor], ...]:
-        """Returns normalised images, latents and numbers, each in a list by discriminator step and part of its batch."""
+        """Returns normalised images, latents and numbers, each in a list by step of D and part of its batch."""
         parts = images.chunk(self.config.accumulate) * self.config.d_steps
         reals = [normalise(part, torch.float32) for part in parts]
         noise = [self._noise[: len(part)].to(self.device, non_blocking=True) for part in parts]

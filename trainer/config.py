@@ -30,7 +30,7 @@ LEAST = {"batch_size": 1, "accumulate": 1, "steps": 1, "d_steps": 1, "data.worke
 """Smallest values of fields by their dotted names."""
 BELOW = {"optim.lr_g": math.inf, "optim.lr_d": math.inf, "optim.beta1": 1.0, "optim.beta2": 1.0,
          "penalty.r1": math.inf, "penalty.r2": math.inf, "schedule.lr_g": math.inf, "schedule.lr_d": math.inf,
-         "schedule.beta1": 1.0, "schedule.beta2": 1.0, "schedule.r1": math.inf, "schedule.r2": math.inf}  # fmt: skip
+         "schedule.beta2": 1.0, "schedule.r1": math.inf, "schedule.r2": math.inf}  # fmt: skip
 """Upper bounds, exclusive, of fields that must be at least 0."""
 MIN_SAMPLES = 100  # images of an evaluation; fewer say nothing
 Switch = Annotated[

@@ -36,7 +36,7 @@ class Penalty:
     """Weight of R2, the same at generated images. The relativistic loss needs both to converge (arXiv 2501.05441)."""
     every: int = 1
     """Steps from one with penalties to the next. Their weight is multiplied by it, so that the mean is the same. Steps
-    without them take about two thirds of the time (lazy regularisation, arXiv 1912.04958)."""
+    without them take less time (lazy regularisation, arXiv 1912.04958)."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,11 @@ class Augment:
 
     policy: str = "none"
     """Comma-separated, out of color (brightness, saturation, contrast), translation (up to an eighth) and cutout (a
-    square of half the size). The discriminator sees no image as it is, so it learns less of a small data set by heart;
-    with many images, it only learns more slowly."""
+    square of half the size). The discriminator hardly sees an image as it is, so it learns less of a small data set by
+    heart; with many images, it only learns more slowly."""
     probability: float = 1.0
-    """Probability of each augmentation of an image. Below about 0.8, the generator does not learn to augment."""
+    """Probability of each augmentation of an image; 1 in DiffAugment. The lower it is, the less likely the generator
+    learns to augment (arXiv 2006.06676), and the more images the discriminator sees as they are."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,8 +75,6 @@ class Schedule:
     """Last value of --optim.lr-g. Smaller steps at the end let the images settle; R3GAN lowers it to a quarter."""
     lr_d: float | None = None
     """Last value of --optim.lr-d."""
-    beta1: float | None = None
-    """Last value of --optim.beta1."""
     beta2: float | None = None
     """Last value of --optim.beta2. Early gradients say little of later ones, so R3GAN goes from 0.9 to 0.99."""
     r1: float | None = None
@@ -103,7 +102,5 @@ class Schedule:
             raise InputError("--schedule.ema-images needs an average from the start: --ema-images must be at least 1.")
         if "augment" in changed and not augmented:
             raise InputError("--schedule.augment needs --augment.policy, such as color,translation,cutout.")
-        if cuda_graphs and changed.keys() & {"beta1", "beta2"}:
-            raise InputError(
-                "--schedule.beta1 and --schedule.beta2 have no effect on a CUDA graph. Omit --cuda-graphs."
-            )
+        if cuda_graphs and "beta2" in changed:
+            raise InputError("--schedule.beta2 has no effect on a CUDA graph. Omit --cuda-graphs.")

@@ -29,8 +29,8 @@ IDENTITY = {
     "data.flip", "model.kind", "model.conditional", "model.z_dim", "model.features_g", "model.features_d",
     "model.norm_d", "model.coarse_d", "model.upsampling", "model.bn_init_mean", "optim.lr_g", "optim.lr_d",
     "optim.beta1", "optim.beta2", "penalty.r1", "penalty.r2", "penalty.every", "augment.policy", "augment.probability",
-    "schedule.augment", "schedule.images", "schedule.lr_g", "schedule.lr_d", "schedule.beta1", "schedule.beta2",
-    "schedule.r1", "schedule.r2", "schedule.ema_images", "seed", "loss", "d_steps", "ema_images", "dtype",
+    "schedule.augment", "schedule.images", "schedule.lr_g", "schedule.lr_d", "schedule.beta2", "schedule.r1",
+    "schedule.r2", "schedule.ema_images", "seed", "loss", "d_steps", "ema_images", "dtype",
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from trainer.recipe import Augment, Penalty, Schedule
         ({"schedule": Schedule(images=1, beta2=1.0)}, r"^--schedule\.beta2 is 1.0; .* less than 1"),
         ({"schedule": Schedule(images=1, ema_images=0)}, r"^--schedule\.ema-images is 0; it must be at least 1"),
         ({"schedule": Schedule(images=1, ema_images=9), "ema_images": 0}, r"^--schedule\.ema-images needs an average"),
-        ({"schedule": Schedule(images=1, beta1=0.1), "cuda_graphs": True}, r"CUDA graph"),
+        ({"schedule": Schedule(images=1, beta2=0.1), "cuda_graphs": True}, r"CUDA graph"),
         ({"schedule": Schedule(images=1, augment=0.5)}, r"^--schedule\.augment needs --augment\.policy"),
         ({"schedule": Schedule(images=1, augment=2.0), "augment": Augment("cutout")}, r"^--schedule\.augment is 2.0"),
         ({"augment": Augment("cutout", 1.1)}, r"^--augment\.probability is 1.1; it must be a share from 0 to 1"),

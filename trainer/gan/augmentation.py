@@ -1,7 +1,8 @@
 """Differentiable augmentation of what the discriminator sees (DiffAugment, Zhao et al., arXiv 2006.10738).
 
-Real and generated images are augmented alike, and the generator learns through the augmentation, so that a small data
-set is not learnt by heart and augmented images are not learnt either. All of it is a function of (seed, position).
+Real and generated images are augmented alike, so that the discriminator learns less of a small data set by heart. It
+sees the generator's images after the augmentation only, and the generator gets its gradient through it: images that
+are augmented already would be augmented twice. All of it is a function of (seed, position).
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ class Settings:
 
     lr_g: float
     lr_d: float
-    beta1: float
     beta2: float
     r1: float
     r2: float
@@ -25,9 +24,8 @@ class Settings:
 def settings(config: Config, position: int) -> Settings:
     """The settings of ``config`` after ``position`` real images."""
     optim, penalty = config.optim, config.penalty
-    start = {"lr_g": optim.lr_g, "lr_d": optim.lr_d, "beta1": optim.beta1, "beta2": optim.beta2,
-             "r1": penalty.r1, "r2": penalty.r2, "ema_images": config.ema_images,
-             "augment": config.augment.probability}  # fmt: skip
+    start = {"lr_g": optim.lr_g, "lr_d": optim.lr_d, "beta2": optim.beta2, "r1": penalty.r1,
+             "r2": penalty.r2, "ema_images": config.ema_images, "augment": config.augment.probability}  # fmt: skip
     images, ends = config.schedule.images, config.schedule.ends()
     return Settings(**start | {name: cosine(start[name], end, position, images) for name, end in ends.items()})
 

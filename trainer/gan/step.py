@@ -80,8 +80,9 @@ class Step:
         if new == self._settings:
             return
         self._settings = new
-        state.generator_optim.tune(new.lr_g, (new.beta1, new.beta2))
-        state.discriminator_optim.tune(new.lr_d, (new.beta1, new.beta2))
+        betas = (self.config.optim.beta1, new.beta2)
+        state.generator_optim.tune(new.lr_g, betas)
+        state.discriminator_optim.tune(new.lr_d, betas)
         self._augmented.fill_(new.augment)
         for name, gamma in self._gammas.items():
             gamma.fill_(getattr(new, name))

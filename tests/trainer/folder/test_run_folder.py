@@ -131,6 +131,18 @@ def test_another_config_is_refused_with_every_difference(tmp_path: Path) -> None
     folder.check(Config(batch_size=7, steps=9))
 
 
+def test_a_setting_that_only_an_earlier_version_had_matters_if_it_was_set(tmp_path: Path) -> None:
+    """Such as the last value of beta1, which runs without it recorded too."""
+    folder, path = claim(tmp_path, Config()), tmp_path / "config.yaml"
+    text = path.read_text()
+    path.write_text(f"{text}schedule.beta1: null\n")
+    folder.check(Config())
+    assert folder.read_config() == Config()
+    path.write_text(f"{text}schedule.beta1: 0.5\n")
+    with pytest.raises(InputError, match=r"schedule\.beta1: 0\.5 -> None"):
+        folder.check(Config())
+
+
 @pytest.mark.parametrize("damage", ["", "[1, 2]", "text", "a: [", "\x00"])
 def test_a_config_that_is_none_is_an_error(tmp_path: Path, damage: str) -> None:
     (tmp_path / "config.yaml").write_text(damage)

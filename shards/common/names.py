@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 JUNK = frozenset({"__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "system volume information",
@@ -16,6 +16,9 @@ JUNK = frozenset({"__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif",
               ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif")  # fmt: skip
 """Of images that are read."""
+
+LISTED = 20
+"""Names that a message lists."""
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -41,6 +44,12 @@ def printable(name: str) -> str:
     that are not UTF-8, which Python holds as surrogates: ``caf\xe9`` of a Latin-1 system.
     """
     return _UNPRINTABLE.sub(_escape, name)
+
+
+def list_names(names: Sequence[str]) -> str:
+    """The first of ``names``, for a message, and how many more there are."""
+    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return ", ".join(map(printable, names[:LISTED])) + more
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -59,6 +59,12 @@ class ShardDataset(Dataset[Batch]):
         return self.manifest.classes if self.reader.with_labels else ()
 
     @cached_property
+    def empty_classes(self) -> tuple[str, ...]:
+        """Those that have no image, such as one of few images in a small part of a data set."""
+        counts = np.bincount(self.reader.labels, minlength=len(self.classes)) if self.classes else ()
+        return tuple(name for name, count in zip(self.classes, counts, strict=True) if not count)
+
+    @cached_property
     def labels_digest(self) -> str:
         """What tells labels and names from others, hex; empty without the option ``labels``."""
         return digest_labels(self.classes, self.reader.labels) if self.reader.with_labels else ""

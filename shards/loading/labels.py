@@ -52,9 +52,16 @@ def digest_labels(classes: tuple[str, ...], labels: np.ndarray) -> str:
     return xxhash.xxh3_64_hexdigest(json.dumps(classes).encode() + labels.tobytes())
 
 
-def class_names(manifest: Manifest, labels: np.ndarray) -> tuple[str, ...]:
-    """The name of each class, by its number; the number itself if the manifest, as of other tools' tars, has none."""
-    return manifest.classes or tuple(map(str, range(int(labels.max()) + 1)))
+def number_classes(manifest: Manifest, labels: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """The names of the classes, and ``labels`` as their places among them.
+
+    If the manifest has no names, as that of other tools' tars, a class is called by its number. Such numbers may have
+    gaps, as those of a part of ImageNet; only those that occur are classes.
+    """
+    if manifest.classes:
+        return manifest.classes, labels
+    numbers, places = np.unique(labels, return_inverse=True)
+    return tuple(map(str, numbers.tolist())), places.astype(LABEL)
 
 
 def _read_all(location: Location, index: np.ndarray) -> bytes:

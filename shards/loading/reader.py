@@ -16,7 +16,7 @@ from shards.common.errors import InputError
 from shards.format.codec import DECODERS
 from shards.format.index import member_key
 from shards.format.manifest import Manifest
-from shards.loading.labels import class_names, open_labels
+from shards.loading.labels import number_classes, open_labels
 from shards.order.order import Order, flips
 from shards.storage.local import LocalStorage
 from shards.storage.locate import CacheOptions, locate
@@ -85,13 +85,18 @@ class Reader:
         if not self.location.index_is_intact():
             raise InputError(f"{self.location.index} does not belong to this manifest. Build the data set again.")
         self._storage.check()
-        self.with_labels = options.get("labels", False)
+        self.with_labels, self.renumbered = options.get("labels", False), False
         if self.with_labels:
-            self.manifest = replace(self.manifest, classes=class_names(self.manifest, self.labels))
+            stored = self.labels
+            names, self.labels = number_classes(self.manifest, stored)
+            self.renumbered = not np.array_equal(self.labels, stored)
+            self.manifest = replace(self.manifest, classes=names)
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """The class of each sample in the order of the index; see :func:`shards.loading.labels.open_labels`."""
+        """The class of each sample in the order of the index; see :func:`shards.loading.labels.open_labels`. With the
+        option ``labels``, the place of the class in ``manifest.classes``.
+        """
         return open_labels(self.location, self._index, self._cache)
 
     def labels_at(self, start: int, count: int) -> np.ndarray:

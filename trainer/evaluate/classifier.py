@@ -66,7 +66,9 @@ def name_classifier(dataset: ShardDataset) -> str:
     """What the classifier of ``dataset`` is kept as: another architecture or training has another name."""
     with torch.device("meta"):
         layers = str(Classifier(dataset.manifest.channels, 1))
-    key = (dataset.manifest.digest, layers, TRAINED_ON, EPOCHS, BATCH, RATE)
+    key: tuple[object, ...] = (dataset.manifest.digest, layers, TRAINED_ON, EPOCHS, BATCH, RATE)
+    if dataset.reader.renumbered:
+        key += dataset.classes
     return f"classifier-{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}"
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from shards.common.errors import InputError
+from shards.common.names import list_names
 from shards.common.progress import Advance
 from shards.loading.dataset import ShardDataset
 from shards.storage.cache import BlockCache
@@ -221,6 +222,6 @@ def check_reals(dataset: ShardDataset, shape: tuple[int, int], classes: tuple[st
         )
     if dataset.classes != classes:
         raise InputError(
-            f"The classes of the real images are {', '.join(dataset.classes)}; the run makes images of "
-            f"{', '.join(classes)}. Give shards with these classes as --shards."
+            f"The classes of the real images are {list_names(dataset.classes)}; the run makes images of "
+            f"{list_names(classes)}. Give shards with these classes as --shards."
         )

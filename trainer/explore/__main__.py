@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from tyro.conf import Positional, UseAppendAction, arg
 
 from shards.common.errors import InputError
+from shards.common.names import list_names
 from trainer.cli import check_free, conclude, parse_command
-from trainer.explore.numbers import choose_class, list_names, read_numbers, read_terms
+from trainer.explore.numbers import choose_class, read_numbers, read_terms
 
 if TYPE_CHECKING:
     from trainer.explore.gallery import Gallery, Picture

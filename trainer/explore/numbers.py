@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from shards.common.errors import InputError
-from shards.common.names import printable
+from shards.common.names import list_names
 
 Term: TypeAlias = tuple[str, tuple[int, ...]]
 """A concept of a sum: ``+`` or ``-``, and the numbers of samples that have something in common."""
-SHOWN = 20  # classes that a message names
 
 
 def read_numbers(text: str, count: int, flag: str) -> tuple[int, ...]:
@@ -51,9 +50,3 @@ def choose_class(classes: Sequence[str], name: str | None) -> int | None:
     if not classes:
         raise InputError(f"--class {name}: the run is not class-conditional, see trainer/run.py --model.conditional.")
     raise InputError(f"--class {name}: there is no such class. The run has {list_names(classes)}.")
-
-
-def list_names(classes: Sequence[str]) -> str:
-    """The names of classes, for a message."""
-    more = f" and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""
-    return ", ".join(map(printable, classes[:SHOWN])) + more

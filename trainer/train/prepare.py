@@ -10,6 +10,7 @@ from typing import Any
 
 from shards.building.build import build
 from shards.common.errors import InputError
+from shards.common.names import list_names
 from shards.common.urls import redact
 from shards.format.manifest import MANIFEST, Manifest, Shard
 from shards.loading.dataset import ShardDataset
@@ -152,7 +153,7 @@ def _check_labels(config: Config, metadata: dict[str, Any], dataset: ShardDatase
     if metadata.get("labels", "") in ("", dataset.labels_digest):
         return
     before, now = metadata["networks"]["classes"], [*dataset.classes]
-    what = "other labels than" if now == before else f"the classes {', '.join(now)}, but had {', '.join(before)}"
+    what = "other labels than" if now == before else f"the classes {list_names(now)}, but had {list_names(before)}"
     raise InputError(
         f"{redact(config.data.shards)} has {what} when the run in {config.out} was started. Give the old data, or "
         "another --out for a new run."
@@ -179,6 +180,11 @@ def _open_data(config: Config, metadata: dict[str, Any]) -> ShardDataset:
     manifest, shown = dataset.manifest, redact(config.data.shards)
     if len(dataset.classes) == 1:
         raise InputError(f"All images in {shown} are of one class. Train without --model.conditional.")
+    if dataset.empty_classes and not metadata:
+        raise InputError(
+            f"{shown} has no image of the class{'es' * (len(dataset.empty_classes) > 1)} "
+            f"{list_names(dataset.empty_classes)}, which would never be trained. Build it with more images, or without."
+        )
     if manifest.size not in SIZES:
         raise InputError(
             f"The images in {shown} are {manifest.size} pixels wide; networks exist for "

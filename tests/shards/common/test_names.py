@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shards.common.names import is_below_junk, is_junk, printable
+from shards.common.names import LISTED, is_below_junk, is_junk, list_names, printable
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,11 @@ from shards.common.names import is_below_junk, is_junk, printable
 def test_printable(name: str, text: str) -> None:
     assert printable(name) == printable(text) == text
     text.encode()
+
+
+def test_a_list_of_names_is_short_and_printable() -> None:
+    assert list_names(["a\n", "b"]) == r"a\n, b"
+    assert list_names([*map(str, range(LISTED + 1_000))]).endswith(f", {LISTED - 1} and 1,000 more")
 
 
 def test_junk() -> None:

@@ -103,6 +103,21 @@ def test_classes_without_names_are_called_by_their_numbers(tmp_path: Path, cache
     assert ShardDataset(tmp_path / "index", labels=True, cache=cache).classes == ("0", "1", "2")
 
 
+def test_numbers_with_gaps_are_no_classes_without_images(tmp_path: Path, cache: CacheOptions) -> None:
+    """As those of a part of ImageNet. A label is then the place of its class, also in a worker process."""
+    make_shards(tmp_path / "shards", samples=3)
+    for sample, label in enumerate((b"701", b"0", b"217")):
+        relabel(tmp_path / "shards", sample, label)
+    index_tars(str(tmp_path / "shards"), tmp_path / "index")
+    dataset = ShardDataset(tmp_path / "index", labels=True, cache=cache)
+    assert dataset.classes == ("0", "217", "701") and not dataset.empty_classes
+    with closing(batches(dataset, position=0, batch_size=3, workers=1)) as stream:
+        batch = next(stream)
+    assert batch.labels is not None
+    assert dict(zip(numbers(batch.images), batch.labels.tolist(), strict=True)) == {0: 2, 1: 0, 2: 1}
+    assert sorted(ShardDataset(tmp_path / "index", cache=cache).reader.labels_at(0, 3).tolist()) == [0, 217, 701]
+
+
 @pytest.mark.parametrize(
     ("label", "problem"),
     [

@@ -9,10 +9,13 @@ import torch
 
 from shards.building.build import build
 from shards.building.recipe import Options
+from shards.check.index_tars import index_tars
 from shards.common.errors import InputError
 from shards.loading.dataset import ShardDataset
 from shards.sources.mnist import Mnist
 from shards.storage.cache import BlockCache
+from shards.storage.locate import CacheOptions
+from tests.shards.loading.test_labels import relabel
 from tests.support.make import make_shards
 from trainer.evaluate import classifier
 from trainer.evaluate.classifier import WIDTH, load_classifier
@@ -63,6 +66,17 @@ def test_another_architecture_is_trained_once(
         monkeypatch.setattr(classifier, "WIDTH", width)
         assert load_classifier(digits, cache).features.out_features == width
     assert trained == [64, 32]
+
+
+def test_a_classifier_of_other_numbers_is_another(tmp_path: Path) -> None:
+    """A class-conditional run numbers the classes that occur, whatever numbers the tars hold."""
+    make_shards(tmp_path / "tars", samples=3)
+    relabel(tmp_path / "tars", 0, b"7")
+    index_tars(str(tmp_path / "tars"), tmp_path / "index")
+    cache = CacheOptions(tmp_path / "cache")
+    stored, renumbered = (ShardDataset(tmp_path / "index", labels=labels, cache=cache) for labels in (False, True))
+    assert renumbered.classes == ("1", "2", "7")
+    assert classifier.name_classifier(stored) != classifier.name_classifier(renumbered)
 
 
 def test_a_missing_class_is_seen(digits: ShardDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,6 +264,13 @@ def test_classes_need_a_label_for_each_image(faces32: Path, tmp_path: Path, fail
     make_shards(tmp_path / "one", samples=1)
     said = fails(*flags(tmp_path / "one", tmp_path / "run", *CONDITIONAL))
     assert "are of one class. Train without --model.conditional." in said and not (tmp_path / "run").exists()
+    relabel(tmp_path / "one", 0, b"5")
+    reindex(tmp_path / "one", read_manifest(tmp_path / "one"))
+    assert "are of one class." in fails(*flags(tmp_path / "one", tmp_path / "run", *CONDITIONAL))
+    make_shards(tmp_path / "three", samples=3)
+    reindex(tmp_path / "three", replace(read_manifest(tmp_path / "three"), classes=tuple("abcde")))
+    said = fails(*flags(tmp_path / "three", tmp_path / "run", *CONDITIONAL))
+    assert "three has no image of the classes d, e, which would never be trained." in said
     said = fails("--out", str(tmp_path / "run"), "--data.shards", "data/faces64", *CONDITIONAL)
     assert "--model.conditional needs " in said and not (tmp_path / "run").exists()
 

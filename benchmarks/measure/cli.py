@@ -15,6 +15,7 @@ import tyro
 
 from shards.common.command import read_words
 from shards.common.errors import InputError
+from shards.common.machine import processor_name
 from shards.common.processes import available_cores
 from trainer.cli import conclude
 
@@ -72,12 +73,4 @@ def describe_machine() -> str:
 
 def describe_hardware() -> str:
     """Cores and processor, which stay the same from day to day."""
-    return f"{available_cores()} cores of {_processor()}"
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return f"{available_cores()} cores of {processor_name()}"

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from shards.common.machine import describe_processor
 from trainer.config import Config
-from trainer.gan.kernels.choice import choose, describe_machine, measure
+from trainer.gan.kernels.choice import choose, measure
 from trainer.gan.state import State
 
 
@@ -38,3 +40,10 @@ def choose_products(
     broadcast_object_list(shared)
     choose(state.generator, state.discriminator, shared[0]["choice"])
     return shared[0]
+
+
+def describe_machine(rows: int) -> dict[str, Any]:
+    """What the times of a layer, and the last bits of its results, depend on: processor, threads, version and rows."""
+    found = {name: value for name, value in torch.cpu.get_capabilities().items() if value is not False}
+    threads = torch.get_num_threads()
+    return {"processor": describe_processor(), **found, "threads": threads, "torch": torch.__version__, "rows": rows}

@@ -18,7 +18,7 @@ from trainer.gan.kernels.nearest_convolution import NearestDoubling
 from trainer.gan.kernels.products import Pass, convolution_gradients, convolve, down, slope, up
 from trainer.gan.kernels.strided_convolution import Halving
 from trainer.gan.kernels.transposed_convolution import Doubling
-from trainer.gan.networks import Discriminator, Generator
+from trainer.gan.networks import Discriminator, Generator, has_batch_norm
 
 LARGEST = 16  # height and width of the smaller images of a layer; from 32x32, oneDNN is as fast as products or faster
 GAIN = 0.9  # a product is chosen if it takes less than this share of the convolution's time
@@ -65,14 +65,8 @@ class Shape:
         }
 
 
-def describe_machine(rows: int) -> dict[str, Any]:
-    """What the times of a layer, and the last bits of its results, depend on: processor, threads, version and rows."""
-    processor = {name: value for name, value in torch.cpu.get_capabilities().items() if value is not False}
-    return {**processor, "threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}
-
-
 def measure(generator: Generator, discriminator: Discriminator, size: int, channels: int, rows: int) -> Choice:
-    """The passes that are faster as products in bf16, with ``rows`` images (channels, size, size) at a time.
+    """The passes that are faster as products in bf16, for steps on ``rows`` images (channels, size, size).
 
     Takes as long as about five steps.
     """
@@ -95,15 +89,21 @@ def choose(generator: Generator, discriminator: Discriminator, choice: Mapping[s
 
 @torch.no_grad()
 def shapes(generator: Generator, discriminator: Discriminator, size: int, channels: int, rows: int) -> dict[str, Shape]:
-    """The layers of both networks that can be products, by name, as a batch of ``rows`` images sees them."""
+    """The layers of both networks that can be products, by name, as a step on ``rows`` images sees them.
+
+    Without BatchNorm, the discriminator gets real and generated images in one batch, so its layers see twice as many.
+    In the generator's step they see ``rows``, but compute no gradient of their weights.
+    """
     found, device = {}, next(generator.parameters()).device
+    judged = rows if has_batch_norm(discriminator) else 2 * rows
 
     def note(name: str) -> Callable[[Any, tuple[torch.Tensor]], None]:
         def hook(layer: Layer, inputs: tuple[torch.Tensor]) -> None:
             transposed, side = not isinstance(layer, Halving), inputs[0].shape[-1]
             ends = (layer.in_channels, layer.out_channels)
             wide, narrow = ends if transposed else ends[::-1]
-            found[name] = Shape(rows, wide, narrow, side if transposed else side // 2, transposed)
+            count, small_side = (rows, side) if transposed else (judged, side // 2)
+            found[name] = Shape(count, wide, narrow, small_side, transposed)
 
         return hook
 

@@ -33,7 +33,7 @@ TRAINER = {
     "folder": "config errors gan",
     "ranks": "config errors gan",
     "watch": "config folder",
-    "cli": "",
+    "cli": "errors",
     "hub": "config gan",
     "export": "cli folder gan hub",
     "evaluate": "cli config data folder gan samples status",

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 import shards.__main__
 import trainer.run
@@ -32,6 +34,21 @@ def make_page() -> int:
 
 def score() -> int:
     return conclude(lambda: represent(parse_command(Represent, "represent")))
+
+
+def test_a_lack_of_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """As is any error that the user can fix; another is a bug."""
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    for error in (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), MemoryError()):
+        assert conclude(partial(fail, error), lower="--samples") == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: There is not enough memory (") and said.count("\n") == 1
+        assert said.endswith("End other programs that use it, or lower --samples.\n")
+    with pytest.raises(RuntimeError, match="a bug"):
+        conclude(partial(fail, RuntimeError("a bug")))
 
 
 @pytest.mark.parametrize(

@@ -274,4 +274,4 @@ def draw(folder: RunFolder, by: Judge | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(conclude(lambda: evaluate(parse_command(Evaluate, "evaluate"))))
+    sys.exit(conclude(lambda: evaluate(parse_command(Evaluate, "evaluate")), lower="--samples"))

@@ -273,4 +273,4 @@ def explore(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(conclude(lambda: explore(sys.argv[1:])))
+    sys.exit(conclude(lambda: explore(sys.argv[1:]), lower="--count"))

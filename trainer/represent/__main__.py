@@ -101,4 +101,4 @@ def represent(options: Represent) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(conclude(lambda: represent(parse_command(Represent, "represent"))))
+    sys.exit(conclude(lambda: represent(parse_command(Represent, "represent")), lower="--train and --test"))

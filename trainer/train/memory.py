@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,16 +11,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from shards.common.errors import InputError
 from trainer.config import Config
 from trainer.gan.augmentation import draw
 from trainer.gan.optimizer import Adam, Tensors
 from trainer.gan.state import create_state
 from trainer.gan.step import Step
-
-REMEDY = "Lower --batch-size, --model.features-g or --model.features-d, or raise --accumulate"
-MESSAGES = ("out of memory", "DefaultCPUAllocator: ", "failed to allocate memory", "could not create a memory object")
-"""Of the errors in which PyTorch or oneDNN say that an allocation failed."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +64,17 @@ def estimate_memory(config: Config, size: int, channels: int, ranks: int = 1, cl
     return Memory(own, gradients, max(0, peak.most - gradients), rows)
 
 
+def advise(*, started: bool, parts: bool = True) -> str:
+    """What to do if there is not enough memory. A run that is ``started`` keeps its networks, and with BatchNorm the
+    number of parts of its batches, so that ``parts`` is false; its next start would refuse others.
+    """
+    if not started:
+        return "Raise --accumulate, or lower --batch-size, --model.features-g or --model.features-d"
+    if parts:
+        return "Raise --accumulate, or lower --batch-size; smaller networks need another --out"
+    return "Lower --batch-size; another --accumulate or smaller networks need another --out"
+
+
 class _Frozen(Adam):
     """Its kernel allocates nothing, and does not exist for tensors without values."""
 
@@ -106,18 +111,6 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         self.now += size
         self._alive[key] = weakref.ref(storage, free)
-
-
-def explain_allocation(error: Exception) -> Exception:
-    """An ``InputError`` with advice if ``error`` says that a device or the host is out of memory, else ``error``."""
-    if isinstance(error, InputError):  # has its own advice, such as a killed loader's
-        return error
-    text = str(error).partition("\n")[0]
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in text for words in MESSAGES):
-        size = re.search(r"tried to allocate ([0-9.]+ \w+)", text, re.IGNORECASE)
-        why = f"{size[1]} more were needed" if size else text[:200] or "in Python"
-        return InputError(f"There is not enough memory ({why}). {REMEDY}; --dry-run estimates it.")
-    return error
 
 
 def _storages(tree: object) -> Iterator[torch.UntypedStorage]:

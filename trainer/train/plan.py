@@ -75,7 +75,7 @@ def check_penalties(config: Config, manifest: Manifest, precision: str) -> None:
 def check_accumulation(config: Config, manifest: Manifest, metadata: Mapping[str, Any]) -> None:
     """Raise ``InputError`` if a run with BatchNorm, whose checkpoint stored ``metadata``, gets other parts."""
     before = metadata.get("accumulate", 1)
-    if metadata and before != config.accumulate and _has_batch_norm(config, manifest):
+    if metadata and before != config.accumulate and uses_batch_norm(config, manifest):
         raise InputError(
             f"--accumulate was {before} and is {config.accumulate}: BatchNorm normalises each part of a batch alone, "
             f"so it would be another run. Give --accumulate {before}, or another --out for a new run."
@@ -91,7 +91,7 @@ def _notes(config: Config, manifest: Manifest, launch: Launch) -> Iterator[str |
         yield "--cuda-graphs needs one GPU and has no effect here."
     if config.model.kind == "residual" and (config.loss != "relativistic" or {*config.penalties} != {"r1", "r2"}):
         yield "Residual networks may not converge without --loss relativistic, --penalty.r1 and --penalty.r2."
-    if config.accumulate > 1 and _has_batch_norm(config, manifest):
+    if config.accumulate > 1 and uses_batch_norm(config, manifest):
         part = config.batch_size // config.accumulate
         yield f"BatchNorm normalises each of the {config.accumulate} parts of {part} images alone (--accumulate)."
     if config.threads * launch.local_ranks > (cores := available_cores()):
@@ -109,7 +109,8 @@ def _parameters(config: Config, manifest: Manifest) -> tuple[int, int]:
     return g, d
 
 
-def _has_batch_norm(config: Config, manifest: Manifest) -> bool:
+def uses_batch_norm(config: Config, manifest: Manifest) -> bool:
+    """Whether one of the networks has BatchNorm."""
     return any(map(has_batch_norm, _create(config, manifest)))
 
 

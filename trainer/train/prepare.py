@@ -28,7 +28,7 @@ from trainer.ranks.device import check_device, device_memory, resolve_precision
 from trainer.ranks.launch import Launch, check_launch
 from trainer.train import plan
 from trainer.train.evaluation import feature_names, open_reals
-from trainer.train.memory import REMEDY, estimate_memory
+from trainer.train.memory import advise, estimate_memory
 from trainer.watch import tracker
 
 
@@ -103,7 +103,9 @@ def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> N
         lower = ", less in mixed precision" if precision != "no" else ""
         print(f"memory   {memory}{lower}", file=sys.stderr)
         if memory.total > (room := device_memory(launch)):
-            print(f"note     The device has {room / 1e9:.1f} GB. {REMEDY}.", file=sys.stderr)
+            parts = not resumed or not plan.uses_batch_norm(config, manifest)
+            advice = advise(started=folder.is_started(), parts=parts)
+            print(f"note     The device has {room / 1e9:.1f} GB. {advice}.", file=sys.stderr)
         print("\n".join(f"{name}: {value}" for name, value in flatten(config).items()))
 
 

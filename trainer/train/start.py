@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from shards.common.processes import available_cores
 from shards.common.urls import is_remote
 from trainer.config import Config
+from trainer.errors import explain_allocation
 from trainer.folder.background import CheckpointWriter
 from trainer.folder.journal import BadSampleLog, Journal, roll_back_folder
 from trainer.folder.known_scores import KnownScores
@@ -28,9 +29,10 @@ from trainer.ranks.peers import Peers
 from trainer.ranks.preemption import Preemption
 from trainer.ranks.process_group import StopVote, create_accelerator, describe_environment, wrap
 from trainer.ranks.rendezvous import LOST_CONNECTION, compare_ranks, explain_failure
+from trainer.train import plan
 from trainer.train.evaluation import create_evaluation
 from trainer.train.loop import train
-from trainer.train.memory import explain_allocation
+from trainer.train.memory import advise
 from trainer.train.outputs import Outputs
 from trainer.train.prepare import Prepared, dry_run, prepare
 from trainer.train.products import choose_products
@@ -68,12 +70,13 @@ def run(preset: str, config: Config, launch: Launch) -> None:
         return
     set_threads(launch, config.threads)
     set_kernels(tf32=config.tf32)
-    with _failure_recorded(folder, launch, prepared):
+    batch_norm = plan.uses_batch_norm(config, prepared.dataset.manifest)
+    with _failure_recorded(folder, launch, prepared, batch_norm):
         accelerator = create_accelerator(config, launch, prepared.precision)
         session = _open_session(config, folder, accelerator, prepared, launch)
     # Until the end, because a repeated signal would kill the process while it writes its status.
     with Preemption(folder.stop if main else None) as preemption:
-        _train(session, preemption, launch)
+        _train(session, preemption, launch, batch_norm)
         accelerator.wait_for_everyone()  # the first launcher to end ends the job, and rank 0 may still be writing
     accelerator.state.destroy_process_group()
 
@@ -135,13 +138,14 @@ def _restore_state(config: Config, accelerator: Accelerator, prepared: Prepared)
 
 @contextmanager
 def _failure_recorded(
-    folder: RunFolder, launch: Launch, reached: Prepared | State, outputs: Outputs | None = None
+    folder: RunFolder, launch: Launch, reached: Prepared | State, batch_norm: bool, outputs: Outputs | None = None
 ) -> Iterator[None]:
     """If the block fails, write its cause, and the step and position of ``reached``, to the main rank's status."""
     try:
         yield
     except Exception as error:
-        explained = explain_allocation(error)
+        advice = advise(started=True, parts=not (batch_norm and reached.step))
+        explained = explain_allocation(error, f"{advice}. --dry-run estimates it.")
         _record_failure(explained, folder, launch, reached, outputs)
         if explained is not error:
             raise explained from error
@@ -159,7 +163,7 @@ def _record_failure(
     return cause
 
 
-def _train(session: Session, preemption: Preemption, launch: Launch) -> None:
+def _train(session: Session, preemption: Preemption, launch: Launch, batch_norm: bool) -> None:
     """Train, and record how it ended."""
     state, outputs, main = session.state, session.outputs, session.accelerator.is_main_process
     folder, failed = outputs.folder, True
@@ -174,7 +178,8 @@ def _train(session: Session, preemption: Preemption, launch: Launch) -> None:
         writing.join(WRITING)  # a device that is stuck may hold up the writer too
 
     try:
-        with _failure_recorded(folder, launch, state, outputs), Peers(launch, on_lost, preemption.request) as peers:
+        recorded = _failure_recorded(folder, launch, state, batch_norm, outputs)
+        with recorded, Peers(launch, on_lost, preemption.request) as peers:
             if main:
                 outputs.write_status(state)
             if state.step == 0:

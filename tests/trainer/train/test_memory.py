@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +10,6 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from shards.common.errors import InputError
 from tests.support.launching import SMALL, status
 from tests.support.ranks import train_here
 from tests.trainer.gan.test_step import (
@@ -30,7 +28,7 @@ from tests.trainer.gan.test_step import (
 )
 from trainer.config import Config, Kind
 from trainer.gan.step import Step
-from trainer.train.memory import estimate_memory, explain_allocation
+from trainer.train.memory import estimate_memory
 
 MB = 10**6
 CONFIGS = {
@@ -82,39 +80,45 @@ def test_parts_and_ranks_share_the_activations() -> None:
     assert whole.state == parts.state == ranks.state
 
 
-def test_only_an_allocation_that_failed_is_explained() -> None:
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(2**50)
-    cuda = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
-    dnn = RuntimeError("could not create a memory object")
-    whys = (f"{4 * 2**50} bytes more were needed", "2.00 GiB more were needed", "in Python", str(dnn))
-    for error, why in zip((caught.value, cuda, MemoryError(), dnn), whys, strict=True):
-        explained = explain_allocation(error)
-        assert isinstance(explained, InputError)
-        assert re.fullmatch(r"There is not enough memory \((.+)\)\. .*--accumulate; --dry-run .*\.", str(explained))
-        assert f"({why})" in str(explained)
-    for other in (RuntimeError("shapes differ"), InputError("killed: out of memory? Fewer workers"), ValueError()):
-        assert explain_allocation(other) is other
-
-
-def test_a_training_that_gets_no_memory_ends_with_one_line(
-    faces32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "step", "flag", "refused"),
+    [
+        ("dcgan", 0, ("--accumulate", "2"), None),
+        ("dcgan", 2, ("--batch-size", "4"), ("--accumulate", "2")),
+        ("mlp", 2, ("--accumulate", "2"), ("--model.features-g", "2")),
+    ],
+)
+def test_a_training_that_gets_no_memory_ends_with_one_line_of_advice_that_helps(
+    faces32: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    step: int,
+    flag: tuple[str, str],
+    refused: tuple[str, str] | None,
 ) -> None:
-    """And keeps what it trained before."""
+    """And keeps what it trained before. What the run would refuse at its next start needs another folder."""
     update = Step.update
 
-    def take_all(step: Step, *batches: Any, report: bool) -> Any:
-        return torch.empty(2**50) if step.state.step == 2 else update(step, *batches, report=report)
+    def take_all(self: Step, *batches: Any, report: bool) -> Any:
+        return torch.empty(2**50) if self.state.step == step else update(self, *batches, report=report)
 
     monkeypatch.setattr(Step, "update", take_all)
-    flags = [*SMALL, "--data.shards", str(faces32), "--out", str(tmp_path), "--data.workers", "0"]
-    code, said = train_here([*flags, "--steps", "4", "--checkpoint.every", "1"])
-    assert code == 2 and said.splitlines()[-1].startswith("error: There is not enough memory (")
-    assert "Traceback" not in said
+    flags = [*SMALL, "--data.shards", str(faces32), "--out", str(tmp_path), "--data.workers", "0", "--steps", "4"]
+    flags += ["--checkpoint.every", "1", "--model.kind", kind]
+    code, said = train_here(flags)
+    line = said.splitlines()[-1]
+    assert code == 2 and line.startswith(f"error: There is not enough memory ({4 * 2**50} bytes more were needed). ")
+    assert "Traceback" not in said and line.endswith(" need another --out. --dry-run estimates it.")
+    advised, elsewhere = line.split("; ")
+    assert flag[0] in advised
     found = status(tmp_path)
-    assert (found["state"], found["step"]) == ("failed", 2)
+    assert (found["state"], found["step"]) == ("failed", step)
     monkeypatch.undo()
-    assert train_here([*flags, "--steps", "4"])[0] == 0
+    if refused:
+        assert refused[0] not in advised and train_here([*flags, *refused])[0] == 2
+    assert "--accumulate" in (elsewhere if kind == "dcgan" and step else advised)
+    assert train_here([*flags, *flag])[0] == 0
 
 
 def test_a_dry_run_says_how_much_it_takes() -> None:

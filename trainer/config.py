@@ -23,15 +23,14 @@ Upsampling = Literal["transposed", "nearest"]
 Judge = Literal["fid", "kd-lite0", "kd-labels", "swd"]
 """Scores that can choose the best checkpoint, the preferred one first. Less is better in each."""
 LEAST = {"batch_size": 1, "accumulate": 1, "steps": 1, "d_steps": 1, "data.workers": 0, "model.z_dim": 1,
-         "model.features_g": 1, "model.features_d": 1, "penalty.every": 1, "schedule.images": 0,
-         "schedule.ema_images": 1, "checkpoint.every": 1, "checkpoint.keep": 1, "samples.every": 0, "samples.count": 1,
-         "evaluate.every": 0, "evaluate.samples": 0, "ema_images": 0, "threads": 0, "log_every": 1,
-         "seed": 0}  # fmt: skip
+         "model.features_g": 1, "model.features_d": 1, "optim.lr_g": 0, "optim.lr_d": 0, "penalty.r1": 0,
+         "penalty.r2": 0, "penalty.every": 1, "schedule.images": 0, "schedule.lr_g": 0, "schedule.lr_d": 0,
+         "schedule.r1": 0, "schedule.r2": 0, "schedule.ema_images": 1, "checkpoint.every": 1, "checkpoint.keep": 1,
+         "samples.every": 0, "samples.count": 1, "evaluate.every": 0, "evaluate.samples": 0, "ema_images": 0,
+         "threads": 0, "log_every": 1, "seed": 0}  # fmt: skip
 """Smallest values of fields by their dotted names."""
-BELOW = {"optim.lr_g": math.inf, "optim.lr_d": math.inf, "optim.beta1": 1.0, "optim.beta2": 1.0,
-         "penalty.r1": math.inf, "penalty.r2": math.inf, "schedule.lr_g": math.inf, "schedule.lr_d": math.inf,
-         "schedule.beta2": 1.0, "schedule.r1": math.inf, "schedule.r2": math.inf}  # fmt: skip
-"""Upper bounds, exclusive, of fields that must be at least 0."""
+BETAS = ("optim.beta1", "optim.beta2", "schedule.beta2")
+SHARES = ("data.max_bad", "augment.probability", "schedule.augment")
 MIN_SAMPLES = 100  # images of an evaluation; fewer say nothing
 Switch = Annotated[
     bool,
@@ -224,9 +223,10 @@ class Config:
         if not re.fullmatch(r"[^\ud800-\udfff]*", str(self.out)):  # safetensors could not read the checkpoints
             raise InputError(f"--out is {printable(str(self.out))}, which is not valid UTF-8. Give another name.")
         if self.model.kind == "dcgan" and self.model.coarse_d and self.model.norm_d != "none":
-            raise InputError(
-                f"--model.coarse-d needs --model.norm-d none, not {self.model.norm_d}. Add --model.no-coarse-d."
-            )
+            what, remedy = ["--model.coarse-d", *self.penalty_flags], "--model.no-coarse-d"
+            remedy = " ".join([remedy, *(f"{flag} 0" for flag in self.penalty_flags)])
+            need = f"need{'' if len(what) > 1 else 's'} --model.norm-d none, not {self.model.norm_d}"
+            raise InputError(f"{', '.join(what)} {need}. Add {remedy}.")
         self.augment.check()
         self.schedule.check(
             ema_images=self.ema_images, augmented=bool(self.augment.names), cuda_graphs=self.cuda_graphs
@@ -237,14 +237,16 @@ class Config:
             if not valid:
                 raise InputError(f"--{name.replace('_', '-')} is {values[name]}; it must be {rule}.")
 
+        for name, value in values.items():
+            require(not isinstance(value, float) or math.isfinite(value), name, "a finite number")
         for name, least in LEAST.items():
             require(values[name] is None or values[name] >= least, name, f"at least {least}")
-        for name, below in BELOW.items():
-            require(values[name] is None or 0 <= values[name] < below, name, f"at least 0 and less than {below}")
-        require(0 < self.data.cache_gb < math.inf, "data.cache_gb", "more than 0")
-        for name in ("data.max_bad", "augment.probability", "schedule.augment"):
+        for name in BETAS:
+            require(values[name] is None or 0 <= values[name] < 1, name, "at least 0 and less than 1")
+        for name in SHARES:
             require(values[name] is None or 0 <= values[name] <= 1, name, "a share from 0 to 1")
-        require(self.epochs is None or 0 < self.epochs < math.inf, "epochs", "more than 0")
+        require(self.data.cache_gb > 0, "data.cache_gb", "more than 0")
+        require(self.epochs is None or self.epochs > 0, "epochs", "more than 0")
         require(self.seed < 2**63, "seed", "less than 2**63")
         samples = self.evaluate.samples
         require(samples == 0 or samples >= MIN_SAMPLES, "evaluate.samples", f"0, or at least {MIN_SAMPLES}")
@@ -258,6 +260,12 @@ class Config:
     def parts_per_step(self) -> int:
         """Batches that a step takes from the loader, which are parts of whole ones with ``--accumulate``."""
         return self.d_steps * self.accumulate
+
+    @property
+    def penalty_flags(self) -> tuple[str, ...]:
+        """The flags that give the run its penalties."""
+        groups = {"penalty": self.penalty, "schedule": self.schedule}
+        return tuple(f"--{name}.{r}" for name, group in groups.items() for r in ("r1", "r2") if getattr(group, r))
 
     def remaining_steps(self, step: int, position: int, samples: int) -> int:
         """Steps left on a data set of ``samples`` images. --epochs counts images, so the batch size may change."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from shards.common.errors import InputError
 from trainer.config import Config, Data, flatten
+from trainer.flags import _types
 from trainer.folder.run_folder import differences
+from trainer.recipe import Augment, Schedule
 
 FREE = {
     "data.shards", "data.workers", "data.audit", "data.strict", "data.max_bad", "data.cache",
@@ -78,6 +81,17 @@ def test_epochs_are_counted_in_images_over_a_change_of_batch(
     left = config.remaining_steps(done, position, samples)
     assert position + left * other * d_steps >= epochs * samples
     assert left == 0 or position + (left - 1) * other * d_steps < epochs * samples
+
+
+@pytest.mark.parametrize("name", [name for name, hint in _types(Config).items() if float in (hint, *get_args(hint))])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_every_number_is_finite(name: str, value: str) -> None:
+    config = Config(schedule=Schedule(images=1, lr_g=0.0), augment=Augment("cutout"))
+    group, _, field = name.rpartition(".")
+    number = float(value)
+    changed = dataclasses.replace(getattr(config, group), **{field: number}) if group else number
+    with pytest.raises(InputError, match=rf"^--{name.replace('_', '-')} is {value}; it must be a finite number\.$"):
+        dataclasses.replace(config, **{group or name: changed})
 
 
 def test_paths_that_are_not_utf8() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -56,20 +57,22 @@ def check_memory(config: Config, manifest: Manifest, launch: Launch) -> None:
         )
 
 
-def check_penalties(config: Config, manifest: Manifest, precision: str) -> None:
+def check_penalties(config: Config, precision: str) -> None:
     """Raise ``InputError`` if the gradient penalties would not be right."""
-    if not config.penalties:
+    flags = config.penalty_flags
+    if not flags:
         return
-    name = config.penalties[0]
-    flag = f"--{'penalty' if getattr(config.penalty, name) else 'schedule'}.{name}"
-    if has_batch_norm(_create(config, manifest)[1]):
+    without = " ".join(f"{flag} 0" for flag in flags)
+    smallest = replace(config.model, z_dim=1, features_g=1, features_d=1)
+    _, discriminator = create_networks(smallest, size=32, channels=1)  # of the same layers as for other images
+    if has_batch_norm(discriminator):
         raise InputError(
-            f"{flag} needs the gradient of each image, and BatchNorm in the discriminator mixes those of a batch. "
-            "Give --model.norm-d none, or --penalty.r1 0 --penalty.r2 0."
+            f"{flags[0]} needs the gradient of each image, and BatchNorm in the discriminator mixes those of a batch. "
+            f"Give --model.norm-d none, or {without}."
         )
     if precision == "fp16":
-        remedy = "Launch with --mixed_precision bf16 or no, or give --penalty.r1 0 --penalty.r2 0."
-        raise InputError(f"{flag} overflows under fp16. {remedy}")
+        remedy = f"Launch with --mixed_precision bf16 or no, or give {without}."
+        raise InputError(f"{flags[0]} overflows under fp16. {remedy}")
 
 
 def check_accumulation(config: Config, manifest: Manifest, metadata: Mapping[str, Any]) -> None:
@@ -127,7 +130,7 @@ def describe(
     """Data, networks, ranks, precision, length, disk, ``note`` and more notes on what the user may not expect, a line
     each. ``metadata`` is that of the checkpoint that the run resumes from, empty at the start.
 
-    Raises ``InputError`` if no checkpoint fits on the disk, or the penalties do not fit the networks or the precision.
+    Raises ``InputError`` if no checkpoint fits on the disk or in memory, or the run had another number of parts.
     """
     position = metadata.get("position", 0)
     left = config.remaining_steps(metadata.get("step", 0), position, manifest.samples)
@@ -135,7 +138,6 @@ def describe(
     changed = None if before == precision else f"This run was trained with mixed precision {before!r} before."
     notes = (note, changed, *(_notes(config, manifest, launch) if left else ()))
     g, d = _parameters(config, manifest)
-    check_penalties(config, manifest, precision)
     check_accumulation(config, manifest, metadata)
     parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
     checkpoint = checkpoint_bytes(config, manifest) / 1e6

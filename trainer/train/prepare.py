@@ -114,7 +114,9 @@ def _check_launch(config: Config, launch: Launch) -> tuple[str, str | None]:
     check_device(launch)
     if launch.rank == 0:  # the only rank with a board: wandb takes half a second to import
         tracker.check(config.tracking)
-    return resolve_precision(launch, config.dtype)
+    precision, note = resolve_precision(launch, config.dtype)
+    plan.check_penalties(config, precision)
+    return precision, note
 
 
 def _uses_missing_default(preset: str, config: Config) -> bool:

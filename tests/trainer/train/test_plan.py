@@ -10,9 +10,10 @@ import pytest
 from shards.common.errors import InputError
 from shards.format.manifest import Manifest, Shard
 from trainer.config import Checkpoints, Config, Data, Model
+from trainer.presets import parse
 from trainer.ranks.launch import Launch
 from trainer.recipe import Penalty, Schedule
-from trainer.train.plan import check_memory, describe, disk_note
+from trainer.train.plan import check_memory, check_penalties, describe, disk_note
 
 MANIFEST = Manifest("celeba", "jpg", 64, 3, (Shard("a.tar", 1500, 9, ""), Shard("b.tar", 500, 9, "")), "")
 CONFIG = Config(data=Data(shards="here"), out=Path("there"), steps=1234, checkpoint=Checkpoints(keep=2))
@@ -77,18 +78,40 @@ def test_residual_networks_without_their_recipe_get_a_note() -> None:
         assert lines(config)["note"].startswith("Residual networks may not converge without")
 
 
-@pytest.mark.parametrize("penalised", [{"penalty": Penalty(r2=1.0)}, {"schedule": Schedule(images=10, r2=1.0)}])
-def test_penalties_that_would_be_wrong_are_refused(penalised: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("penalised", "without"),
+    [
+        ({"penalty": Penalty(r2=1.0)}, "--penalty.r2 0"),
+        ({"schedule": Schedule(images=10, r1=1.0)}, "--schedule.r1 0"),
+        ({"penalty": Penalty(1.0, 2.0), "schedule": Schedule(images=10, r2=1.0)},
+         "--penalty.r1 0 --penalty.r2 0 --schedule.r2 0"),
+    ],
+)  # fmt: skip
+def test_penalties_that_would_be_wrong_are_refused(penalised: dict[str, Any], without: str) -> None:
     """BatchNorm couples the gradients of a batch; float16 has no room for their squares."""
-    config = replace(CONFIG, **penalised)
-    with pytest.raises(
-        InputError, match=r"^--(penalty|schedule)\.r2 .* BatchNorm in the discriminator .*--model\.norm-d none"
-    ):
-        lines(config)
+    config, flag = replace(CONFIG, **penalised), without.split(" 0")[0]
+    with pytest.raises(InputError, match=rf"^{flag} .* BatchNorm .*Give --model\.norm-d none, or {without}\.$"):
+        check_penalties(config, "no")
     smooth = replace(config, model=Model(norm_d="none"))
-    with pytest.raises(InputError, match=r"^--(penalty|schedule)\.r2 overflows under fp16.*bf16"):
-        lines(smooth, precision="fp16")
-    assert lines(smooth, precision="bf16")["compute"].startswith("1 CPU rank, bf16")
+    with pytest.raises(InputError, match=rf"^{flag} overflows under fp16.*bf16 or no, or give {without}\.$"):
+        check_penalties(smooth, "fp16")
+    for good, precision in ((smooth, "bf16"), (replace(config, model=Model(kind="mlp")), "no")):
+        check_penalties(good, precision)
+    flags = without.replace(" 0", " 1").split()
+    images = ["--schedule.images", "10"] if "schedule" in without else []
+    given = parse(["tutorial", *flags, *images])[1]
+    check_penalties(parse(["tutorial", *flags, *images, *without.split()])[1], "fp16")  # what the error says helps
+    with pytest.raises(InputError, match=flag):
+        check_penalties(given, "fp16")
+
+
+def test_one_error_names_all_that_batch_norm_excludes() -> None:
+    words = ["faces", "--model.norm-d", "batch"]
+    with pytest.raises(InputError) as caught:
+        parse(words)
+    said = str(caught.value)
+    assert said.startswith("--model.coarse-d, --penalty.r1, --penalty.r2 need --model.norm-d none, not batch. Add ")
+    check_penalties(parse([*words, *said.partition("Add ")[2].rstrip(".").split()])[1], "fp16")
 
 
 def test_parts_of_another_size_are_another_run_with_batch_norm() -> None:

@@ -110,14 +110,31 @@ class Strided(torch.autograd.Function):
         images, weight = ctx.saved_tensors
         small, large = (images, towards) if ctx.transposed else (towards, images)
         if torch.is_grad_enabled():  # the caller differentiates again: operations that PyTorch differentiates
-            to_weight = conv2d_weight(large, weight.shape, small, stride=2, padding=1)  # type: ignore[no-untyped-call]
-            return convolve(towards, weight, transposed=not ctx.transposed), to_weight, None, None
+            to_images = to_weight = None
+            if _is_asked_for(ctx, 0):
+                to_images = convolve(towards, weight, transposed=not ctx.transposed)
+            if _is_asked_for(ctx, 1):
+                to_weight = conv2d_weight(large, weight.shape, small, stride=2, padding=1)  # type: ignore[no-untyped-call]
+            return to_images, to_weight, None, None
         wanted = ctx.needs_input_grad[:2]
         by_product = [want and name in ctx.products for want, name in zip(wanted, ("images", "weight"), strict=True)]
         others = [want and not mine for want, mine in zip(wanted, by_product, strict=True)]
         found = convolution_gradients(towards, images, weight, others, transposed=ctx.transposed)
         mine = _product_gradients(small, large, weight, by_product, transposed=ctx.transposed)
         return *(one if one is not None else other for one, other in zip(mine, found, strict=True)), None, None
+
+
+def _is_asked_for(ctx: Any, number: int) -> bool:
+    """Whether the caller asks for the gradient of this input: a penalty asks for that of the images alone.
+
+    ``needs_input_grad`` tells which inputs have gradients, not which of them a call of ``autograd.grad`` is about.
+    PyTorch has no public function for it; this one exists for the hooks of ``torch.autograd.graph``.
+    """
+    node = ctx.next_functions[number][0]
+    try:
+        return node is not None and torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # it refuses leaves that the caller asks for
+        return True
 
 
 def under_autocast(

@@ -109,6 +109,44 @@ def test_a_layer_has_the_convolutions_second_derivative(size: int, transposed: b
     assert gradgradcheck(layer, inputs, fast_mode=True)
 
 
+@pytest.mark.parametrize("leaf", [True, False])
+@pytest.mark.parametrize("transposed", [True, False])
+@pytest.mark.parametrize("passes", [SUBSETS[0], SUBSETS[-1]])
+def test_a_penalty_computes_no_gradient_of_the_weight(
+    leaf: bool, transposed: bool, passes: Products, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And has the convolution's derivatives by both."""
+    small, large, weight = (values.requires_grad_() for values in drawn(2, 2, (4, 4), torch.float64))
+    images = small if transposed else large
+
+    def derivatives(*, ours: bool) -> tuple[torch.Tensor, ...]:
+        kernel = weight if leaf else weight * 2
+        out = (
+            Strided.apply(images, kernel, transposed, passes)
+            if ours
+            else convolve(images, kernel, transposed=transposed)
+        )
+        with monkeypatch.context() as patched:
+            patched.delattr(f"{products.__name__}.conv2d_weight")
+            (slope,) = torch.autograd.grad(out.square().sum(), images, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), (images, weight))
+
+    for found, wanted in zip(derivatives(ours=True), derivatives(ours=False), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("leaf", [True, False])
+def test_a_derivative_by_the_weight_alone_computes_no_gradient_of_the_images(
+    leaf: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, large, weight = drawn(2, 2, (4, 4), torch.float64)
+    kernel = weight.requires_grad_() if leaf else weight.requires_grad_() * 2
+    out = Strided.apply(large.requires_grad_(), kernel, False, products.ALL)
+    monkeypatch.delattr(f"{products.__name__}.convolve")
+    (slope,) = torch.autograd.grad(out.sum(), kernel, create_graph=True)
+    assert slope.requires_grad
+
+
 def test_a_frozen_layer_computes_no_gradient_of_its_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the discriminator in the generator's step."""
     monkeypatch.delattr(f"{products.__name__}.slope")

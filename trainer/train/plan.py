@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,17 @@ from shards.common.errors import InputError
 from shards.common.processes import available_cores
 from shards.common.urls import redact
 from shards.format.manifest import Manifest
-from trainer.config import Config
+from trainer.config import Config, flatten
 from trainer.gan.factory import create_networks
 from trainer.gan.networks import Discriminator, Generator, has_batch_norm
 from trainer.ranks.device import idle_gpus, supports_cuda_graphs
 from trainer.ranks.launch import Launch
+
+WITHOUT = {
+    "mlp": ("norm_d", "coarse_d", "upsampling", "bn_init_mean", "sync_bn"),
+    "residual": ("norm_d", "upsampling", "bn_init_mean", "sync_bn"),
+}
+"""Fields of the model that other kinds than dcgan have no use for."""
 
 
 def checkpoint_bytes(config: Config, manifest: Manifest) -> int:
@@ -85,6 +91,19 @@ def check_accumulation(config: Config, manifest: Manifest, metadata: Mapping[str
         )
 
 
+def ignored_flags(preset: Config, config: Config) -> Iterator[str]:
+    """A line for each flag of ``config`` that has no effect and changes the ``preset``, which may have its own."""
+    usual, given, kind = flatten(preset), flatten(config), config.model.kind
+    ignored = {f"model.{field}": f"on --model.kind {kind}" for field in WITHOUT.get(kind, ())}
+    if not config.augment.names:
+        ignored["augment.probability"] = "without --augment.policy"
+    if not config.penalties:
+        ignored["penalty.every"] = "without --penalty.r1 or --penalty.r2"
+    for name, why in ignored.items():
+        if given[name] != usual[name]:
+            yield f"--{name.replace('_', '-')} has no effect {why}."
+
+
 def _notes(config: Config, manifest: Manifest, launch: Launch) -> Iterator[str | None]:
     """Flags and launch options that will not have the effect the user may expect."""
     yield idle_gpus(launch)
@@ -125,10 +144,15 @@ def _create(config: Config, manifest: Manifest) -> tuple[Generator, Discriminato
 
 
 def describe(
-    config: Config, manifest: Manifest, launch: Launch, precision: str, metadata: Mapping[str, Any], note: str | None
+    config: Config,
+    manifest: Manifest,
+    launch: Launch,
+    precision: str,
+    metadata: Mapping[str, Any],
+    notes: Iterable[str],
 ) -> str:
-    """Data, networks, ranks, precision, length, disk, ``note`` and more notes on what the user may not expect, a line
-    each. ``metadata`` is that of the checkpoint that the run resumes from, empty at the start.
+    """Data, networks, ranks, precision, length, disk, ``notes`` and more on what the user may not expect, a line each.
+    ``metadata`` is that of the checkpoint that the run resumes from, empty at the start.
 
     Raises ``InputError`` if no checkpoint fits on the disk or in memory, or the run had another number of parts.
     """
@@ -136,7 +160,7 @@ def describe(
     left = config.remaining_steps(metadata.get("step", 0), position, manifest.samples)
     before = metadata.get("precision", precision)
     changed = None if before == precision else f"This run was trained with mixed precision {before!r} before."
-    notes = (note, changed, *(_notes(config, manifest, launch) if left else ()))
+    every = (*notes, changed, *(_notes(config, manifest, launch) if left else ()))
     g, d = _parameters(config, manifest)
     check_accumulation(config, manifest, metadata)
     parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
@@ -154,6 +178,6 @@ def describe(
             f"length   {left:,} steps {begin}",
             f"disk     {checkpoint:.0f} MB a checkpoint, at most {checkpoint * (config.checkpoint.keep + 1):.0f} MB, "
             f"in {config.out}",
-            *(f"note     {text}" for text in notes if text),
+            *(f"note     {text}" for text in every if text),
         )
     )

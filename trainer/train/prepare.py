@@ -55,7 +55,7 @@ def prepare(
 
     Raises ``InputError`` if the data, the run folder or the launch does not fit the config.
     """
-    precision, note = _check_launch(config, launch)
+    precision, notes = _check_launch(preset, config, launch)
     locks.enter_context(folder.lock(launch.rank == 0))
     folder.check(config)
     folder.check_scores()
@@ -71,7 +71,7 @@ def prepare(
     equal |= {"data set": dataset.manifest.digest[:16], "labels": dataset.labels_digest, "mixed precision": precision}
     digest = checkpoint.digest(resumed[0]) if resumed else ""
     equal["newest checkpoint"] = f"{resumed[0].name}, {digest[:16]}" if resumed else "none"
-    header = plan.describe(config, dataset.manifest, launch, precision, metadata, note)
+    header = plan.describe(config, dataset.manifest, launch, precision, metadata, notes)
     step, position = metadata.get("step", 0), metadata.get("position", 0)
     # The checkpoint that a rollback led to was written before it.
     rollbacks = max(metadata.get("rollbacks", 0), rollbacks_to(folder.rollbacks, step, warn))
@@ -86,7 +86,7 @@ def prepare(
 
 def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> None:
     """Print what would run. Raises ``InputError`` like :func:`prepare`."""
-    precision, note = _check_launch(config, launch)
+    precision, notes = _check_launch(preset, config, launch)
     folder.check(config)
     feature_names(config.evaluate)
     if _uses_missing_default(preset, config):
@@ -96,7 +96,7 @@ def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> N
         resumed, dataset = _resume(config, folder)
         manifest = dataset.manifest
     if launch.rank == 0:
-        header = plan.describe(config, manifest, launch, precision, resumed[2] if resumed else {}, note)
+        header = plan.describe(config, manifest, launch, precision, resumed[2] if resumed else {}, notes)
         print(header, file=sys.stderr)
         classes = len(manifest.classes) if config.model.conditional else 0
         memory = estimate_memory(config, manifest.size, manifest.channels, launch.ranks, classes)
@@ -109,14 +109,15 @@ def dry_run(preset: str, config: Config, launch: Launch, folder: RunFolder) -> N
         print("\n".join(f"{name}: {value}" for name, value in flatten(config).items()))
 
 
-def _check_launch(config: Config, launch: Launch) -> tuple[str, str | None]:
+def _check_launch(preset: str, config: Config, launch: Launch) -> tuple[str, list[str]]:
+    """Returns the mixed precision, and notes on what the user may not expect."""
     check_launch(launch, config.batch_size, config.accumulate)
     check_device(launch)
     if launch.rank == 0:  # the only rank with a board: wandb takes half a second to import
         tracker.check(config.tracking)
     precision, note = resolve_precision(launch, config.dtype)
     plan.check_penalties(config, precision)
-    return precision, note
+    return precision, [*([note] if note else []), *plan.ignored_flags(PRESETS[preset][1], config)]
 
 
 def _uses_missing_default(preset: str, config: Config) -> bool:

@@ -10,10 +10,10 @@ import pytest
 from shards.common.errors import InputError
 from shards.format.manifest import Manifest, Shard
 from trainer.config import Checkpoints, Config, Data, Model
-from trainer.presets import parse
+from trainer.presets import PRESETS, parse
 from trainer.ranks.launch import Launch
 from trainer.recipe import Penalty, Schedule
-from trainer.train.plan import check_memory, check_penalties, describe, disk_note
+from trainer.train.plan import check_memory, check_penalties, describe, disk_note, ignored_flags
 
 MANIFEST = Manifest("celeba", "jpg", 64, 3, (Shard("a.tar", 1500, 9, ""), Shard("b.tar", 500, 9, "")), "")
 CONFIG = Config(data=Data(shards="here"), out=Path("there"), steps=1234, checkpoint=Checkpoints(keep=2))
@@ -21,7 +21,7 @@ ONE = Launch(rank=0, ranks=1, local_ranks=1, cpu=True, precision="no")
 
 
 def lines(config: Config = CONFIG, launch: Launch = ONE, precision: str = "no", position: int = 0) -> dict[str, str]:
-    text = describe(config, MANIFEST, launch, precision, {"precision": precision, "position": position}, None)
+    text = describe(config, MANIFEST, launch, precision, {"precision": precision, "position": position}, [])
     return dict(line.split(maxsplit=1) for line in text.splitlines())
 
 
@@ -114,14 +114,36 @@ def test_one_error_names_all_that_batch_norm_excludes() -> None:
     check_penalties(parse([*words, *said.partition("Add ")[2].rstrip(".").split()])[1], "fp16")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("tutorial --augment.probability 0.5", ["--augment.probability has no effect without --augment.policy."]),
+        ("tutorial --augment.probability 0.5 --augment.policy cutout", []),
+        ("small-data --augment.policy none", []),
+        ("tutorial --penalty.every 4", ["--penalty.every has no effect without --penalty.r1 or --penalty.r2."]),
+        ("faces --penalty.r1 0 --penalty.r2 0", []),
+        ("faces --model.kind mlp", []),
+        ("faces --model.kind residual --model.no-coarse-d", []),
+        ("mnist --model.kind mlp --model.coarse-d true", ["--model.coarse-d has no effect on --model.kind mlp."]),
+        ("faces --model.kind residual --model.norm-d batch --model.upsampling transposed --model.sync-bn false", [
+            f"--model.{flag} has no effect on --model.kind residual." for flag in ("norm-d", "upsampling", "sync-bn")
+        ]),
+        ("faces --model.bn-init-mean 0 --model.no-coarse-d --model.upsampling transposed", []),
+    ],
+)  # fmt: skip
+def test_flags_without_an_effect_are_told_unless_they_are_the_presets(words: str, said: list[str]) -> None:
+    preset, config = parse(words.split())
+    assert [*ignored_flags(PRESETS[preset][1], config)] == said
+
+
 def test_parts_of_another_size_are_another_run_with_batch_norm() -> None:
     """Which says so; without BatchNorm their number may change."""
     config, before = replace(CONFIG, accumulate=4), {"precision": "no", "accumulate": 2}
     with pytest.raises(InputError, match=r"^--accumulate was 2 and is 4: .*Give --accumulate 2, or another --out"):
-        describe(config, MANIFEST, ONE, "no", before, None)
+        describe(config, MANIFEST, ONE, "no", before, [])
     with pytest.raises(InputError, match=r"^--accumulate was 1 and is 4"):  # a checkpoint of an earlier version
-        describe(config, MANIFEST, ONE, "no", {"precision": "no"}, None)
-    said = describe(config, MANIFEST, ONE, "no", {**before, "accumulate": 4}, None)
+        describe(config, MANIFEST, ONE, "no", {"precision": "no"}, [])
+    said = describe(config, MANIFEST, ONE, "no", {**before, "accumulate": 4}, [])
     assert "global batch 128 in 4 parts" in said and "each of the 4 parts of 32 images alone" in said
-    smooth = describe(replace(config, model=Model(kind="mlp")), MANIFEST, ONE, "no", before, None)
+    smooth = describe(replace(config, model=Model(kind="mlp")), MANIFEST, ONE, "no", before, [])
     assert "global batch 128 in 4 parts" in smooth and "BatchNorm" not in smooth

@@ -111,8 +111,10 @@ def test_a_dry_run_prints_and_leaves_nothing(faces32: Path, tmp_path: Path) -> N
 
 
 def test_a_dry_run_says_what_will_not_serve(faces32: Path, tmp_path: Path) -> None:
-    done = run(*flags(faces32, tmp_path / "run", "--dry-run", "--cuda-graphs", "--threads", "999"))
+    useless = ("--cuda-graphs", "--threads", "999", "--model.kind", "mlp", "--model.norm-d", "batch")
+    done = run(*flags(faces32, tmp_path / "run", "--dry-run", *useless))
     assert done.returncode == 0, done.stderr
+    assert "note     --model.norm-d has no effect on --model.kind mlp." in done.stderr
     assert "note     --cuda-graphs needs one GPU and has no effect here." in done.stderr
     assert "note     --threads 999 on " in done.stderr
     done = run(*flags(faces32, tmp_path / "run", "--dry-run", "--model.features-g", "100000"))

@@ -13,6 +13,7 @@ from signal import SIGINT, SIGTERM, Signals
 import psutil
 import pytest
 
+from benchmarks.gpu import read_run
 from benchmarks.measure.turns import Turns, measure_run
 from shards.building.build import build
 from shards.building.recipe import Options
@@ -91,6 +92,8 @@ def test_the_benchmark_reports_a_real_run(faces64: Path, tmp_path: Path) -> None
     (one,) = figures["runs"]
     assert one["turns"] >= 1 and figures["arguments"]["features"] == 4
     assert f"{one['ratio']:.3f}x" in done.stdout
+    rows = {row.measurement: row.figure for row in read_run(tmp_path / "out.json")}
+    assert rows["whole run, batch 8: relative to its step alone"] == f"{one['ratio']:.3f}x"
 
 
 SPY = """

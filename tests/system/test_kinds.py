@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import onnx
@@ -17,8 +18,20 @@ from tests.support.ranks import on_ranks, train_here
 from trainer.folder.load_run import load_run
 from trainer.gan.schedule import cosine
 
-KINDS = {"mlp": ("--model.conditional", "true"), "residual": ()}
-"""But for ``dcgan``, which all other tests train; one is class-conditional."""
+CONDITIONAL = ("--model.conditional", "true")
+KINDS = {"mlp": (), "residual": CONDITIONAL, "dcgan": (*CONDITIONAL, "--model.norm-d", "none")}
+"""Flags of each kind; its recipe needs a discriminator without BatchNorm. Most other tests train ``dcgan`` too."""
+KILLED = """
+import os, signal
+from trainer import run
+from trainer.train.session import Session
+advance = Session.advance
+def advance_or_die(self, *batches, **options):
+    return advance(self, *batches, **options) if self.state.step < 5 else os.kill(os.getpid(), signal.SIGKILL)
+Session.advance = advance_or_die
+run.main()
+"""
+"""A trainer that is killed in its sixth step."""
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -64,10 +77,15 @@ def test_the_metrics_say_what_the_recipe_does(trained: Path) -> None:
         assert [row[f"schedule/{name}"] for row in found] == wanted
 
 
-def test_it_resumes_to_the_bit(python: Python, kind: str, trained: Path, flags: list[str], tmp_path: Path) -> None:
-    for steps in ("4", "6"):
-        done = python("trainer/run.py", *flags, "--out", str(tmp_path), "--steps", steps, cwd=ROOT)
-        assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("kind", ["mlp", "residual"], indirect=True)
+def test_killed_it_resumes_to_the_bit(
+    python: Python, kind: str, trained: Path, flags: list[str], tmp_path: Path
+) -> None:
+    wanted = [*flags, "--out", str(tmp_path), "--steps", "6", "--checkpoint.every", "2"]
+    assert python("-c", KILLED, *wanted, cwd=ROOT).returncode == -signal.SIGKILL
+    assert status(tmp_path)["state"] == "running" and not (tmp_path / "checkpoints" / "step-000000006").exists()
+    done = python("trainer/run.py", *wanted, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     for part in ("generator", "average", "discriminator", "generator_optim", "discriminator_optim"):
         name = Path("checkpoints") / "step-000000006" / f"{part}.safetensors"
         assert (trained / name).read_bytes() == (tmp_path / name).read_bytes(), part
@@ -75,6 +93,7 @@ def test_it_resumes_to_the_bit(python: Python, kind: str, trained: Path, flags: 
     assert refused.returncode == 2 and f"model.kind: {kind} -> dcgan" in refused.stderr
 
 
+@pytest.mark.parametrize("kind", ["residual"], indirect=True)
 def test_two_ranks_agree_with_one(trained: Path, flags: list[str], tmp_path: Path) -> None:
     """Also with parts of a batch, whose number changes at a resume."""
     results = on_ranks(2, train_here, [*flags, "--out", str(tmp_path), "--steps", "4", "--accumulate", "4"])
@@ -104,6 +123,11 @@ def test_every_command_takes_it(python: Python, kind: str, trained: Path, shards
             assert picture.width > 96
     succeed("trainer.explore", trained, "images", *one, "--count", 3, "--out", tmp_path / "images")
     assert len([*(tmp_path / "images").iterdir()]) == 3
+    few = ("--count", 9, "--k", 2)
+    succeed("trainer.explore", trained, "nearest", *few, "--out", tmp_path / "nearest.png")
+    assert len(json.loads((tmp_path / "nearest.json").read_text())["neighbours"]) == 8
+    succeed("trainer.report", trained, "--out", tmp_path / "page.html")
+    assert kind in (tmp_path / "page.html").read_text()
     succeed("trainer.export", trained, tmp_path / "exported")
     card = (tmp_path / "exported" / "README.md").read_text()
     assert json.loads((tmp_path / "exported" / "config.json").read_text())["kind"] == kind
@@ -125,8 +149,23 @@ def test_every_command_takes_it(python: Python, kind: str, trained: Path, shards
     scores = json.loads(succeed("trainer.evaluate", *words))["scores"]
     assert ("agreement" in scores, "agreement-9" in scores) == (bool(classes), bool(classes))
     for file in ("exported/config.json", "exported/README.md", "grid.json", "report"):
-        assert "batchnorm" not in (tmp_path / file).read_text().lower().replace("_", ""), file
+        normalised = kind == "dcgan" and file != "report"  # which is of the discriminator
+        assert ("batchnorm" in (tmp_path / file).read_text().lower().replace("_", "")) == normalised, file
     assert json.loads(succeed("trainer.status", trained, "--json"))["state"] == "done"
+
+
+def test_residual_networks_make_images_of_128_pixels(python: Python, tmp_path: Path) -> None:
+    shards, out = tmp_path / "shards", tmp_path / "run"
+    make_shards(shards, samples=20, size=128, channels=3)
+    own = ("--model.kind", "residual", *CONDITIONAL, "--schedule.images", "60", "--data.workers", "0", "--steps", "2")
+    words = (*SMALL, *RECIPE, *own, "--data.shards", str(shards), "--out", str(out), "--samples.count", "20")
+    done = python("trainer/run.py", *words, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    drawn = python("-m", "trainer.explore", str(out), "grid", "--count", "10", cwd=ROOT)
+    assert drawn.returncode == 0, drawn.stderr
+    for sheet in (out / "samples" / "step-000000002.png", out / "explore" / "grid.png"):
+        with Image.open(sheet) as picture:
+            assert picture.height > 10 * 128  # a row for each class
 
 
 def test_images_of_256_pixels_are_trained_drawn_and_scored(python: Python, tmp_path: Path) -> None:

@@ -37,11 +37,13 @@ from trainer.gan.state import State, create_state
 from trainer.gan.step import Step
 from trainer.ranks.launch import read_launch
 from trainer.ranks.process_group import StopVote, check_equal, create_accelerator, fingerprints, wrap
+from trainer.recipe import Penalty, Schedule
 
 STEPS = 20
 RUNS = {
     "float64": small(dtype="float64"),
     "coarse and conditional": replace(conditional(COARSE), dtype="float64"),
+    "R1 alone": replace(COARSE, dtype="float64", penalty=Penalty(r1=1.0), schedule=Schedule()),
     "residual": replace(COARSE, dtype="float64", model=replace(COARSE.model, kind="residual")),
     "residual and conditional": replace(
         conditional(COARSE), dtype="float64", model=replace(COARSE.model, kind="residual", conditional=True)
@@ -54,7 +56,11 @@ RUNS = {
 }
 """Runs in float64 by their names: the first of ``STEPS`` steps, the others of half. One rank takes whole batches, but
 with BatchNorm, which normalises each part alone, the same parts."""
-HALVES = (small(), conditional(penalised(every=1)))
+HALVES = (
+    small(),
+    conditional(penalised(every=1)),
+    penalised(every=1, model=COARSE.model, augment=COARSE.augment),
+)
 EXCHANGES = ((1, 1), (3, 2))  # updates of the discriminator in a step, and parts of a batch
 COMPARED = ("loss/d", "penalty/r1", "penalty/r2")
 
@@ -150,8 +156,8 @@ def half(config: Config) -> list[float]:
     step = Step(state, *wrap(accelerator, state, sync_bn=True), config)
     figures = []
     for number in range(2):
-        labels = [rows(values) for values in labelled(config, number)]
-        figures.append(step([rows(reals(number))], [rows(noise(number))], [], labels, report=False))
+        more = [[rows(values) for values in draw(config, number)] for draw in (drawn, labelled)]
+        figures.append(step([rows(reals(number))], [rows(noise(number))], *more, report=False))
     return [mean(value) for row in figures for name, value in row.items() if name in COMPARED]
 
 
@@ -255,8 +261,9 @@ def test_without_synchronised_statistics_the_weights_agree_all_the_same(results:
 @pytest.mark.parametrize("number", range(len(HALVES)))
 def test_bf16_is_float32_to_its_own_precision(results: list[dict[str, Any]], number: int) -> None:
     """Eight bits of mantissa; the second loss has been through both networks' update."""
-    _, step = create(HALVES[number])
-    metrics = [step([reals(n)], [noise(n)], [], labelled(HALVES[number], n), report=False) for n in range(2)]
+    _, step = create(config := HALVES[number])
+    more = [(drawn(config, n), labelled(config, n)) for n in range(2)]
+    metrics = [step([reals(n)], [noise(n)], *more[n], report=False) for n in range(2)]
     expected = [value.item() for part in metrics for name, value in part.items() if name in COMPARED]
     for result in results:
         assert result["half"][number] == pytest.approx(expected, rel=0.02)

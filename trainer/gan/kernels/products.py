@@ -140,7 +140,7 @@ def _is_asked_for(ctx: Any, number: int) -> bool:
 def under_autocast(
     images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, products: Products, *, transposed: bool
 ) -> torch.Tensor:
-    """:class:`Strided` plus ``bias``, in the type of the CPU's autocast."""
+    """:class:`Strided` plus ``bias``, in the type of the CPU's autocast. The sum is rounded once more."""
     dtype = torch.get_autocast_dtype("cpu")
     out: torch.Tensor = Strided.apply(images.to(dtype), weight.to(dtype), transposed, products)
     return out if bias is None else out + bias.to(dtype)[:, None, None]

@@ -9,7 +9,16 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from trainer.gan.kernels import products
-from trainer.gan.kernels.products import Products, Strided, convolution_gradients, convolve, down, slope, up
+from trainer.gan.kernels.products import (
+    Products,
+    Strided,
+    convolution_gradients,
+    convolve,
+    down,
+    slope,
+    under_autocast,
+    up,
+)
 
 SHAPES = [(3, 2, (4, 4)), (3, 2, (2, 4)), (3, 2, (1, 1)), (3, 2, (8, 8)), (3, 2, (3, 7)), (20, 128, (16, 16))]
 """Images, narrow channels and size; the last one is done in parts of 8, 8 and 4 images."""
@@ -85,6 +94,19 @@ def test_in_bf16_the_gradient_of_the_weight_is_rounded_once_more_for_each_part(
     found = slope(small, large)
     assert found.dtype == torch.bfloat16
     assert ((found.double() - sum(sums)).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+def test_in_bf16_a_layer_with_a_bias_rounds_twice(transposed: bool) -> None:
+    small, large, weight = drawn(3, 2, (4, 4), torch.bfloat16)
+    images = small if transposed else large
+    bias = torch.linspace(-3, 3, weight.shape[transposed]).bfloat16()
+    exact = convolve(images.double(), weight.double(), transposed=transposed)
+    wanted = exact + bias.double()[:, None, None]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = under_autocast(images.float(), weight.float(), bias.float(), products.ALL, transposed=transposed)
+    assert found.dtype == torch.bfloat16
+    assert ((found.double() - wanted).abs() <= ROUNDING * (exact.abs() + wanted.abs()) + 1e-4).all()
 
 
 def exact_slope(small: torch.Tensor, large: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ import tyro
 
 from shards.common.errors import InputError
 from shards.common.names import printable
-from shards.common.urls import redact
+from shards.common.urls import redact, refuse_url
 from trainer.recipe import Augment, Optim, Penalty, Schedule
 
 Loss = Literal["non-saturating", "minimax", "relativistic", "hinge", "least-squares"]
@@ -220,6 +220,7 @@ class Config:
             raise InputError("--tracking.artifacts needs --tracking.board wandb: TensorBoard stores no files.")
         if self.tracking.alerts and self.tracking.board != "wandb":
             raise InputError("--tracking.alerts needs --tracking.board wandb: TensorBoard sends no alerts.")
+        refuse_url(self.out)
         if not re.fullmatch(r"[^\ud800-\udfff]*", str(self.out)):  # safetensors could not read the checkpoints
             raise InputError(f"--out is {printable(str(self.out))}, which is not valid UTF-8. Give another name.")
         if self.model.kind == "dcgan" and self.model.coarse_d and self.model.norm_d != "none":

@@ -30,6 +30,7 @@ from shards.building.worker import run_workers
 from shards.common.errors import InputError, require
 from shards.common.files import atomic_write, file_lock
 from shards.common.processes import available_cores
+from shards.common.urls import refuse_url
 from shards.format.manifest import DUPLICATES, MANIFEST, NOT_IMAGES, Manifest, read_manifest
 from shards.sources.source import Source
 
@@ -70,6 +71,7 @@ def check_workers(workers: int | None) -> None:
 def prepare_folder(recipe: Recipe) -> None:
     """Make the folder of a build; raise ``InputError`` if the build cannot begin there."""
     out, source = recipe.out, recipe.source
+    refuse_url(out)
     if recipe.options.dedup:
         require("dedup", "imagehash")
     if source.unreadable and not recipe.options.skip_bad:

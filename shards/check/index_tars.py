@@ -17,7 +17,7 @@ from shards.common.errors import InputError
 from shards.common.files import compute_sha256
 from shards.common.names import EXTENSIONS, printable, suffix
 from shards.common.progress import progress_bar
-from shards.common.urls import bare, is_remote, redact
+from shards.common.urls import bare, is_remote, redact, refuse_url
 from shards.format.codec import DECODERS
 from shards.format.image import read_header
 from shards.format.index import ENTRY, HIDDEN, Member, walk_tar, write_index
@@ -91,6 +91,8 @@ def index_tars(where: str, out: Path | None = None, size: int | None = None, cha
     tars = list_tars(where)
     if out is None and is_remote(where):
         raise InputError("Give --out FOLDER for the index of tars behind a URL.")
+    if out is not None:
+        refuse_url(out)
     target = out or Path(tars.base)
     with _write_access(target):
         _check_target(target, tars)

@@ -39,6 +39,14 @@ def local_path(where: str) -> Path:
     return Path(unquote(slash + path))
 
 
+def refuse_url(out: Path) -> None:
+    """Raise ``InputError`` if ``out``, which is to be written to, was a URL: it would become a folder ``s3:``."""
+    scheme, _, rest = str(out).partition(":/")  # a path has lost the second slash
+    if _SCHEME.fullmatch(f"{scheme}://"):
+        where = redact(f"{scheme}://{rest}")
+        raise InputError(f"{where} is a URL, and only folders can be written to. Name a folder, and copy it there.")
+
+
 def join(base: str, name: str) -> str:
     """The URL of the file ``name``, not encoded yet, in the folder ``base``, which may have a query (a SAS token)."""
     folder, mark, query = base.partition("?")

@@ -94,6 +94,11 @@ def test_every_number_is_finite(name: str, value: str) -> None:
         dataclasses.replace(config, **{group or name: changed})
 
 
+def test_a_run_is_not_written_to_a_url() -> None:
+    with pytest.raises(InputError, match=r"^s3://bucket/run is a URL, and only folders can be written to"):
+        Config(out=Path("s3://bucket/run"))
+
+
 def test_paths_that_are_not_utf8() -> None:
     config = Config(data=Data(shards="caf\udce9", audit=Path("a\udce9")))
     assert flatten(config)["data.shards"] == r"caf\xe9"  # W&B refuses surrogates

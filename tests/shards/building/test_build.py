@@ -297,3 +297,11 @@ def test_real_images_of_each_kind(real_data: Path, tmp_path: Path, size: Literal
     options = Options(size=size, limit=24)
     manifest: Manifest = build(Folder(real_data / "bedrooms"), tmp_path / "out", options)
     assert (manifest.samples, manifest.format, manifest.shape) == (24, "jpg", (size, size, 3))
+
+
+def test_a_url_is_no_folder_to_build_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be a folder ``s3:`` here."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="s3://bucket/x is a URL, and only folders can be written to"):
+        build(Faces(4), Path("s3://bucket/x"), OPTIONS)
+    assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.common.errors import InputError
-from shards.common.urls import is_remote, join, local_path, path_below, redact
+from shards.common.urls import is_remote, join, local_path, path_below, redact, refuse_url
 
 ANY = "".join(set(string.printable) - set(string.whitespace))
 
@@ -35,6 +35,23 @@ def test_local(where: str) -> None:
 )
 def test_local_paths(where: str, path: str) -> None:
     assert local_path(where) == Path(path)
+
+
+@pytest.mark.parametrize("where", ["s3://b/k", "https://h/x", "file:///x", "GS://b"])
+def test_nothing_is_written_to_a_url(where: str) -> None:
+    with pytest.raises(InputError, match=r"is a URL, and only folders can be written to\. Name a folder"):
+        refuse_url(Path(where))
+
+
+def test_a_refused_url_keeps_its_secrets() -> None:
+    with pytest.raises(InputError) as error:
+        refuse_url(Path("https://user:secret@h/x?token=secret"))
+    assert "secret" not in str(error.value) and "h/x" in str(error.value)
+
+
+@pytest.mark.parametrize("where", ["data/x", "/data/x:/y", "x:y", "a b:/x", "x:/y", "."])
+def test_other_names_may_be_written_to(where: str) -> None:
+    refuse_url(Path(where))
 
 
 def test_the_url_of_a_name_that_is_not_utf8() -> None:

@@ -69,7 +69,7 @@ def _bare(shape: Shape, name: Pass, dtype: torch.dtype) -> float:
 
 def _batch_norm(shape: Shape, dtype: torch.dtype) -> Iterator[Row]:
     channels, side = (shape.narrow, 2 * shape.side) if shape.transposed else (shape.wide, shape.side)
-    images, towards = (
+    images, grad_output = (
         torch.randn(shape.rows, channels, side, side).to(dtype, memory_format=torch.channels_last) for _ in range(2)
     )
     layer, title = nn.BatchNorm2d(channels), f"BatchNorm of {channels} at {side}x{side}"
@@ -77,7 +77,8 @@ def _batch_norm(shape: Shape, dtype: torch.dtype) -> Iterator[Row]:
     yield Row(title, _name(dtype), "forward", 1e3 * fastest(lambda: layer(images)))
     out = layer(images)
     inputs = (images, *layer.parameters())
-    yield Row(title, _name(dtype), "backward", 1e3 * fastest(lambda: torch.autograd.grad(out, inputs, towards, True)))
+    seconds = fastest(lambda: torch.autograd.grad(out, inputs, grad_output, True))
+    yield Row(title, _name(dtype), "backward", 1e3 * seconds)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -23,5 +23,5 @@ def gradient_penalties(batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> 
     if not batches:
         return []
     logits, images = zip(*batches, strict=True)
-    slopes = torch.autograd.grad([values.sum() for values in logits], images, create_graph=True)
-    return [exact(slope).square().flatten(1).sum(1).mean() / 2 for slope in slopes]
+    gradients = torch.autograd.grad([values.sum() for values in logits], images, create_graph=True)
+    return [exact(gradient).square().flatten(1).sum(1).mean() / 2 for gradient in gradients]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from trainer.gan.kernels.nearest_convolution import NearestDoubling
-from trainer.gan.kernels.products import Pass, convolution_gradients, convolve, down, slope, up
+from trainer.gan.kernels.products import Pass, convolution_gradients, convolve, down, up, weight_gradient
 from trainer.gan.kernels.strided_convolution import Halving
 from trainer.gan.kernels.transposed_convolution import Doubling
 from trainer.gan.networks import Discriminator, Generator, has_batch_norm
@@ -49,19 +49,19 @@ class Shape:
                 (self.wide, self.narrow, 4, 4),
             )
         )
-        images, towards = (small, large) if self.transposed else (large, small)
+        images, grad_output = (small, large) if self.transposed else (large, small)
         forward, backward = (up, down) if self.transposed else (down, up)
 
         def gradients(*wanted: bool) -> object:
-            return convolution_gradients(towards, images, weight, [*wanted], transposed=self.transposed)
+            return convolution_gradients(grad_output, images, weight, [*wanted], transposed=self.transposed)
 
         return {
             "forward": (
                 lambda: convolve(images, weight, transposed=self.transposed),
                 lambda: forward(images, weight),
             ),
-            "images": (lambda: gradients(True, False), lambda: backward(towards, weight)),
-            "weight": (lambda: gradients(False, True), lambda: slope(small, large)),
+            "images": (lambda: gradients(True, False), lambda: backward(grad_output, weight)),
+            "weight": (lambda: gradients(False, True), lambda: weight_gradient(small, large)),
         }
 
 

@@ -35,20 +35,20 @@ def up(small: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def down(large: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """``conv2d(large, weight, stride=2, padding=1)``."""
-    return cast("torch.Tensor", down_and_slope(large, None, weight)[0])
+    return cast("torch.Tensor", down_and_weight_gradient(large, None, weight)[0])
 
 
-def slope(small: torch.Tensor, large: torch.Tensor) -> torch.Tensor:
-    """The gradient of the weight: of ``up`` at ``small`` towards ``large``, or of ``down`` at ``large`` towards
-    ``small``.
+def weight_gradient(small: torch.Tensor, large: torch.Tensor) -> torch.Tensor:
+    """The gradient of the weight: of ``up`` at ``small``, whose output has the gradient ``large``, or of ``down`` at
+    ``large``, whose output has the gradient ``small``.
     """
-    return cast("torch.Tensor", down_and_slope(large, small, None)[1])
+    return cast("torch.Tensor", down_and_weight_gradient(large, small, None)[1])
 
 
-def down_and_slope(
+def down_and_weight_gradient(
     large: torch.Tensor, small: torch.Tensor | None, weight: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """``down(large, weight)`` and ``slope(small, large)``, each if its other argument is given.
+    """``down(large, weight)`` and ``weight_gradient(small, large)``, each if its other argument is given.
 
     Both are products with the 4x4 patches of ``large``, which are gathered once.
     """
@@ -81,13 +81,13 @@ def convolve(images: torch.Tensor, weight: torch.Tensor, *, transposed: bool) ->
 
 
 def convolution_gradients(
-    towards: torch.Tensor, images: torch.Tensor, weight: torch.Tensor, wanted: list[bool], *, transposed: bool
+    grad_output: torch.Tensor, images: torch.Tensor, weight: torch.Tensor, wanted: list[bool], *, transposed: bool
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """PyTorch's gradients of ``images`` and ``weight``, as far as they are ``wanted``."""
     if not any(wanted):
         return None, None
     to_images, to_weight, _ = torch.ops.aten.convolution_backward(
-        towards, images, weight, None, [2, 2], [1, 1], [1, 1], transposed, [0, 0], 1, [*wanted, False]
+        grad_output, images, weight, None, [2, 2], [1, 1], [1, 1], transposed, [0, 0], 1, [*wanted, False]
     )
     return to_images, to_weight
 
@@ -106,20 +106,20 @@ class Strided(torch.autograd.Function):
         return (up if transposed else down)(images, weight)
 
     @staticmethod
-    def backward(ctx: Any, towards: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         images, weight = ctx.saved_tensors
-        small, large = (images, towards) if ctx.transposed else (towards, images)
+        small, large = (images, grad_output) if ctx.transposed else (grad_output, images)
         if torch.is_grad_enabled():  # the caller differentiates again: operations that PyTorch differentiates
             to_images = to_weight = None
             if _is_asked_for(ctx, 0):
-                to_images = convolve(towards, weight, transposed=not ctx.transposed)
+                to_images = convolve(grad_output, weight, transposed=not ctx.transposed)
             if _is_asked_for(ctx, 1):
                 to_weight = conv2d_weight(large, weight.shape, small, stride=2, padding=1)  # type: ignore[no-untyped-call]
             return to_images, to_weight, None, None
         wanted = ctx.needs_input_grad[:2]
         by_product = [want and name in ctx.products for want, name in zip(wanted, ("images", "weight"), strict=True)]
         others = [want and not mine for want, mine in zip(wanted, by_product, strict=True)]
-        found = convolution_gradients(towards, images, weight, others, transposed=ctx.transposed)
+        found = convolution_gradients(grad_output, images, weight, others, transposed=ctx.transposed)
         mine = _product_gradients(small, large, weight, by_product, transposed=ctx.transposed)
         return *(one if one is not None else other for one, other in zip(mine, found, strict=True)), None, None
 
@@ -150,8 +150,8 @@ def _product_gradients(
     small: torch.Tensor, large: torch.Tensor, weight: torch.Tensor, wanted: list[bool], *, transposed: bool
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     if transposed:
-        return down_and_slope(large, small if wanted[1] else None, weight if wanted[0] else None)
-    return up(small, weight) if wanted[0] else None, slope(small, large) if wanted[1] else None
+        return down_and_weight_gradient(large, small if wanted[1] else None, weight if wanted[0] else None)
+    return up(small, weight) if wanted[0] else None, weight_gradient(small, large) if wanted[1] else None
 
 
 def rows(images: torch.Tensor) -> torch.Tensor:

@@ -16,9 +16,9 @@ def test_it_is_a_transposed_convolution_and_so_are_its_gradients(count: int, lay
     found, wanted = layer(latents), F.conv_transpose2d(latents, layer.weight)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
     inputs = (latents, layer.weight)
-    towards = torch.randn(found.shape, dtype=torch.float64, generator=drawn)
-    slopes = (torch.autograd.grad((out * towards).sum(), inputs) for out in (found, wanted))
-    for one, other in zip(*slopes, strict=True):
+    grad_output = torch.randn(found.shape, dtype=torch.float64, generator=drawn)
+    gradients = (torch.autograd.grad((out * grad_output).sum(), inputs) for out in (found, wanted))
+    for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 

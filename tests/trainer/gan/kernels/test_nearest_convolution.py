@@ -20,7 +20,7 @@ def test_it_is_an_enlargement_and_a_convolution_and_so_are_its_gradients(
     wanted = F.conv2d(F.interpolate(images, scale_factor=2), layer.weight, layer.bias, padding=1)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
     inputs = (images, *layer.parameters())
-    towards = torch.randn(found.shape, dtype=torch.float64, generator=drawn)
-    slopes = (torch.autograd.grad((out * towards).sum(), inputs) for out in (found, wanted))
-    for one, other in zip(*slopes, strict=True):
+    grad_output = torch.randn(found.shape, dtype=torch.float64, generator=drawn)
+    gradients = (torch.autograd.grad((out * grad_output).sum(), inputs) for out in (found, wanted))
+    for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)

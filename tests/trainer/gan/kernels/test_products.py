@@ -15,9 +15,9 @@ from trainer.gan.kernels.products import (
     convolution_gradients,
     convolve,
     down,
-    slope,
     under_autocast,
     up,
+    weight_gradient,
 )
 
 SHAPES = [(3, 2, (4, 4)), (3, 2, (2, 4)), (3, 2, (1, 1)), (3, 2, (8, 8)), (3, 2, (3, 7)), (20, 128, (16, 16))]
@@ -54,13 +54,13 @@ def test_each_pass_may_be_a_product(transposed: bool, passes: Products) -> None:
 
 def check(tensors: tuple[torch.Tensor, ...], transposed: bool, passes: Products) -> None:
     small, large, weight = tensors
-    images, towards = (small, large) if transposed else (large, small)
+    images, grad_output = (small, large) if transposed else (large, small)
     inputs = images.requires_grad_(), weight.requires_grad_()
     found, wanted = Strided.apply(*inputs, transposed, passes), convolve(*inputs, transposed=transposed)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
     assert found.is_contiguous(memory_format=torch.channels_last)
-    slopes = torch.autograd.grad((wanted * towards).sum(), inputs)
-    for one, other in zip(torch.autograd.grad((found * towards).sum(), inputs), slopes, strict=True):
+    gradients = torch.autograd.grad((wanted * grad_output).sum(), inputs)
+    for one, other in zip(torch.autograd.grad((found * grad_output).sum(), inputs), gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
 
 
@@ -88,10 +88,11 @@ def test_in_bf16_the_gradient_of_the_weight_is_rounded_once_more_for_each_part(
 ) -> None:
     small, large, weight = drawn(count, narrow, size, torch.bfloat16)
     sums = [
-        exact_slope(small[part], large[part], weight) for part in products._parts(count, size[0] * size[1], 16 * narrow)
+        exact_weight_gradient(small[part], large[part], weight)
+        for part in products._parts(count, size[0] * size[1], 16 * narrow)
     ]
     allowed = ROUNDING * (sum(sums).abs() + sum(each.abs() for each in sums)) + 1e-4
-    found = slope(small, large)
+    found = weight_gradient(small, large)
     assert found.dtype == torch.bfloat16
     assert ((found.double() - sum(sums)).abs() <= allowed).all()
 
@@ -109,7 +110,7 @@ def test_in_bf16_a_layer_with_a_bias_rounds_twice(transposed: bool) -> None:
     assert ((found.double() - wanted).abs() <= ROUNDING * (exact.abs() + wanted.abs()) + 1e-4).all()
 
 
-def exact_slope(small: torch.Tensor, large: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def exact_weight_gradient(small: torch.Tensor, large: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     exact = (values.double() for values in (large, small, weight))
     found = convolution_gradients(*exact, [False, True], transposed=True)[1]
     assert found is not None
@@ -150,8 +151,8 @@ def test_a_penalty_computes_no_gradient_of_the_weight(
         )
         with monkeypatch.context() as patched:
             patched.delattr(f"{products.__name__}.conv2d_weight")
-            (slope,) = torch.autograd.grad(out.square().sum(), images, create_graph=True)
-        return torch.autograd.grad(slope.square().sum(), (images, weight))
+            (gradient,) = torch.autograd.grad(out.square().sum(), images, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), (images, weight))
 
     for found, wanted in zip(derivatives(ours=True), derivatives(ours=False), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
@@ -165,13 +166,13 @@ def test_a_derivative_by_the_weight_alone_computes_no_gradient_of_the_images(
     kernel = weight.requires_grad_() if leaf else weight.requires_grad_() * 2
     out = Strided.apply(large.requires_grad_(), kernel, False, products.ALL)
     monkeypatch.delattr(f"{products.__name__}.convolve")
-    (slope,) = torch.autograd.grad(out.sum(), kernel, create_graph=True)
-    assert slope.requires_grad
+    (gradient,) = torch.autograd.grad(out.sum(), kernel, create_graph=True)
+    assert gradient.requires_grad
 
 
 def test_a_frozen_layer_computes_no_gradient_of_its_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the discriminator in the generator's step."""
-    monkeypatch.delattr(f"{products.__name__}.slope")
+    monkeypatch.delattr(f"{products.__name__}.weight_gradient")
     _, large, weight = drawn(1, 2, (4, 4), torch.float64)
     Strided.apply(large.requires_grad_(), weight, False, SUBSETS[-1]).sum().backward()
     assert weight.grad is None

@@ -102,7 +102,7 @@ def layer(kind: str, offset: float, device: str = "cpu", *, plumbing: bool = Fal
     dtype = torch.float64 if kind == "float64" else torch.float32
     drawn = torch.Generator().manual_seed(0)
     whole = torch.randn(8, 5, 3, 3, generator=drawn, dtype=torch.float64) + offset
-    towards = torch.randn(8, 5, 3, 3, generator=drawn, dtype=torch.float64)
+    grad_output = torch.randn(8, 5, 3, 3, generator=drawn, dtype=torch.float64)
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("gloo")
     rows = slice(None)
@@ -116,7 +116,7 @@ def layer(kind: str, offset: float, device: str = "cpu", *, plumbing: bool = Fal
             network[0].__class__ = Plumbing
     images = whole[rows].to(device, dtype).to(memory_format=torch.channels_last).requires_grad_()
     out = network(images)
-    (out * towards[rows].to(device, dtype)).sum().backward()
+    (out * grad_output[rows].to(device, dtype)).sum().backward()
     assert images.grad is not None
     gradients = [parameter.grad.clone() for parameter in network.parameters()]
     if dist.is_initialized():
@@ -206,10 +206,10 @@ def without_waiting() -> list[list[torch.Tensor]]:
             inputs = images.clone(memory_format=torch.channels_last).requires_grad_()
             torch.cuda.set_sync_debug_mode("error" if turn else "default")
             out = network(inputs)
-            (slope,) = torch.autograd.grad(out.square().sum() + out[:, :, 0].sum(), inputs)
+            (gradient,) = torch.autograd.grad(out.square().sum() + out[:, :, 0].sum(), inputs)
             torch.cuda.set_sync_debug_mode("default")
-        assert out.dtype == slope.dtype == dtype
-        found.append([out.detach().float().cpu(), slope.float().cpu()])
+        assert out.dtype == gradient.dtype == dtype
+        found.append([out.detach().float().cpu(), gradient.float().cpu()])
     return found
 
 

@@ -179,23 +179,29 @@ class Evaluator:
         """The classes that a class-conditional generator was asked for."""
         return asked_classes(self.dataset, 0, count) if self.dataset.classes else None
 
-    def describe_reals(self, measure: Measure, count: int, progress: Progress) -> Tensor | None:
-        """:func:`describe` of the real images, from rank 0's cache if it was done before: then None on other ranks."""
-        group, cache, name = self.group, None if self.group.rank else self.cache, self.name_reals(measure, count)
+    def describe_reals(self, measure: Measure, count: int, progress: Progress, first: int = 0) -> Tensor | None:
+        """:func:`describe` of ``count`` real images from the ``first`` one on, from rank 0's cache if it was done
+        before: then None on other ranks.
+        """
+        group, cache, name = self.group, None if self.group.rank else self.cache, self.name_reals(measure, count, first)
         kept = load_tensors(cache, name)
         cached = [kept is not None]
         group.broadcast(cached)
         if cached[0]:
             return kept[ROWS].to(self.device) if kept else None
         with progress(f"{measure.name}, real", count, "images") as advance:
-            rows = describe(measure, real(self.dataset), count, self.device, group, advance)
+            source = real(self.dataset)
+            rows = describe(
+                measure, lambda *ends: source(*(first + end for end in ends)), count, self.device, group, advance
+            )
         keep_tensors(cache, name, {ROWS: rows})
         return rows
 
-    def name_reals(self, measure: Measure, count: int) -> str:
-        """What ``count`` described real images are kept as."""
+    def name_reals(self, measure: Measure, count: int, first: int = 0) -> str:
+        """What ``count`` described real images from the ``first`` one on are kept as."""
         reader, order = self.dataset.reader, self.dataset.order
-        images = (self.dataset.manifest.digest, reader.seed, reader.flip, order.lanes, order.block, count)
+        images: tuple[object, ...] = (self.dataset.manifest.digest, reader.seed, reader.flip, order.lanes, order.block)
+        images += (count, first) if first else (count,)
         key = (measure.name, measure.resize, measure.network, _precision(self.device), images)
         return f"{measure.name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}"
 

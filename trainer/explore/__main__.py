@@ -186,7 +186,8 @@ class Nearest(Drawing):
     k: int = 5
     """Real images to show for each sample."""
     reals: int = 0
-    """Number of real images to compare with; 0: all. Their features are computed once and kept in the cache."""
+    """Number of real images to compare with; 0: all. Their features are computed once, if the run's cache has room to
+    keep them."""
     shards: str | None = None
     """Folder or URL of the real images; if not given, those that the run was trained on."""
 
@@ -224,6 +225,8 @@ class Images(Kind):
         super().__post_init__()
         if self.count < 1:
             raise InputError(f"--count is {self.count}; it must be at least 1.")
+        if self.out and self.out.name in ("", ".."):  # beside which the record could not be
+            raise InputError(f"--out is {self.out}; name the folder of the images, such as samples/faces.")
 
     def run(self, run: Path, arguments: Sequence[str], /) -> None:
         folder = self.out or run / "explore" / "images"
@@ -237,8 +240,8 @@ class Images(Kind):
         generator = loaded.generator.to("cuda" if torch.cuda.is_available() else "cpu")
         record = {**describe(run, loaded, self, arguments), "images": self.count}
         chosen = choose_class(loaded.classes, self.class_)
-        written = write_images(generator, folder, self.count, record, chosen)
-        print(f"{folder} holds {self.count:,} images, {written:,} of them new.")
+        held, written = write_images(generator, folder, self.count, record, chosen)
+        print(f"{folder} holds {held:,} images, {written:,} of them new.")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,11 @@ SETTINGS = ("checkpoint_sha256", "weights", "seed", "truncation", "class")
 
 def write_images(
     generator: Generator, folder: Path, count: int, record: Mapping[str, Any], chosen: int | None = None
-) -> int:
+) -> tuple[int, int]:
     """Writes samples 0 to ``count`` - 1 of ``generator`` into ``folder``, as ``000000000.png`` and so on, and returns
-    how many of them were not there yet. ``record``, with the seed and the truncation, is written beside the folder.
-    Samples of a class-conditional generator are all of the class ``chosen``, or of all classes in turn.
+    how many samples it holds then, and how many of them were not there yet. ``record``, with the seed and the
+    truncation, is written beside the folder, unless there is one of more samples. Samples of a class-conditional
+    generator are all of the class ``chosen``, or of all classes in turn.
 
     The network runs on the device that it is on, while threads encode what it made before. Images are complete or
     absent, and after an interruption the next call writes those that are missing.
@@ -43,7 +44,8 @@ def write_images(
     """
     try:
         _claim(folder, record)
-        missing = set(range(count)) - _present(folder)
+        present = _present(folder)
+        missing = set(range(count)) - present
         with progress_bar(count, count - len(missing)) as bar, ThreadPoolExecutor(available_cores()) as pool:
             waiting: deque[Future[int]] = deque()
             for first in sorted({number - number % CHUNK for number in missing}):
@@ -63,21 +65,36 @@ def write_images(
             f"{folder} cannot be written ({error.strerror}). Make room or correct the permissions, and repeat the "
             "command, which continues; or give another --out."
         ) from error
-    return len(missing)
+    return len(present) + len(missing), len(missing)
 
 
 def _claim(folder: Path, record: Mapping[str, Any]) -> None:
+    """Raises ``InputError`` if ``folder`` holds anything but samples of the same settings."""
     beside = folder.with_name(folder.name + ".json")
     if folder.exists() and any(folder.iterdir()):
         try:
             known = json.loads(beside.read_bytes())
-        except (OSError, ValueError) as error:
+            changed = [name for name in SETTINGS if known.get(name) != record[name]]
+        except (AttributeError, OSError, ValueError) as error:
             raise InputError(f"{folder} holds other files. Give another --out.") from error
-        if changed := [name for name in SETTINGS if known.get(name) != record[name]]:
-            raise InputError(f"{folder} holds samples of another {' and '.join(changed)}. Give another --out.")
+        if changed:
+            raise _refusal(folder, known, record, changed)
+        if known.get("images", 0) > record.get("images", 0):
+            return
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(beside) as file:
         file.write((json.dumps(record, indent=1) + "\n").encode())
+
+
+def _refusal(folder: Path, known: Mapping[str, Any], record: Mapping[str, Any], changed: Sequence[str]) -> InputError:
+    """Of samples that differ from those of ``record`` in the settings ``changed``."""
+    before, now = (Path(each.get("checkpoint", "")) for each in (known, record))
+    what, more = f"another {' and '.join(name.removesuffix('_sha256') for name in changed)}", ""
+    if changed == ["checkpoint_sha256"] and before != now:
+        what = str(before)
+        if before.parent == now.parent and before.is_dir():  # of the same run, which has a newer one now
+            what, more = before.name, f"Add --checkpoint {before.name} to continue, or give"
+    return InputError(f"{folder} holds samples of {what}. {more or 'Give'} another --out.")
 
 
 def _present(folder: Path) -> set[int]:

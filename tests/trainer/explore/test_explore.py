@@ -231,9 +231,19 @@ def test_images_are_the_numbered_samples(trained: Path, tmp_path: Path) -> None:
     assert (record["seed"], record["step"], record["truncation"], record["images"]) == (5, 6, 1.0, 70)
     again = explore(*shlex.split(record["command"])[3:])
     assert "70 images, 0 of them new." in again.stdout
+    fewer = explore(trained, "images", "--count", "9", "--out", folder)
+    assert f"{folder} holds 70 images, 0 of them new." in fewer.stdout
+    assert json.loads((tmp_path / "images.json").read_text())["images"] == 70
     refused = explore(trained, "images", "--count", "70", "--out", folder, "--truncation", "0.7")
     assert refused.returncode == 2
     assert refused.stderr == f"error: {folder} holds samples of another truncation. Give another --out.\n"
+
+
+@pytest.mark.parametrize("out", [".", "..", "/"])
+def test_images_need_a_folder_with_a_name(out: str) -> None:
+    """The record is beside it. The run, which does not exist, is not looked at."""
+    done = explore("no-such-run", "images", "--out", out)
+    assert (done.returncode, done.stderr.startswith(f"error: --out is {out}; name the folder of")) == (2, True)
 
 
 def test_nearest_real_images_are_shown_with_their_distances(trained: Path, tmp_path: Path) -> None:

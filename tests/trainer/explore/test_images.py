@@ -32,13 +32,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_missing_images_are_added_as_if_all_were_written_at_once(generator: Generator, tmp_path: Path) -> None:
     count = 2 * CHUNK + 5
-    assert write_images(generator, tmp_path / "once", count, RECORD) == count
+    assert write_images(generator, tmp_path / "once", count, RECORD) == (count, count)
     once = contents(tmp_path / "once")
-    assert write_images(generator, tmp_path / "twice", 3, RECORD) == 3
-    assert write_images(generator, tmp_path / "twice", CHUNK + 9, RECORD) == CHUNK + 6
+    assert write_images(generator, tmp_path / "twice", 3, RECORD) == (3, 3)
+    assert write_images(generator, tmp_path / "twice", CHUNK + 9, RECORD) == (CHUNK + 9, CHUNK + 6)
     (tmp_path / "twice" / f"{1:09d}.png").unlink()
     (tmp_path / "twice" / f"{70:09d}.png").write_bytes(b"")  # after a crash of the machine
-    assert write_images(generator, tmp_path / "twice", count, RECORD) == count - CHUNK - 9 + 2
+    assert write_images(generator, tmp_path / "twice", count, RECORD) == (count, count - CHUNK - 9 + 2)
     assert contents(tmp_path / "twice") == once
     assert len(set(once.values())) > count // 2
     with Image.open(tmp_path / "once" / f"{0:09d}.png") as image:
@@ -49,13 +49,32 @@ def test_nothing_of_other_settings_or_origin_is_touched(generator: Generator, tm
     write_images(generator, tmp_path / "mine", 2, RECORD)
     before = contents(tmp_path / "mine")
     for name, other in (("seed", 4), ("truncation", 0.5), ("checkpoint_sha256", "def")):
-        with pytest.raises(InputError, match=f"samples of another {name}. Give another --out"):
+        with pytest.raises(InputError, match=f"samples of another {name.removesuffix('_sha256')}. Give another --out"):
             write_images(generator, tmp_path / "mine", 3, {**RECORD, name: other})
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "photo.png").write_bytes(b"x")
     with pytest.raises(InputError, match="theirs holds other files"):
         write_images(generator, tmp_path / "theirs", 3, RECORD)
     assert contents(tmp_path / "mine") == before and contents(tmp_path / "theirs") == {"photo.png": b"x"}
+
+
+def test_fewer_samples_change_neither_the_folder_nor_its_record(generator: Generator, tmp_path: Path) -> None:
+    write_images(generator, tmp_path / "out", 9, {**RECORD, "images": 9})
+    before = contents(tmp_path / "out"), (tmp_path / "out.json").read_bytes()
+    assert write_images(generator, tmp_path / "out", 3, {**RECORD, "images": 3}) == (9, 0)
+    assert (contents(tmp_path / "out"), (tmp_path / "out.json").read_bytes()) == before
+
+
+def test_samples_of_another_checkpoint_are_named(generator: Generator, tmp_path: Path) -> None:
+    """The run has a newer one by the time that the command is repeated."""
+    old, new, foreign = (tmp_path / "a" / "step-1", tmp_path / "a" / "step-2", tmp_path / "b" / "step-2")
+    old.mkdir(parents=True)
+    write_images(generator, tmp_path / "out", 2, {**RECORD, "checkpoint": str(old)})
+    advice = "out holds samples of step-1. Add --checkpoint step-1 to continue, or give another --out."
+    for path, said in ((new, advice), (foreign, f"out holds samples of {old}. Give another --out.")):
+        with pytest.raises(InputError) as refused:
+            write_images(generator, tmp_path / "out", 3, {**RECORD, "checkpoint": str(path), "checkpoint_sha256": "d"})
+        assert str(refused.value).endswith(said)
 
 
 def test_a_full_disk_loses_nothing(generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

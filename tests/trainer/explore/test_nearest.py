@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ import torch
 from shards.common.errors import InputError
 from shards.loading.dataset import ShardDataset
 from shards.loading.loader import normalise
+from shards.loading.reader import Reader
 from trainer.config import Config, Data, Model
+from trainer.evaluate.evaluation import Evaluator
 from trainer.explore import nearest
 from trainer.explore.gallery import Gallery
-from trainer.explore.nearest import draw_nearest, find_neighbours, typical_distance
+from trainer.explore.nearest import Neighbours, Search, draw_nearest, find_neighbours, merge, typical_distance
 from trainer.folder.load_run import LoadedRun
 from trainer.gan.factory import create_networks
 
@@ -70,8 +73,48 @@ def test_neighbours_are_those_of_all_pairs() -> None:
 
 def test_the_typical_distance_is_that_to_another_image() -> None:
     line = torch.tensor([[0.0], [1.0], [3.0], [6.0], [10.0]])
-    assert typical_distance(line) == 2  # of 1, 1, 2, 3, 4
-    assert typical_distance(torch.zeros(6, 3)) == 0
+    assert typical_distance(find_neighbours(line, line, 2)) == 2  # of 1, 1, 2, 3, 4
+    assert typical_distance(find_neighbours(torch.zeros(4, 3), torch.zeros(6, 3), 2)) == 0
+
+
+def test_neighbours_in_stretches_are_those_of_all() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, reals = (torch.randn(count, 7, generator=generator) for count in (20, 50))
+    search, whole = Search(queries, 6), find_neighbours(queries, reals, 6)
+    for stretch in reals.split(4):  # fewer than are looked for
+        search.add(stretch)
+    assert torch.equal(search.neighbours.positions, whole.positions)
+    torch.testing.assert_close(search.neighbours.distances, whole.distances)
+
+
+def test_a_merged_image_is_there_once_at_its_smaller_distance() -> None:
+    one = Neighbours(torch.tensor([[4, 2, 7]]), torch.tensor([[1.0, 3.0, 5.0]]))
+    other = Neighbours(torch.tensor([[2, 9, 4]]), torch.tensor([[2.0, 4.0, 6.0]]))
+    both = merge(one, other, 3)
+    assert both.positions.tolist() == [[4, 2, 9]] and both.distances.tolist() == [[1.0, 2.0, 4.0]]
+
+
+def test_keys_are_read_of_what_is_shown_only(run: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a stretch of real images is in memory at a time, whose features are kept."""
+    described, read, key = [], [], Reader._key
+
+    def describe(evaluator: Evaluator, *arguments: Any) -> torch.Tensor | None:
+        described.append(arguments[1])
+        return describe_reals(evaluator, *arguments)
+
+    def read_key(reader: Reader, sample: Any) -> str:
+        read.append(sample)
+        return key(reader, sample)
+
+    describe_reals = Evaluator.describe_reals
+    generator = create_networks(Model(kind="mlp", z_dim=4, features_g=2), 32, 3)[0].eval()
+    monkeypatch.setattr(nearest, "COMPARED", 64)
+    whole = draw_nearest(Gallery(generator, 0), run, 9, [3, 4], 2, 0, None).metadata
+    monkeypatch.setattr(nearest, "STRETCH", 64)
+    monkeypatch.setattr(Evaluator, "describe_reals", describe)
+    monkeypatch.setattr(Reader, "_key", read_key)
+    assert draw_nearest(Gallery(generator, 0), run, 9, [3, 4], 2, 0, None).metadata == whole
+    assert described == [64, 64, 64, 8] and len(read) == 4
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, fields
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from shards.common.files import file_lock
+from shards.common.names import printable
 from trainer.config import Judge
 from trainer.folder.journal import Journal, Warn, explain_errors, read_journal, warn_once
 from trainer.folder.run_folder import RunFolder, digest
@@ -192,18 +194,27 @@ def curves(results: Sequence[Result]) -> dict[str, Curve]:
     return {name: dict(sorted(curve.items())) for name, curve in found.items() if curve}
 
 
-def as_table(results: Sequence[Result]) -> str:
-    """The results as text: a line for each score, a column for each checkpoint."""
+def as_table(results: Sequence[Result], classes: Sequence[str] = ()) -> str:
+    """The results as text: a line for each score, a column for each checkpoint. Scores of one of the ``classes`` have
+    its name beside its number.
+    """
     checkpoints = list(dict.fromkeys(result.checkpoint for result in results))
     values = {(name, result.checkpoint): value for result in results for name, value in result.scores.items()}
     names = list(dict.fromkeys(name for name, _ in values))
-    width = max(map(len, names))
+    shown = {name: _with_class(name, classes) for name in names}
+    width = max(map(len, shown.values()))
     lines = [" ".join([" " * width, *(f"{name:>14}" for name in checkpoints)])]
     for name in names:
         cells = (values.get((name, checkpoint)) for checkpoint in checkpoints)
         texts = ("-" if value is None else f"{value:.4g}" for value in cells)
-        lines.append(" ".join([f"{name:{width}}", *(f"{text:>14}" for text in texts)]))
+        lines.append(" ".join([f"{shown[name]:{width}}", *(f"{text:>14}" for text in texts)]))
     return "\n".join(lines)
+
+
+def _with_class(name: str, classes: Sequence[str]) -> str:
+    number = re.fullmatch(r"(?:class|agreement)-(\d+)", name)
+    title = classes[int(number[1])] if number and int(number[1]) < len(classes) else ""
+    return f"{name} {printable(title)}" if number and title not in ("", number[1]) else name
 
 
 def format_scores(scores: Mapping[str, float]) -> str:

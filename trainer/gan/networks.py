@@ -74,9 +74,9 @@ class Discriminator(nn.Module, ABC):
 
     @abstractmethod
     def activations(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Output of each hidden layer after its nonlinearity.
+        """Output of each hidden layer after its nonlinearity, or of each stage of residual blocks, which ends in a sum.
 
-        (n, channels, height, width) for a convolution, (n, width) for a fully connected layer.
+        (n, channels, height, width) for a convolution or stage, (n, width) for a fully connected layer.
         """
 
 

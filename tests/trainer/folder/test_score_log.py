@@ -17,6 +17,7 @@ from trainer.folder.run_folder import CHECKSUMS, RunFolder, digest
 from trainer.folder.score_log import (
     Result,
     append_scores,
+    as_table,
     best,
     comparable,
     curves,
@@ -167,3 +168,11 @@ def test_the_newest_scores_may_be_of_other_numbers_of_images() -> None:
     now = [result(10, samples=5000, swd=250, kid=float("nan")), result(10, samples=5000, fid=4)]
     assert newest([*TRAINING, *now], "own") == ("step-000000010", {"swd": 250, "fid": 4})
     assert newest([*TRAINING, result(10, swd=float("nan"))], "own") == ("step-000000008", {"swd": 260})
+
+
+def test_the_table_names_classes_that_are_more_than_numbers() -> None:
+    table = as_table([result(2, class_coverage=0.5, class_0=0.25, agreement_1=0.75, class_2=0.1)], ("cat", "1"))
+    assert [line.split() for line in table.splitlines()[1:]] == [
+        ["class-coverage", "0.5"], ["class-0", "cat", "0.25"], ["agreement-1", "0.75"], ["class-2", "0.1"]
+    ]  # fmt: skip
+    assert len({len(line) for line in table.splitlines()}) == 1

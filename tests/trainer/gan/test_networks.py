@@ -69,7 +69,7 @@ def test_widths_at_64_are_the_tutorials(channels: int) -> None:
     ("size", "multiples"), [(32, [8, 4, 2]), (128, [32, 16, 8, 4, 2]), (256, [32, 32, 16, 8, 4, 2])]
 )
 def test_a_size_has_a_layer_for_each_doubling(size: int, multiples: list[int]) -> None:
-    """None is wider than those of 128 pixels."""
+    """None of the generator is wider than those of 128 pixels."""
     f = 3
     generator, discriminator = DcganGenerator(size, 3, 100, f), DcganDiscriminator(size, 3, f)
     assert [narrow for _, narrow, _ in shapes(generator)] == [*(f * multiple for multiple in multiples), 3]

@@ -7,6 +7,8 @@ differences between colours enlarged. Discriminators at several scales are those
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -74,9 +76,10 @@ class OpponentColours(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        axes = torch.tensor([[1.0, 1.0, 1.0], [CHROMA, 0.0, -CHROMA], [CHROMA, -2 * CHROMA, CHROMA]])
-        lengths = torch.tensor([3.0, 2.0, 6.0]).sqrt()
-        self.register_buffer("axes", (axes / lengths[:, None])[:, :, None, None], persistent=False)
+        # Not torch's arithmetic, which imports torch._dynamo on the device meta, where a run counts its weights: 2 s.
+        rows = ((3, (1.0, 1.0, 1.0)), (2, (CHROMA, 0.0, -CHROMA)), (6, (CHROMA, -2 * CHROMA, CHROMA)))
+        axes = torch.tensor([[value / math.sqrt(square) for value in row] for square, row in rows])
+        self.register_buffer("axes", axes[:, :, None, None], persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return nn.functional.conv2d(images, self.axes.to(images.dtype))

@@ -109,6 +109,9 @@ def test_training_starts_without_the_compiler() -> None:
     code = (
         "import sys, torch\nfrom torch import nn\nfrom trainer import samples\n"
         "from trainer.gan import state, step\n"
+        "from trainer.config import Model\nfrom trainer.gan.factory import create_networks\n"
+        "models = [Model(kind=kind, norm_d='none', coarse_d=True) for kind in ('dcgan', 'residual', 'mlp')]\n"
+        "with torch.device('meta'):\n    networks = [create_networks(model, 64, 3) for model in models]\n"
         "from trainer.gan.optimizer import Adam\nnet = nn.Linear(2, 1)\noptimizer = Adam(net, 1e-3, (0.5, 0.999))\n"
         "net(torch.ones(1, 2)).sum().backward()\noptimizer.step()\noptimizer.zero_grad()\n"
         "sys.exit('torch._dynamo' in sys.modules)"

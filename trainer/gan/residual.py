@@ -100,8 +100,8 @@ class Halving(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        taps = torch.tensor([1.0, 2.0, 1.0]) / 4
-        self.register_buffer("kernel", torch.outer(taps, taps)[None, None])
+        taps = (0.25, 0.5, 0.25)
+        self.register_buffer("kernel", torch.tensor([[[[row * column for column in taps] for row in taps]]]))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         channels = images.shape[1]

@@ -106,6 +106,20 @@ def test_two_ranks_agree_with_one(trained: Path, flags: list[str], tmp_path: Pat
             assert two[name] == pytest.approx(one[name], abs=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["dcgan"], indirect=True)
+def test_batch_norm_of_parts_does_not_depend_on_ranks(flags: list[str], tmp_path: Path) -> None:
+    """Whose number changes at a resume."""
+    one, two = ([*flags, "--accumulate", "4", "--out", str(tmp_path / name)] for name in ("one", "two"))
+    assert train_here([*one, "--steps", "4"])[0] == 0
+    assert [code for code, _ in on_ranks(2, train_here, [*two, "--steps", "2"])] == [0, 0]
+    assert train_here([*two, "--steps", "4"])[0] == 0
+    found = [rows(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
+    assert [row["step"] for row in found[1]] == [2, 4]
+    for mine, other in zip(*found, strict=True):
+        for name in ("loss/d", "loss/g", "score/real", "score/fake_after"):
+            assert other[name] == pytest.approx(mine[name], abs=1e-10)
+
+
 def test_every_command_takes_it(python: Python, kind: str, trained: Path, shards: Path, tmp_path: Path) -> None:
     def succeed(*words: object) -> str:
         done = python("-m", *map(str, words), cwd=ROOT)

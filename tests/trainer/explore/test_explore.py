@@ -188,8 +188,12 @@ def test_a_walk_is_a_strip_and_a_loop_through_the_samples(trained: Path, tmp_pat
         for cell, number in ((strip[9 * leg], start), (strip[9 * leg + 8], end)):
             assert np.abs(cell.astype(int) - sheet[number]).max() <= 1
     with Image.open(tmp_path / "walk.gif") as film:
-        frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
-        assert (film.info["loop"], film.info["duration"], film.size) == (0, 60, (96, 96))
+        assert (film.info["loop"], film.size) == (0, (96, 96))
+        frames = [
+            np.asarray(frame.convert("RGB"))
+            for frame in ImageSequence.Iterator(film)
+            for _ in range(frame.info["duration"] // 60)  # equal ones are one; after 6 steps, rounding decides
+        ]
     assert len(frames) == 3 * 4
     for frame, number in zip(frames[::4], (3, 12, 7), strict=True):
         assert np.abs(frame.astype(int) - sheet[number]).mean() < 4  # 256 colours

@@ -45,7 +45,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             data=Data(shards="data/mnist32"),
             model=Model(features_g=32, features_d=32, norm_d="none", upsampling="nearest"),
             loss="relativistic",
-            penalty=Penalty(r1=0.1, r2=0.1, every=8),
+            penalty=Penalty(r1=0.3, r2=0.3, every=8),
             optim=Optim(lr_g=2e-3, lr_d=2e-3, beta1=0, beta2=0.99),
             batch_size=64,
             out=Path("runs/mnist"),

@@ -58,6 +58,11 @@ class ShardDataset(Dataset[Batch]):
         """Names of the classes, by their numbers; empty without the option ``labels``."""
         return self.manifest.classes if self.reader.with_labels else ()
 
+    def take_classes(self, classes: tuple[str, ...]) -> None:
+        """See :meth:`shards.loading.reader.Reader.take_classes`. To be called before classes and labels are used."""
+        self.reader.take_classes(classes)
+        self.manifest = self.reader.manifest
+
     @cached_property
     def empty_classes(self) -> tuple[str, ...]:
         """Those that have no image, such as one of few images in a small part of a data set."""

@@ -86,6 +86,7 @@ class Reader:
             raise InputError(f"{self.location.index} does not belong to this manifest. Build the data set again.")
         self._storage.check()
         self.with_labels, self.renumbered = options.get("labels", False), False
+        self._named = bool(self.manifest.classes)
         if self.with_labels:
             stored = self.labels
             names, self.labels = number_classes(self.manifest, stored)
@@ -98,6 +99,17 @@ class Reader:
         option ``labels``, the place of the class in ``manifest.classes``.
         """
         return open_labels(self.location, self._index, self._cache)
+
+    def take_classes(self, classes: tuple[str, ...]) -> None:
+        """Number the classes as a run with ``classes`` does, if an earlier version started it: it took every number up
+        to the largest as a class, those without images too. Before that, workers must not have been started.
+        """
+        every = tuple(map(str, range(len(classes))))
+        if not self.with_labels or self._named or classes != every or not set(self.manifest.classes) <= set(every):
+            return
+        numbers = np.array([int(name) for name in self.manifest.classes], self.labels.dtype)
+        self.labels, self.renumbered = numbers[self.labels], False
+        self.manifest = replace(self.manifest, classes=classes)
 
     def labels_at(self, start: int, count: int) -> np.ndarray:
         """The classes of ``count`` samples from position ``start`` of the stream on, int64 (count,).

@@ -106,6 +106,7 @@ def evaluate(options: Evaluate) -> None:
 
     def score(run: LoadedRun) -> None:
         known = read_scores(folder.scores)
+        dataset.take_classes(run.classes)
         check_reals(dataset, run.shape, run.classes)
         averaged = bool(run.config.ema_images)
         subject = describe_subject(run.step, run.position, run.generator, averaged=averaged, digest=run.digest)

@@ -120,6 +120,12 @@ class RunFolder:
         """
         old = self._read_fields()
         changed = {} if old is None else differences(old, flatten(config))
+        if gone := sorted(changed.keys() - flatten(config).keys()):
+            flags = ", ".join(_flag(name, changed[name][0]) for name in gone)
+            raise InputError(
+                f"{self.path} holds a run with {flags}, which this version does not have. Continue it with the version "
+                "that started it, or give another --out."
+            )
         if changed:
             lines = [f"  {name}: {before} -> {now}" for name, (before, now) in changed.items()]
             flags = " ".join(_flag(name, before) for name, (before, _) in changed.items() if before is not None)

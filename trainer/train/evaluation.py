@@ -28,13 +28,15 @@ def feature_names(config: Evaluation) -> tuple[str, ...]:
     return names
 
 
-def open_reals(config: Config, samples: int) -> ShardDataset | None:
+def open_reals(config: Config, samples: int, classes: tuple[str, ...] = ()) -> ShardDataset | None:
     """The real images of an evaluation, in the order of seed 0, so that runs of different seeds can be compared. None
-    if the run has no evaluation, or too few of its ``samples`` images for one.
+    if the run has no evaluation, or too few of its ``samples`` images for one. ``classes`` are those of the run.
     """
     if not config.evaluate.samples or samples < MIN_REALS:
         return None
-    return open_images(config.data, labels=config.model.conditional)
+    dataset = open_images(config.data, labels=config.model.conditional)
+    dataset.take_classes(classes)
+    return dataset
 
 
 def create_evaluation(config: Config, accelerator: Accelerator, reals: ShardDataset | None) -> Evaluator | None:

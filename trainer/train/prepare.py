@@ -77,7 +77,7 @@ def prepare(
     rollbacks = max(metadata.get("rollbacks", 0), rollbacks_to(folder.rollbacks, step, warn))
     equal["rollbacks"] = str(rollbacks)
     left = config.remaining_steps(step, position, len(dataset))
-    reals = open_reals(config, len(dataset))
+    reals = open_reals(config, len(dataset), dataset.classes)
     equal["features of the scores"] = ", ".join(features) if reals else "none"
     unfinished = not left and not folder.is_done()
     equal["state"] = "unfinished" if unfinished else "done, or steps are left"
@@ -142,6 +142,7 @@ def _resume(config: Config, folder: RunFolder) -> tuple[checkpoint.Loaded | None
     path, tensors, metadata = resumed
     dataset = _open_data(config, metadata)
     if config.model.conditional:
+        dataset.take_classes(tuple(metadata.get("networks", {}).get("classes", ())))
         _check_labels(config, metadata, dataset)
     try:
         describe_checkpoint(config, metadata, tensors)
@@ -185,10 +186,10 @@ def _open_data(config: Config, metadata: dict[str, Any]) -> ShardDataset:
     manifest, shown = dataset.manifest, redact(config.data.shards)
     if len(dataset.classes) == 1:
         raise InputError(f"All images in {shown} are of one class. Train without --model.conditional.")
-    if dataset.empty_classes and not metadata:
+    if not metadata and dataset.empty_classes:
         raise InputError(
             f"{shown} has no image of the class{'es' * (len(dataset.empty_classes) > 1)} "
-            f"{list_names(dataset.empty_classes)}, which would never be trained. Build it with more images, or without."
+            f"{list_names(dataset.empty_classes)}, which would never be trained. Build it with images of all classes."
         )
     if manifest.size not in SIZES:
         raise InputError(

@@ -15,6 +15,7 @@ from shards.common.processes import available_cores
 from shards.common.urls import is_remote
 from trainer.config import Config
 from trainer.errors import explain_allocation
+from trainer.folder import checkpoint
 from trainer.folder.background import CheckpointWriter
 from trainer.folder.journal import BadSampleLog, Journal, roll_back_folder
 from trainer.folder.known_scores import KnownScores
@@ -144,7 +145,7 @@ def _failure_recorded(
     try:
         yield
     except Exception as error:
-        advice = advise(started=True, parts=not (batch_norm and reached.step))
+        advice = advise(started=True, parts=not (batch_norm and checkpoint.checkpoints(folder.checkpoints)))
         explained = explain_allocation(error, f"{advice}. --dry-run estimates it.")
         _record_failure(explained, folder, launch, reached, outputs)
         if explained is not error:

@@ -16,6 +16,7 @@ from shards.common.errors import InputError
 from shards.format.manifest import read_manifest
 from shards.loading import labels as module
 from shards.loading.dataset import ShardDataset
+from shards.loading.labels import digest_labels
 from shards.loading.loader import batches
 from shards.storage.locate import CacheOptions
 from tests.support.make import key, make_one_broken, make_shards, numbers, reindex
@@ -116,6 +117,26 @@ def test_numbers_with_gaps_are_no_classes_without_images(tmp_path: Path, cache: 
     assert batch.labels is not None
     assert dict(zip(numbers(batch.images), batch.labels.tolist(), strict=True)) == {0: 2, 1: 0, 2: 1}
     assert sorted(ShardDataset(tmp_path / "index", cache=cache).reader.labels_at(0, 3).tolist()) == [0, 217, 701]
+
+
+def test_runs_of_earlier_versions_keep_classes_without_images(tmp_path: Path, cache: CacheOptions) -> None:
+    make_shards(tmp_path / "shards", samples=3)
+    for sample, label in enumerate((b"5", b"1", b"3")):
+        relabel(tmp_path / "shards", sample, label)
+    index_tars(str(tmp_path / "shards"), tmp_path / "index")
+    every = tuple("012345")
+    for classes, wanted, labels in (
+        (every, every, {5, 1, 3}),
+        (tuple("135"), tuple("135"), {0, 1, 2}),
+        (("a", "b"), tuple("135"), {0, 1, 2}),
+    ):
+        dataset = ShardDataset(tmp_path / "index", labels=True, cache=cache)
+        dataset.take_classes(classes)
+        assert dataset.classes == wanted
+        assert dataset.labels_digest == digest_labels(wanted, dataset.reader.labels)
+        with closing(batches(dataset, position=0, batch_size=3, workers=1)) as stream:
+            batch = next(stream)
+        assert batch.labels is not None and {*batch.labels.tolist()} == labels
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,9 @@ def test_a_setting_that_only_an_earlier_version_had_matters_if_it_was_set(tmp_pa
     folder.check(Config())
     assert folder.read_config() == Config()
     path.write_text(f"{text}schedule.beta1: 0.5\n")
-    with pytest.raises(InputError, match=r"schedule\.beta1: 0\.5 -> None"):
+    with pytest.raises(
+        InputError, match=r"--schedule\.beta1 0\.5, which this version does not have\. Continue it with"
+    ):
         folder.check(Config())
 
 

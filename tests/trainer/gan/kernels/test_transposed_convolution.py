@@ -29,6 +29,7 @@ def test_with_avx512_only_the_smallest_gradient_of_a_weight_is_a_product(monkeyp
     monkeypatch.setattr(transposed_convolution, "_has_avx512", lambda: True)
     assert [float32_passes(side) for side in (4, 8, 16, 32)] == [WEIGHT, NONE, NONE, NONE]
     layer, images = Doubling(4, 2, bias=False), torch.randn(3, 4, 4, 4)
+    assert "Strided" in layer(images).grad_fn.name() and "Strided" not in layer(torch.randn(1, 4, 8, 8)).grad_fn.name()
     layer(images).square().sum().backward()
     found, layer.weight.grad = layer.weight.grad, None
     F.conv_transpose2d(images, layer.weight, stride=2, padding=1).square().sum().backward()

@@ -97,7 +97,7 @@ class Picked(Items):
 
 
 def digest_names(*lists: Iterable[str]) -> str:
-    """A digest of lists of names, which contain no NUL, in their order.."""
+    """A digest of lists of names, which contain no NUL, in their order."""
     digest = xxhash.xxh3_128()
     for names in lists:
         rest = iter(names)

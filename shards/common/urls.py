@@ -41,8 +41,8 @@ def local_path(where: str) -> Path:
 
 def refuse_url(out: Path) -> None:
     """Raise ``InputError`` if ``out``, which is to be written to, was a URL: it would become a folder ``s3:``."""
-    scheme, _, rest = str(out).partition(":/")  # a path has lost the second slash
-    if _SCHEME.fullmatch(f"{scheme}://"):
+    scheme, mark, rest = str(out).partition(":/")  # a path has lost the second slash
+    if mark and _SCHEME.fullmatch(f"{scheme}://"):
         where = redact(f"{scheme}://{rest}")
         raise InputError(f"{where} is a URL, and only folders can be written to. Name a folder, and copy it there.")
 

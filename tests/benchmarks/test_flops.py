@@ -8,12 +8,13 @@ from benchmarks.measure.flops import forward, iteration
 from tests.trainer.gan.test_step import create, small
 from trainer.config import Upsampling
 from trainer.gan.dcgan import DcganDiscriminator, DcganGenerator
+from trainer.gan.kernels.products import NONE
 
 
 @pytest.fixture(autouse=True)
 def convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's counter knows no product into a given tensor; a convolution is as much work."""
-    monkeypatch.setattr("trainer.gan.kernels.transposed_convolution.BACKWARDS", 0)
+    monkeypatch.setattr("trainer.gan.kernels.transposed_convolution.float32_passes", lambda _: NONE)
 
 
 @pytest.mark.parametrize(("size", "upsampling"), [(32, "transposed"), (256, "transposed"), (64, "nearest")])

@@ -49,7 +49,7 @@ def test_a_refused_url_keeps_its_secrets() -> None:
     assert "secret" not in str(error.value) and "h/x" in str(error.value)
 
 
-@pytest.mark.parametrize("where", ["data/x", "/data/x:/y", "x:y", "a b:/x", "x:/y", "."])
+@pytest.mark.parametrize("where", ["data/x", "/data/x:/y", "x:y", "a b:/x", "x:/y", ".", "there"])
 def test_other_names_may_be_written_to(where: str) -> None:
     refuse_url(Path(where))
 

@@ -97,7 +97,7 @@ def test_a_killed_and_resumed_run_is_one_without_a_gap(faces32: Path, tmp_path: 
     journal = rows(tmp_path / "run" / "metrics.jsonl")
     assert [row["images"] for row in journal] == sorted(reports)
     assert all(set(row) <= set(reports[row["images"]]) for row in journal)
-    groups = {"loss", "score", "gradient", "speed", "data", "memory"}
+    groups = {"loss", "score", "penalty", "gradient", "speed", "data", "memory"}
     assert {name.partition("/")[0] for name in journal[0]} == groups | {"step", "images", "epoch"}
     sheets = {item["images"]: item["samples/fake.caption"] for item in items if "samples/fake.caption" in item}
     assert sorted(sheets) == list(range(0, 1601, 160))

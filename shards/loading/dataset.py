@@ -59,7 +59,7 @@ class ShardDataset(Dataset[Batch]):
         return self.manifest.classes if self.reader.with_labels else ()
 
     def take_classes(self, classes: tuple[str, ...]) -> None:
-        """See :meth:`shards.loading.reader.Reader.take_classes`. To be called before classes and labels are used."""
+        """See :meth:`shards.loading.reader.Reader.take_classes`. Call it before the classes and labels are used."""
         self.reader.take_classes(classes)
         self.manifest = self.reader.manifest
 

@@ -86,7 +86,6 @@ class Reader:
             raise InputError(f"{self.location.index} does not belong to this manifest. Build the data set again.")
         self._storage.check()
         self.with_labels, self.renumbered = options.get("labels", False), False
-        self._named = bool(self.manifest.classes)
         if self.with_labels:
             stored = self.labels
             names, self.labels = number_classes(self.manifest, stored)
@@ -101,11 +100,12 @@ class Reader:
         return open_labels(self.location, self._index, self._cache)
 
     def take_classes(self, classes: tuple[str, ...]) -> None:
-        """Number the classes as a run with ``classes`` does, if an earlier version started it: it took every number up
-        to the largest as a class, those without images too. Before that, workers must not have been started.
+        """Number the classes as a run with ``classes`` does, if an earlier version started it, which took every number
+        up to the largest as a class. Call it before workers start.
         """
         every = tuple(map(str, range(len(classes))))
-        if not self.with_labels or self._named or classes != every or not set(self.manifest.classes) <= set(every):
+        named = bool(self.location.manifest.classes)
+        if not self.with_labels or named or classes != every or not set(self.manifest.classes) <= set(every):
             return
         numbers = np.array([int(name) for name in self.manifest.classes], self.labels.dtype)
         self.labels, self.renumbered = numbers[self.labels], False

@@ -97,7 +97,7 @@ def evaluate(options: Evaluate) -> None:
         dataset = open_images(config.data, options.shards, labels=config.model.conditional)
     except UnusableLabels as error:
         raise InputError(f"The run is class-conditional, so real images need a class each. {error}") from error
-    output, damaged = Output(options, dataset.manifest.classes), set[Path]()
+    output, damaged = Output(options), set[Path]()
 
     @functools.cache
     def create_evaluator() -> Evaluator:  # after the first checks, because a classifier may have to be trained
@@ -107,6 +107,7 @@ def evaluate(options: Evaluate) -> None:
     def score(run: LoadedRun) -> None:
         known = read_scores(folder.scores)
         dataset.take_classes(run.classes)
+        output.classes = dataset.manifest.classes
         check_reals(dataset, run.shape, run.classes)
         averaged = bool(run.config.ema_images)
         subject = describe_subject(run.step, run.position, run.generator, averaged=averaged, digest=run.digest)
@@ -227,8 +228,9 @@ def show_progress(checkpoint: str, what: str, total: int, unit: str) -> Iterator
 class Output:
     """Prints results: as JSON at once, or as one table at the end, also if an error is the end."""
 
-    def __init__(self, options: Evaluate, classes: Sequence[str]) -> None:
-        self._as_json, self._several, self._classes = options.json, options.checkpoint == "all", classes
+    def __init__(self, options: Evaluate) -> None:
+        self._as_json, self._several = options.json, options.checkpoint == "all"
+        self.classes: Sequence[str] = ()  # names for the table
         self._numbers: list[str] = []
         self._results: list[Result] = []
 
@@ -257,7 +259,7 @@ class Output:
     def show_table(self) -> None:
         """Print the table of what was added since the last call."""
         if self._results:
-            print(as_table(self._results, self._classes), *self._numbers, sep="\n", flush=True)
+            print(as_table(self._results, self.classes), *self._numbers, sep="\n", flush=True)
         self._results = []
 
 

@@ -29,6 +29,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "The default: faces that shardgan draws on first use, with networks small enough for two CPU cores.\n\n"
         "Example: accelerate launch trainer/run.py faces --seed 1 --out runs/other-faces",
         Config(
+            data=Data(workers=0),  # on two cores, a worker's 8 images interrupt the step for longer than they take
             model=Model(features_g=16, features_d=16, norm_d="none", coarse_d=True, upsampling="nearest"),
             loss="relativistic",
             penalty=Penalty(r1=1, r2=1, every=8),

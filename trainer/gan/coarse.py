@@ -12,6 +12,8 @@ import math
 import torch
 from torch import nn
 
+from trainer.gan.kernels.whole_convolution import WholeConv1d, WholeConv2d
+
 SIDE = 4  # pixels
 WIDTH = 128  # channels
 CHROMA = 4.0  # enlargement of the differences between colours
@@ -46,24 +48,6 @@ class CellMeans(nn.Module):
         rows = images.permute(0, 2, 3, 1).reshape(count, height // self.side, self.side, width * channels).sum(2)
         sums = rows.view(count, height // self.side, width // self.side, self.side, channels).sum(3)
         return sums.permute(0, 3, 1, 2) / self.side**2
-
-
-class _Whole(nn.modules.conv._ConvNd):
-    """A convolution whose kernel covers its whole input, as a matrix product: (n, inputs, ...) to (n, outputs).
-
-    For 16 images, the network above takes 0.6 ms of CPU instead of 1.3 (``docs/log.md``).
-    """
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(inputs.flatten(1), self.weight.flatten(1), self.bias)
-
-
-class WholeConv2d(_Whole, nn.Conv2d):
-    """Takes images (n, inputs, kernel, kernel)."""
-
-
-class WholeConv1d(_Whole, nn.Conv1d):
-    """Takes (n, inputs)."""
 
 
 class OpponentColours(nn.Module):

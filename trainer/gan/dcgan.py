@@ -19,6 +19,7 @@ from trainer.gan.kernels.latent_convolution import LatentConvolution
 from trainer.gan.kernels.nearest_convolution import NearestDoubling
 from trainer.gan.kernels.strided_convolution import Halving
 from trainer.gan.kernels.transposed_convolution import Doubling
+from trainer.gan.kernels.whole_convolution import WholeConv2d
 from trainer.gan.networks import Discriminator, Generator, levels
 
 WIDEST = 32
@@ -79,7 +80,7 @@ class DcganDiscriminator(Discriminator):
             if norm == "batch":
                 layers.append(nn.BatchNorm2d(wide))
             blocks.append(nn.Sequential(*layers, nn.LeakyReLU(0.2, inplace=True)))
-        blocks += [nn.Sequential(nn.Conv2d(widths[-1], 1, 4, 2, 0))]
+        blocks += [nn.Sequential(WholeConv2d(widths[-1], 1, 4))]
         self.blocks = nn.Sequential(*blocks)
         self.coarse = CoarseLogits(size, channels) if coarse else None
 

@@ -5,8 +5,12 @@ Each pixel of the result sees 2x2 different pixels before the upsampling, not 3x
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from trainer.gan.kernels.products import NONE
 from trainer.gan.kernels.transposed_convolution import double
@@ -21,6 +25,14 @@ class NearestDoubling(nn.Conv2d):
         super().__init__(wide, narrow, 3, 1, 1, bias=bias)
         self.products = NONE
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Runs when the module is moved or cast. Keeps the weight in the memory order that :func:`transposed` reads: a
+        copy in each step would take 2 ms of 46 of the default preset on a CPU.
+        """
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.weight.data = self.weight.data.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+        return self
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return double(images, transposed(self.weight), self.bias, self.products, training=self.training)
 
@@ -29,10 +41,5 @@ def transposed(weight: torch.Tensor) -> torch.Tensor:
     """The ``weight`` (narrow, wide, 3, 3) after the upsampling as that (wide, narrow, 4, 4) of a transposed convolution
     with stride 2 and padding 1, in ``channels_last`` memory.
     """
-    return _spread(_spread(weight.permute(1, 2, 3, 0), 1), 2).permute(0, 3, 1, 2)
-
-
-def _spread(weight: torch.Tensor, dim: int) -> torch.Tensor:
-    """The 4 taps of one dimension. A pixel of the result adds up those of the 3 that see the same pixel before."""
-    first, middle, last = weight.unbind(dim)
-    return torch.stack([last, middle + last, first + middle, first], dim)
+    # Along each dimension, the four taps are the last of the three, sums of two neighbours, and the first.
+    return F.avg_pool2d(weight.transpose(0, 1).flip(2, 3), 2, stride=1, padding=1, divisor_override=1)

@@ -69,10 +69,9 @@ def down_and_weight_gradient(
 
 def _add_product(total: torch.Tensor | None, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """``total + left @ right``, in place or, in float32, a new sum of bf16 products."""
-    if left.dtype != torch.bfloat16:
-        return (left.new_zeros(len(left), right.shape[1]) if total is None else total).addmm_(left, right)
-    product = torch.mm(left, right)
-    return product if total is None else total.float().add_(product)
+    if total is None:
+        return torch.mm(left, right)
+    return total.addmm_(left, right) if left.dtype != torch.bfloat16 else total.float().add_(torch.mm(left, right))
 
 
 def convolve(images: torch.Tensor, weight: torch.Tensor, *, transposed: bool) -> torch.Tensor:

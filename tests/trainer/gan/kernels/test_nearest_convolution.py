@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from trainer.gan.kernels.nearest_convolution import NearestDoubling
+from trainer.gan.kernels.nearest_convolution import NearestDoubling, transposed
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -24,3 +24,15 @@ def test_it_is_an_enlargement_and_a_convolution_and_so_are_its_gradients(
     gradients = (torch.autograd.grad((out * grad_output).sum(), inputs) for out in (found, wanted))
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+def test_no_step_copies_the_weight_into_another_memory_order() -> None:
+    layer = NearestDoubling(4, 3, bias=False).double().to(memory_format=torch.channels_last)
+    before = NearestDoubling(4, 3, bias=False).double()
+    before.load_state_dict(layer.state_dict())
+    assert torch.equal(layer.weight, before.weight)
+    order = layer.weight.permute(1, 2, 3, 0)  # that of the weight of the transposed convolution
+    assert order.is_contiguous()
+    assert transposed(layer.weight).is_contiguous(memory_format=torch.channels_last)
+    layer(torch.randn(2, 4, 4, 4, dtype=torch.float64)).sum().backward()
+    assert layer.weight.grad is not None and layer.weight.grad.stride() == layer.weight.stride()

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.gan.kernels.whole_convolution import WholeConv1d, WholeConv2d
+
+
+@pytest.mark.parametrize(("whole", "shape"), [(WholeConv2d(5, 3, 4), (2, 5, 4, 4)), (WholeConv1d(5, 3, 1), (2, 5, 1))])
+def test_it_is_a_convolution_and_so_are_its_gradients(whole: nn.modules.conv._ConvNd, shape: tuple[int, ...]) -> None:
+    whole = whole.double()
+    plain = (nn.Conv2d if len(shape) == 4 else nn.Conv1d)(5, 3, shape[-1]).double()
+    plain.load_state_dict(whole.state_dict())
+    inputs = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    found, wanted = whole(inputs), plain(inputs).flatten(1)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+    pairs = [
+        torch.autograd.grad(out.square().sum(), (inputs, *layer.parameters()))
+        for out, layer in ((found, whole), (wanted, plain))
+    ]
+    for one, other in zip(*pairs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)

@@ -89,9 +89,9 @@ class Model:
     """dcgan only: normalisation in the discriminator. batch: BatchNorm. none: for gradient penalties, which
     BatchNorm makes wrong."""
     coarse_d: Switch = False
-    """dcgan and residual: a second, small part of the discriminator sees the image averaged to 4x4 pixels, with the
-    differences between colours enlarged. Without it, a short training loses pale colours. With dcgan, it needs
-    --model.norm-d none."""
+    """dcgan and residual: a second, small part of the discriminator sees the image averaged to 8x8 pixels, with the
+    differences between colours enlarged. Without it, a short training loses pale and similar colours. With dcgan, it
+    needs --model.norm-d none."""
     upsampling: Upsampling = "transposed"
     """dcgan only: what doubles the size in the generator. transposed: a 4x4 convolution with stride 2. nearest: an
     enlargement and a 3x3 convolution, which leaves no checkerboard in the images and takes as long."""

@@ -30,7 +30,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "Example: accelerate launch trainer/run.py faces --seed 1 --out runs/other-faces",
         Config(
             data=Data(workers=0),  # on two cores, a worker's 8 images interrupt the step for longer than they take
-            model=Model(features_g=16, features_d=16, norm_d="none", coarse_d=True, upsampling="nearest"),
+            model=Model(features_g=16, features_d=12, norm_d="none", coarse_d=True, upsampling="nearest"),
             loss="relativistic",
             penalty=Penalty(r1=1, r2=1, every=8),
             optim=Optim(lr_g=2e-3, lr_d=2e-3, beta1=0, beta2=0.99),

@@ -57,7 +57,7 @@ def test_it_goes_on_and_then_records_its_networks(old: Path, flags: list[str]) -
     assert [row["step"] for row in rows(old / "metrics.jsonl")] == [1, 2, 3, 4, 5]
     recorded = json.loads((old / "checkpoints" / "step-000000005" / "state.json").read_text())["networks"]
     assert recorded == {"kind": "dcgan", "z_dim": 4, "features_g": 1, "features_d": 1, "norm_d": "batch",
-                        "coarse_d": False, "upsampling": "transposed", "size": 32, "channels": 1,
+                        "coarse_d": False, "coarse_side": 0, "upsampling": "transposed", "size": 32, "channels": 1,
                         "classes": []}  # fmt: skip
     assert load_run(old).shape == (1, 32)
 

@@ -15,7 +15,7 @@ from trainer.folder import checkpoint as checkpoints
 from trainer.folder.journal import read_rollbacks
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import find_best, read_scores
-from trainer.gan.factory import UnknownNetworks, describe_networks, restore_networks
+from trainer.gan.factory import UnknownNetworks, check_known, describe_networks, restore_networks
 from trainer.gan.networks import Discriminator, Generator
 from trainer.gan.optimizer import Tensors
 
@@ -98,9 +98,10 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
 def describe_checkpoint(config: Config, metadata: dict[str, Any], tensors: dict[str, Tensors]) -> dict[str, Any]:
     """The networks that a checkpoint recorded. Fields of ``Model`` that its version did not have are the default.
 
-    Raises ``ValueError`` if ``config`` describes others.
+    Raises ``ValueError`` if ``config`` describes others, ``UnknownNetworks`` if this version makes none such.
     """
     networks = metadata["networks"] if "networks" in metadata else _read_off(config.model, tensors["discriminator"])
+    check_known(networks)
     size, channels, classes = networks["size"], networks["channels"], networks.get("classes", [])
     networks = {**describe_networks(Model(), size, channels), **networks}
     expected = describe_networks(config.model, size, channels, classes)

@@ -17,9 +17,9 @@ from trainer.config import Normalisation, Upsampling
 from trainer.gan.coarse import CoarseLogits
 from trainer.gan.kernels.latent_convolution import LatentConvolution
 from trainer.gan.kernels.nearest_convolution import NearestDoubling
+from trainer.gan.kernels.product_convolution import WholeConv2d
 from trainer.gan.kernels.strided_convolution import Halving
 from trainer.gan.kernels.transposed_convolution import Doubling
-from trainer.gan.kernels.whole_convolution import WholeConv2d
 from trainer.gan.networks import Discriminator, Generator, levels
 
 WIDEST = 32

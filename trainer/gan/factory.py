@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from trainer.config import Kind, Model, Normalisation, Upsampling
+from trainer.gan.coarse import SIDE
 from trainer.gan.dcgan import DcganDiscriminator, DcganGenerator
 from trainer.gan.mlp import MlpDiscriminator, MlpGenerator
 from trainer.gan.networks import Discriminator, Generator
@@ -68,7 +69,7 @@ def describe_networks(model: Model, size: int, channels: int, classes: Sequence[
     names.
     """
     fields = asdict(model)
-    recorded = {name: fields[name] for name in RECORDED}
+    recorded = {name: fields[name] for name in RECORDED} | {"coarse_side": SIDE if model.coarse_d else 0}
     return {**recorded, "size": size, "channels": channels, "classes": [*classes]}
 
 
@@ -80,9 +81,16 @@ def restore_networks(description: Mapping[str, Any]) -> tuple[Generator, Discrim
         UnknownNetworks: there are no such networks.
         ValueError: there are none of this size.
     """
-    for name, choices in CHOICES.items():
-        if description.get(name, choices[0]) not in choices:
-            raise UnknownNetworks(f"{name} {description[name]!r}; it must be one of {', '.join(choices)}")
+    check_known(description)
     model = Model(**{name: description[name] for name in RECORDED if name in description})
     classes = len(description.get("classes", ()))
     return create_networks(model, description["size"], description["channels"], classes)
+
+
+def check_known(description: Mapping[str, Any]) -> None:
+    """Raises ``UnknownNetworks`` if this version does not make the networks of ``description``."""
+    for name, choices in CHOICES.items():
+        if description.get(name, choices[0]) not in choices:
+            raise UnknownNetworks(f"{name} {description[name]!r}; it must be one of {', '.join(choices)}")
+    if description.get("coarse_d") and (side := description.get("coarse_side", 4)) != SIDE:
+        raise UnknownNetworks(f"a coarse part of the discriminator on {side}x{side} cells, not {SIDE}x{SIDE}")

@@ -22,6 +22,7 @@ from trainer.folder import checkpoint
 from trainer.folder.journal import Journal
 from trainer.folder.load_run import DamagedCheckpoint, load_run
 from trainer.folder.run_folder import RunFolder
+from trainer.gan.coarse import SIDE
 from trainer.gan.factory import describe_networks
 from trainer.gan.state import State, create_state
 
@@ -185,7 +186,12 @@ def test_a_checkpoint_records_what_its_version_knew_of_the_networks(tmp_path: Pa
     older = {name: value for name, value in whole.items() if name not in ("kind", "norm_d", "coarse_d", "upsampling")}
     others = [
         {**whole, **other}
-        for other in ({"features_g": 8}, {"norm_d": "none"}, {"coarse_d": True}, {"upsampling": "nearest"})
+        for other in (
+            {"features_g": 8},
+            {"norm_d": "none"},
+            {"coarse_d": True, "coarse_side": SIDE},
+            {"upsampling": "nearest"},
+        )
     ]
     for networks, fits in ((whole, True), (older, True), *((other, False) for other in others)):
         metadata = {**FACTS, "networks": networks}
@@ -203,6 +209,13 @@ def test_what_an_older_version_could_not_record_was_the_default(tmp_path: Path) 
     for metadata in ({**FACTS, "networks": older}, FACTS):  # the last one is of version 0.1
         checkpoint.save(tmp_path / "run" / "checkpoints", 4, state.tensors(), metadata, keep=3)
         refused(tmp_path / "run", None, "does not hold the networks")
+
+
+def test_a_coarse_part_of_an_older_version_is_named(tmp_path: Path) -> None:
+    config, state = make_run(tmp_path / "run", model=OTHER)
+    older = {name: value for name, value in describe_networks(config.model, 32, 1).items() if name != "coarse_side"}
+    checkpoint.save(tmp_path / "run" / "checkpoints", 4, state.tensors(), {**FACTS, "networks": older}, keep=3)
+    refused(tmp_path / "run", None, "does not make: a coarse part of the discriminator on 4x4 cells, not 8x8")
 
 
 class Trap:

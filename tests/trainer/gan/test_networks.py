@@ -80,7 +80,7 @@ def test_layers_at_64_are_the_tutorials() -> None:
     up, down = ["Doubling", "BatchNorm2d", "ReLU"], ["Halving", "BatchNorm2d", "LeakyReLU"]
     generator, discriminator = DcganGenerator(64, 3, 100, 2), DcganDiscriminator(64, 3, 2)
     assert kinds(generator) == ["LatentConvolution", *up[1:]] + 3 * up + ["Doubling", "Tanh"]
-    assert kinds(discriminator) == ["Conv2d", "LeakyReLU"] + 3 * down + ["Conv2d"]
+    assert kinds(discriminator) == ["Conv2d", "LeakyReLU"] + 3 * down + ["WholeConv2d"]
     assert {m.negative_slope for m in discriminator.modules() if isinstance(m, nn.LeakyReLU)} == {0.2}
     assert {conv.kernel_size for conv in convolutions(generator) + convolutions(discriminator)} == {(4, 4)}
 

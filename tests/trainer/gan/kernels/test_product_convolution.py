@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.gan.kernels.whole_convolution import WholeConv1d, WholeConv2d
+from trainer.gan.kernels.product_convolution import PositionConv1d, WholeConv1d, WholeConv2d
 
 
 @pytest.mark.parametrize(("whole", "shape"), [(WholeConv2d(5, 3, 4), (2, 5, 4, 4)), (WholeConv1d(5, 3, 1), (2, 5, 1))])
@@ -21,3 +21,9 @@ def test_it_is_a_convolution_and_so_are_its_gradients(whole: nn.modules.conv._Co
     ]
     for one, other in zip(*pairs, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_a_kernel_of_one_position_takes_channels_last() -> None:
+    layer, inputs = PositionConv1d(3, 5).double(), torch.randn(2, 7, 3, dtype=torch.float64)
+    wanted = nn.functional.conv1d(inputs.transpose(1, 2), layer.weight, layer.bias)
+    torch.testing.assert_close(layer(inputs), wanted.transpose(1, 2), rtol=0, atol=1e-12)

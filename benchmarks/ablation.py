@@ -60,6 +60,8 @@ class Arguments(command.Arguments):
     $SHARDGAN_DATA/mnist and celeba, digits at 32x32 and photographs of faces at 64x64."""
     only: tuple[str, ...] = ()
     """Variants to train; by default all."""
+    features: int | None = None
+    """Width of both networks; by default those of the preset."""
     images: int = 15_360
     """Real images that the discriminator of each run sees."""
 

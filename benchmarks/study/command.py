@@ -50,8 +50,8 @@ class Arguments(cli.Arguments):
     """Folder of the study; by default runs/NAME-DATA. The same command again continues it."""
     seeds: int = 3
     """Number of seeds: 0, 1, ..."""
-    features: int = 16
-    """Width of both networks."""
+    features: int | None = 16
+    """Width of both networks; None: those of the preset."""
     scores: str | None = None
     """What the scores compare, comma-separated as --features of trainer.evaluate; by default labels (digits only),
     lite0 and pixels."""
@@ -82,12 +82,14 @@ class Arguments(cli.Arguments):
         shards = self.shards or build_shards(self.data)
         read_manifest(shards)
         out = self.out or Path("runs", f"{name}-{self.data}")
+        width = str(self.features)
+        widths = () if self.features is None else ("--model.features-g", width, "--model.features-d", width)
         return Plan(
             preset=preset,
             shards=shards,
             out=out,
             marks=marks,
-            flags=("--model.features-g", str(self.features), "--model.features-d", str(self.features), *flags),
+            flags=(*widths, *flags),
             features=scores,
             samples=self.samples,
             precision=precision,
@@ -118,7 +120,8 @@ def report(arguments: Arguments, plan: Plan, rows: Sequence[Row], *tables: str) 
     """Prints ``tables`` (Markdown) with the machine and the sizes, and writes them to the study's folder."""
     seeds = sorted({row.seed for row in rows})
     batches = ", ".join(map(str, sorted({row.asked["batch_size"] for row in rows if row.asked})))
-    sizes = f"features {arguments.features}, batch {batches}, {plan.precision}, seeds {seeds}"
+    widths = "the preset's features" if arguments.features is None else f"features {arguments.features}"
+    sizes = f"{widths}, batch {batches}, {plan.precision}, seeds {seeds}"
     scored = f"{plan.samples:,} generated and as many real images. Mean (least to largest) over the seeds."
     machine = f"{cli.describe_machine()}, torch {torch.__version__}"
     images = " and ".join(f"{mark:,}" for mark in plan.marks)

@@ -81,7 +81,8 @@ def benchmark(arguments: Arguments) -> None:
         shards, out = Path(folder) / "shards", Path(folder) / "run"
         build(Faces(IMAGES), shards, Options(size=64))
         launcher = ("--multi_gpu", "--main_process_port", "0") if arguments.ranks > 1 else ()
-        flags = ("--out", str(out), "--steps", "100000", "--log-every", "1", "--samples.every", "0")
+        flags = ("--out", str(out), "--steps", "100000", "--log-every", "1", "--samples.every", "0",
+                 "--data.workers", "1")  # fmt: skip
         words = train_words(shards, arguments.features, BATCH, *flags)
         command = train_command(words, processes=arguments.ranks, launcher=launcher)
         measure_round(command, out)  # fills the page cache, and makes each start below a resume

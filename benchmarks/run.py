@@ -1,10 +1,10 @@
 """Measures the speed of a whole run, from shards on disk to the last step, relative to its training step alone.
 
-The run is started as a user starts it, with loader, journals, sheets and checkpoints: the preset ``faces``. The step
-alone is that of the same command line, on a batch in memory. They take turns of a few seconds, and the run is stopped
-(SIGSTOP) while the step has a turn, so that a change of the machine's speed affects both alike. SIGSTOP does not stop
-the work of a GPU, so there the step is measured before and after the run. The report also shows the time spent waiting,
-and the memory.
+The run is started as a user starts it, with loader, journals, sheets and checkpoints: the preset ``faces``, but with a
+worker. The step alone is that of the same command line, on a batch in memory. They take turns of a few seconds, and the
+run is stopped (SIGSTOP) while the step has a turn, so that a change of the machine's speed affects both alike. SIGSTOP
+does not stop the work of a GPU, so there the step is measured before and after the run. The report also shows the time
+spent waiting, and the memory.
 
 Example: uv run python -m benchmarks.run --features 64 --batch-size 128
 """

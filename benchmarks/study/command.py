@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.measure import cli
 from benchmarks.study.engine import Row
+from benchmarks.study.grids import write_rows
 from benchmarks.study.plan import Plan
 from shards.building.build import build
 from shards.building.recipe import Options
@@ -117,7 +118,9 @@ def build_shards(data: Data) -> Path:
 
 
 def report(arguments: Arguments, plan: Plan, rows: Sequence[Row], *tables: str) -> None:
-    """Prints ``tables`` (Markdown) with the machine and the sizes, and writes them to the study's folder."""
+    """Prints ``tables`` (Markdown) with the machine and the sizes, and writes them, and a picture with a row of samples
+    for each variant, to the study's folder.
+    """
     seeds = sorted({row.seed for row in rows})
     batches = ", ".join(map(str, sorted({row.asked["batch_size"] for row in rows if row.asked})))
     widths = "the preset's features" if arguments.features is None else f"features {arguments.features}"
@@ -128,6 +131,10 @@ def report(arguments: Arguments, plan: Plan, rows: Sequence[Row], *tables: str) 
     text = "\n\n".join([f"{arguments.data}, {images} images, {sizes}. {machine}.", scored, *tables])
     print(text)
     (plan.out / "table.md").write_text(f"{text}\n")
+    grids = plan.out / "grids"
+    drawn = [name for name in dict.fromkeys(row.variant for row in rows) if (grids / f"{name}.png").exists()]
+    if drawn:
+        write_rows(grids, drawn, read_manifest(plan.shards).size, plan.out / "grids.png")
     for row in rows:
         if row.error is not None:
             print(f"{row.variant}, seed {row.seed} failed: {row.error}")

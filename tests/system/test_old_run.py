@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.support.launching import ROOT, rows, run, status
+from trainer.folder import checkpoint
 from trainer.folder.load_run import load_run
 from trainer.hub import Generator
 from trainer.samples import fixed_latents, generate
@@ -57,7 +58,7 @@ def test_it_goes_on_and_then_records_its_networks(old: Path, flags: list[str]) -
     assert [row["step"] for row in rows(old / "metrics.jsonl")] == [1, 2, 3, 4, 5]
     recorded = json.loads((old / "checkpoints" / "step-000000005" / "state.json").read_text())["networks"]
     assert recorded == {"kind": "dcgan", "z_dim": 4, "features_g": 1, "features_d": 1, "norm_d": "batch",
-                        "coarse_d": False, "coarse_side": 0, "upsampling": "transposed", "size": 32, "channels": 1,
+                        "coarse_d": False, "coarse_version": 0, "upsampling": "transposed", "size": 32, "channels": 1,
                         "classes": []}  # fmt: skip
     assert load_run(old).shape == (1, 32)
 
@@ -70,3 +71,15 @@ def test_networks_are_compared_before_anything_is_written(old: Path, flags: list
         assert other.returncode == 2 and "step-000000005 holds other networks: {'kind': 'dcgan'" in other.stderr
     assert not (old / "config.yaml").exists()
     assert run(*flags, "--steps", "6").returncode == 0
+
+
+def test_a_coarse_part_of_an_older_version_still_draws_but_is_not_trained(tmp_path: Path) -> None:
+    words = [*FLAGS, "--model.coarse-d", "true", "--out", str(tmp_path / "run"), "--steps"]
+    done = run(*words, "1")
+    assert done.returncode == 0, done.stderr
+    tensors, metadata = checkpoint.load(tmp_path / "run" / "checkpoints" / "step-000000001")
+    del metadata["networks"]["coarse_version"]
+    checkpoint.save(tmp_path / "run" / "checkpoints", 2, tensors, metadata, keep=3)
+    resumed = run(*words, "3")
+    assert resumed.returncode == 2 and "(--model.coarse-d) that this version does not train." in resumed.stderr
+    assert load_run(tmp_path / "run").checkpoint.name == "step-000000002"

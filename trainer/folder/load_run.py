@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from shards.common.errors import InputError
 from trainer.config import Config, Model
 from trainer.folder import checkpoint as checkpoints
 from trainer.folder.journal import read_rollbacks
 from trainer.folder.run_folder import RunFolder
 from trainer.folder.score_log import find_best, read_scores
-from trainer.gan.factory import UnknownNetworks, check_known, describe_networks, restore_networks
+from trainer.gan.factory import UnknownNetworks, describe_networks, outdated, restore_networks
 from trainer.gan.networks import Discriminator, Generator
 from trainer.gan.optimizer import Tensors
 
@@ -76,7 +78,12 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
         generator, discriminator = restore_networks(networks)
         # Assigned, so that the weights keep their dtype.
         generator.load_state_dict(tensors["average" if config.ema_images else "generator"], assign=True)
-        discriminator.load_state_dict(tensors["discriminator"], assign=True)
+        kept = {
+            name: tensor
+            for name, tensor in tensors["discriminator"].items()
+            if not (outdated(networks) and name.startswith("coarse."))
+        }
+        discriminator.load_state_dict(kept, assign=True)
         step, position = int(metadata["step"]), int(metadata["position"])
     except FileNotFoundError as error:
         raise DamagedCheckpoint(f"{path} was removed meanwhile, as a training does with old checkpoints.") from error
@@ -90,7 +97,7 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
             f"{path} does not hold the networks that {run / 'config.yaml'} describes; it belongs to another run."
         ) from error
     for network in (generator, discriminator):
-        network.eval().requires_grad_(False)
+        network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     shape = (channels, size)
     return LoadedRun(config, path, step, position, generator, discriminator, shape, metadata, digest, classes)
 
@@ -98,13 +105,14 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
 def describe_checkpoint(config: Config, metadata: dict[str, Any], tensors: dict[str, Tensors]) -> dict[str, Any]:
     """The networks that a checkpoint recorded. Fields of ``Model`` that its version did not have are the default.
 
-    Raises ``ValueError`` if ``config`` describes others, ``UnknownNetworks`` if this version makes none such.
+    Raises ``ValueError`` if ``config`` describes others. An :func:`outdated` part of the discriminator counts as equal.
     """
     networks = metadata["networks"] if "networks" in metadata else _read_off(config.model, tensors["discriminator"])
-    check_known(networks)
     size, channels, classes = networks["size"], networks["channels"], networks.get("classes", [])
     networks = {**describe_networks(Model(), size, channels), **networks}
     expected = describe_networks(config.model, size, channels, classes)
+    if outdated(networks):
+        expected["coarse_version"] = networks["coarse_version"]
     if networks != expected or bool(classes) != config.model.conditional:
         raise ValueError("the checkpoint records other networks")
     return networks

@@ -19,6 +19,7 @@ SIDE = 8  # cells in a row
 CHROMA = 4.0  # enlargement of the differences between colours
 HIDDEN, FEATURES = 64, 16  # channels that describe a cell
 WIDTH = 128  # channels that describe the image
+VERSION = 2  # of the layers, in checkpoints; 1 saw 4x4 cells
 
 
 class CoarseLogits(nn.Sequential):
@@ -32,7 +33,7 @@ class CoarseLogits(nn.Sequential):
             nn.LeakyReLU(0.2, inplace=True),
             PositionConv1d(HIDDEN, FEATURES),
             nn.LeakyReLU(0.2, inplace=True),
-            WholeConv1d(SIDE**2, WIDTH, FEATURES),
+            WholeConv1d(SIDE**2, WIDTH, FEATURES),  # its kernel covers the features of all cells
             nn.LeakyReLU(0.2, inplace=True),
             WholeConv1d(WIDTH, 1, 1),
             nn.Flatten(0),

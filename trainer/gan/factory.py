@@ -6,11 +6,11 @@ A new architecture is a module beside ``dcgan.py``, an entry here and a name in 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, get_args
 
 from trainer.config import Kind, Model, Normalisation, Upsampling
-from trainer.gan.coarse import SIDE
+from trainer.gan.coarse import VERSION
 from trainer.gan.dcgan import DcganDiscriminator, DcganGenerator
 from trainer.gan.mlp import MlpDiscriminator, MlpGenerator
 from trainer.gan.networks import Discriminator, Generator
@@ -69,28 +69,33 @@ def describe_networks(model: Model, size: int, channels: int, classes: Sequence[
     names.
     """
     fields = asdict(model)
-    recorded = {name: fields[name] for name in RECORDED} | {"coarse_side": SIDE if model.coarse_d else 0}
-    return {**recorded, "size": size, "channels": channels, "classes": [*classes]}
+    recorded = {name: fields[name] for name in RECORDED}
+    version = VERSION if model.coarse_d and model.kind != "mlp" else 0
+    return {**recorded, "coarse_version": version, "size": size, "channels": channels, "classes": [*classes]}
 
 
 def restore_networks(description: Mapping[str, Any]) -> tuple[Generator, Discriminator]:
     """The networks that ``description`` describes. Fields of ``Model`` that its version did not have are the default.
+    The discriminator has no coarse part if that was :func:`outdated`.
 
     Raises:
         KeyError: the size or the channels are missing.
         UnknownNetworks: there are no such networks.
         ValueError: there are none of this size.
     """
-    check_known(description)
+    for name, choices in CHOICES.items():
+        if description.get(name, choices[0]) not in choices:
+            raise UnknownNetworks(f"{name} {description[name]!r}; it must be one of {', '.join(choices)}")
     model = Model(**{name: description[name] for name in RECORDED if name in description})
+    if outdated(description):
+        model = replace(model, coarse_d=False)
     classes = len(description.get("classes", ()))
     return create_networks(model, description["size"], description["channels"], classes)
 
 
-def check_known(description: Mapping[str, Any]) -> None:
-    """Raises ``UnknownNetworks`` if this version does not make the networks of ``description``."""
-    for name, choices in CHOICES.items():
-        if description.get(name, choices[0]) not in choices:
-            raise UnknownNetworks(f"{name} {description[name]!r}; it must be one of {', '.join(choices)}")
-    if description.get("coarse_d") and (side := description.get("coarse_side", 4)) != SIDE:
-        raise UnknownNetworks(f"a coarse part of the discriminator on {side}x{side} cells, not {SIDE}x{SIDE}")
+def outdated(description: Mapping[str, Any]) -> bool:
+    """Whether the discriminator of ``description`` has a coarse part that only an older version makes. Nothing but a
+    training needs it.
+    """
+    has_part = bool(description.get("coarse_d")) and description.get("kind", "dcgan") != "mlp"
+    return has_part and description.get("coarse_version") != VERSION

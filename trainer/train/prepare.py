@@ -22,7 +22,7 @@ from trainer.folder import checkpoint
 from trainer.folder.journal import ignore, rollbacks_to, warn_once
 from trainer.folder.load_run import describe_checkpoint
 from trainer.folder.run_folder import RunFolder
-from trainer.gan.factory import UnknownNetworks
+from trainer.gan.factory import outdated
 from trainer.gan.networks import SIZES
 from trainer.presets import PRESETS
 from trainer.ranks.device import check_device, device_memory, resolve_precision
@@ -146,17 +146,17 @@ def _resume(config: Config, folder: RunFolder) -> tuple[checkpoint.Loaded | None
         dataset.take_classes(tuple(metadata.get("networks", {}).get("classes", ())))
         _check_labels(config, metadata, dataset)
     try:
-        describe_checkpoint(config, metadata, tensors)
-    except UnknownNetworks as error:
-        raise InputError(
-            f"{path} has networks that this version of shardgan does not make: {error}. Resume that run with the "
-            "version that started it, or give another --out to start a new one."
-        ) from error
+        networks = describe_checkpoint(config, metadata, tensors)
     except (LookupError, ValueError) as error:
         raise InputError(
             f"{path} holds other networks: {metadata.get('networks')}. Give their --model flags to resume that run, or "
             "another --out to start a new one."
         ) from error
+    if outdated(networks):
+        raise InputError(
+            f"{path} has a coarse part of the discriminator (--model.coarse-d) that this version does not train. Resume"
+            " the run with the version that started it, or give another --out to start a new one."
+        )
     return resumed, dataset
 
 

@@ -15,14 +15,14 @@ import yaml
 
 from shards.common.errors import InputError
 from shards.format.manifest import Manifest, Shard
-from trainer.config import Config, Data, Model, flatten
+from trainer.config import Config, Data, Kind, Model, flatten
 from trainer.explore.gallery import origin
 from trainer.export.folder import describe
 from trainer.folder import checkpoint
 from trainer.folder.journal import Journal
 from trainer.folder.load_run import DamagedCheckpoint, load_run
 from trainer.folder.run_folder import RunFolder
-from trainer.gan.coarse import SIDE
+from trainer.gan.coarse import VERSION
 from trainer.gan.factory import describe_networks
 from trainer.gan.state import State, create_state
 
@@ -189,7 +189,7 @@ def test_a_checkpoint_records_what_its_version_knew_of_the_networks(tmp_path: Pa
         for other in (
             {"features_g": 8},
             {"norm_d": "none"},
-            {"coarse_d": True, "coarse_side": SIDE},
+            {"coarse_d": True, "coarse_version": VERSION},
             {"upsampling": "nearest"},
         )
     ]
@@ -211,11 +211,19 @@ def test_what_an_older_version_could_not_record_was_the_default(tmp_path: Path) 
         refused(tmp_path / "run", None, "does not hold the networks")
 
 
-def test_a_coarse_part_of_an_older_version_is_named(tmp_path: Path) -> None:
-    config, state = make_run(tmp_path / "run", model=OTHER)
-    older = {name: value for name, value in describe_networks(config.model, 32, 1).items() if name != "coarse_side"}
-    checkpoint.save(tmp_path / "run" / "checkpoints", 4, state.tensors(), {**FACTS, "networks": older}, keep=3)
-    refused(tmp_path / "run", None, "does not make: a coarse part of the discriminator on 4x4 cells, not 8x8")
+@pytest.mark.parametrize("kind", ["dcgan", "mlp"])
+def test_a_coarse_part_of_an_older_version_is_left_out(tmp_path: Path, kind: Kind) -> None:
+    """Nothing but a training needs it, and mlp never had one."""
+    config, state = make_run(tmp_path / "run", model=replace(OTHER, kind=kind))
+    older = {name: value for name, value in describe_networks(config.model, 32, 1).items() if name != "coarse_version"}
+    tensors = state.tensors()
+    if kind == "dcgan":
+        tensors["discriminator"]["coarse.9.weight"] = torch.zeros(3)
+    checkpoint.save(tmp_path / "run" / "checkpoints", 4, tensors, {**FACTS, "networks": older}, keep=3)
+    loaded = load_run(tmp_path / "run", Path("step-000000004"))
+    assert not any(name.startswith("coarse.") for name in loaded.discriminator.state_dict())
+    for name, weight in loaded.discriminator.state_dict().items():
+        assert torch.equal(weight, tensors["discriminator"][name])
 
 
 class Trap:

@@ -1,5 +1,7 @@
 """Convolutions that are one matrix product, because their kernel covers one position or the whole input.
 
+They are no linear layers, because :func:`trainer.gan.networks.initialise` gives those other weights.
+
 The last layer of a discriminator, from 16 images of 128 channels, takes 0.13 ms of CPU instead of 0.44, forward and
 backward (``docs/log.md``).
 """

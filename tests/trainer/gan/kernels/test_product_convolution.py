@@ -7,7 +7,7 @@ from torch import nn
 from trainer.gan.kernels.product_convolution import PositionConv1d, WholeConv1d, WholeConv2d
 
 
-@pytest.mark.parametrize(("whole", "shape"), [(WholeConv2d(5, 3, 4), (2, 5, 4, 4)), (WholeConv1d(5, 3, 1), (2, 5, 1))])
+@pytest.mark.parametrize(("whole", "shape"), [(WholeConv2d(5, 3, 4), (2, 5, 4, 4)), (WholeConv1d(5, 3, 4), (2, 5, 4))])
 def test_it_is_a_convolution_and_so_are_its_gradients(whole: nn.modules.conv._ConvNd, shape: tuple[int, ...]) -> None:
     whole = whole.double()
     plain = (nn.Conv2d if len(shape) == 4 else nn.Conv1d)(5, 3, shape[-1]).double()

@@ -87,6 +87,7 @@ class Generator(nn.Module, PyTorchModelHubMixin, library_name="shardgan"):
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:  # noqa: ARG003
         """Always strict: the mixin's default accepts a file that lacks weights."""
         model.load_state_dict(load(Path(model_file).read_bytes()))  # load_file needs names in UTF-8
+        model.to(memory_format=torch.channels_last)  # as in training, so that the images have the same bits
         return model.eval()
 
 

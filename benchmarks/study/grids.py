@@ -23,7 +23,7 @@ def write_rows(grids: Path, variants: Sequence[str], size: int, out: Path) -> No
 
 def read_samples(sheet: Path, size: int) -> np.ndarray:
     """The images, uint8 (n, size, size, channels), of a sheet that :func:`write_sheet` wrote without names."""
-    with Image.open(sheet) as image:
+    with Image.open(sheet, formats=["PNG"]) as image:
         pixels = np.asarray(image)
     pixels = pixels[GAP:, GAP:].reshape(pixels.shape[0] - GAP, pixels.shape[1] - GAP, -1)
     pitch = size + GAP

@@ -80,7 +80,7 @@ class DcganDiscriminator(Discriminator):
             if norm == "batch":
                 layers.append(nn.BatchNorm2d(wide))
             blocks.append(nn.Sequential(*layers, nn.LeakyReLU(0.2, inplace=True)))
-        blocks += [nn.Sequential(WholeConv2d(widths[-1], 1, 4))]
+        blocks += [nn.Sequential(WholeConv2d(widths[-1], 1, 4, 2))]
         self.blocks = nn.Sequential(*blocks)
         self.coarse = CoarseLogits(size, channels) if coarse else None
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -114,7 +114,8 @@ def live(faces32: Path, tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen
         wait_for_step(out, 10, process)
         yield out, process
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # a test killed it
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=60)
 
 

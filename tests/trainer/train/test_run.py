@@ -312,7 +312,8 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint_whole(faces32: Path, tmp
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], check=False).returncode:
         pytest.skip("mounting a small tmpfs needs root")
     try:
-        done = run(*flags(faces32, disk / "run"), "--checkpoint.every", "1", "--checkpoint.keep", "9")
+        done = run(*flags(faces32, disk / "run"), "--checkpoint.every", "1", "--checkpoint.keep", "9",
+                   "--model.no-coarse-d")  # fmt: skip
         said = done.stderr
         assert done.returncode == 2 and "Traceback" not in said and said.count("\nerror: ") == 1
         assert "could not be written" in said and "newest whole checkpoint is" in said and "Make room" in said

@@ -60,7 +60,7 @@ def test_the_tutorial_is_the_preset_of_that_name(faces32: Path) -> None:
     found = Plan("faces", faces32, Path("study"), (15_360,)).describe(tutorial, 0)
     wanted = Plan("tutorial", faces32, Path("study"), (15_360,)).describe(RECIPE, 0)
     differ = {name for name in wanted if wanted[name] != found[name]}
-    assert differ == {"model.features_g", "model.features_d", "default_steps"}  # the widths are flags of the study
+    assert differ == {"model.features_g", "model.features_d", "default_steps"}  # the widths are those of the recipe
 
 
 def test_times_give_the_images_of_equal_time_and_belong_to_their_settings(

@@ -78,12 +78,10 @@ def load_run(run: Path, checkpoint: Path | None = None) -> LoadedRun:
         generator, discriminator = restore_networks(networks)
         # Assigned, so that the weights keep their dtype.
         generator.load_state_dict(tensors["average" if config.ema_images else "generator"], assign=True)
-        kept = {
-            name: tensor
-            for name, tensor in tensors["discriminator"].items()
-            if not (outdated(networks) and name.startswith("coarse."))
-        }
-        discriminator.load_state_dict(kept, assign=True)
+        weights = tensors["discriminator"]
+        if outdated(networks):
+            weights = {name: weight for name, weight in weights.items() if not name.startswith("coarse.")}
+        discriminator.load_state_dict(weights, assign=True)
         step, position = int(metadata["step"]), int(metadata["position"])
     except FileNotFoundError as error:
         raise DamagedCheckpoint(f"{path} was removed meanwhile, as a training does with old checkpoints.") from error

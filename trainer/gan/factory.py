@@ -70,7 +70,7 @@ def describe_networks(model: Model, size: int, channels: int, classes: Sequence[
     """
     fields = asdict(model)
     recorded = {name: fields[name] for name in RECORDED}
-    version = VERSION if model.coarse_d and model.kind != "mlp" else 0
+    version = VERSION if _has_coarse_part(model) else 0
     return {**recorded, "coarse_version": version, "size": size, "channels": channels, "classes": [*classes]}
 
 
@@ -86,7 +86,7 @@ def restore_networks(description: Mapping[str, Any]) -> tuple[Generator, Discrim
     for name, choices in CHOICES.items():
         if description.get(name, choices[0]) not in choices:
             raise UnknownNetworks(f"{name} {description[name]!r}; it must be one of {', '.join(choices)}")
-    model = Model(**{name: description[name] for name in RECORDED if name in description})
+    model = _recorded_model(description)
     if outdated(description):
         model = replace(model, coarse_d=False)
     classes = len(description.get("classes", ()))
@@ -97,5 +97,12 @@ def outdated(description: Mapping[str, Any]) -> bool:
     """Whether the discriminator of ``description`` has a coarse part that only an older version makes. Nothing but a
     training needs it.
     """
-    has_part = bool(description.get("coarse_d")) and description.get("kind", "dcgan") != "mlp"
-    return has_part and description.get("coarse_version") != VERSION
+    return _has_coarse_part(_recorded_model(description)) and description.get("coarse_version") != VERSION
+
+
+def _recorded_model(description: Mapping[str, Any]) -> Model:
+    return Model(**{name: description[name] for name in RECORDED if name in description})
+
+
+def _has_coarse_part(model: Model) -> bool:
+    return model.coarse_d and model.kind != "mlp"

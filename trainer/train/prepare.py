@@ -154,8 +154,8 @@ def _resume(config: Config, folder: RunFolder) -> tuple[checkpoint.Loaded | None
         ) from error
     if outdated(networks):
         raise InputError(
-            f"{path} has a coarse part of the discriminator (--model.coarse-d) that this version does not train. Resume"
-            " the run with the version that started it, or give another --out to start a new one."
+            f"{path} has a coarse part of the discriminator (--model.coarse-d) that this version does not train. "
+            "Resume the run with the version that started it, or give another --out to start a new one."
         )
     return resumed, dataset
 

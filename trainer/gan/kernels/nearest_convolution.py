@@ -33,9 +33,7 @@ class NearestDoubling(nn.Conv2d):
         return self
 
     def _order(self) -> None:
-        """Give the weight the memory order that :func:`transposed` reads: on a CPU, a copy in each step would take 2 ms
-        of 46 of the default preset.
-        """
+        """Give the weight the memory order that :func:`transposed` reads, or each step would copy it."""
         self.weight.data = self.weight.data.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -44,8 +42,8 @@ class NearestDoubling(nn.Conv2d):
 
 def transposed(weight: torch.Tensor) -> torch.Tensor:
     """The ``weight`` (narrow, wide, 3, 3) after the upsampling as that (wide, narrow, 4, 4) of a transposed convolution
-    with stride 2 and padding 1. In the order of :meth:`NearestDoubling._order`, it is in ``channels_last`` memory.
+    with stride 2 and padding 1. The result is in ``channels_last`` memory if ``weight.transpose(0, 1)`` is.
     """
-    # Along each dimension, the four taps are the last of the three, sums of two neighbours, and the first. Not with
-    # divisor_override=1, which the ONNX exporter ignores.
-    return 4 * F.avg_pool2d(weight.transpose(0, 1).flip(2, 3), 2, stride=1, padding=1)
+    # Along each dimension, the four taps are the last of the three, sums of two neighbours, and the first. These are
+    # sums of 2x2 weights, or means of four times as much: the ONNX exporter ignores divisor_override=1.
+    return F.avg_pool2d(4 * weight.transpose(0, 1).flip(2, 3), 2, stride=1, padding=1)

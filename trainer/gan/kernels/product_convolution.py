@@ -23,16 +23,18 @@ class PositionConv1d(nn.Conv1d):
         return linear(inputs, self.weight.flatten(1), self.bias)
 
 
-class _Whole(nn.modules.conv._ConvNd):
-    """Maps (n, inputs, ...) to (n, outputs)."""
+class WholeConv1d(nn.Conv1d):
+    """Maps (n, inputs, kernel), or (n, inputs) if the kernel is 1, to (n, outputs)."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return linear(inputs.flatten(1), self.weight.flatten(1), self.bias)
 
 
-class WholeConv2d(_Whole, nn.Conv2d):
-    """Takes images (n, inputs, kernel, kernel)."""
+class WholeConv2d(nn.Conv2d):
+    """Maps images (n, inputs, kernel, kernel) to (n, outputs). Under autocast, it is a convolution."""
 
-
-class WholeConv1d(_Whole, nn.Conv1d):
-    """Takes (n, inputs, kernel), or (n, inputs) if the kernel is 1."""
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        # Autocast casts a weight once for several passes, but a view of it in each.
+        if torch.is_autocast_enabled(images.device.type):
+            return super().forward(images).flatten(1)
+        return linear(images.flatten(1), self.weight.flatten(1), self.bias)

@@ -27,3 +27,10 @@ def test_a_kernel_of_one_position_takes_channels_last() -> None:
     layer, inputs = PositionConv1d(3, 5).double(), torch.randn(2, 7, 3, dtype=torch.float64)
     wanted = nn.functional.conv1d(inputs.transpose(1, 2), layer.weight, layer.bias)
     torch.testing.assert_close(layer(inputs), wanted.transpose(1, 2), rtol=0, atol=1e-12)
+
+
+def test_under_autocast_it_is_the_convolution_that_casts_its_weight_once() -> None:
+    layer, images = WholeConv2d(5, 3, 4), torch.randn(2, 5, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, wanted = layer(images), nn.functional.conv2d(images, layer.weight, layer.bias)
+    assert found.dtype == torch.bfloat16 and torch.equal(found, wanted.flatten(1))

@@ -34,7 +34,8 @@ class WholeConv2d(nn.Conv2d):
     """Maps images (n, inputs, kernel, kernel) to (n, outputs). Under autocast, it is a convolution."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        # Autocast casts a weight once for several passes, but a view of it in each.
-        if torch.is_autocast_enabled(images.device.type):
+        # Autocast casts a weight once for several passes, but a view of it in each. The device meta has no autocast.
+        device = images.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             return super().forward(images).flatten(1)
         return linear(images.flatten(1), self.weight.flatten(1), self.bias)

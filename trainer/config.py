@@ -221,6 +221,8 @@ class Config:
         if self.tracking.alerts and self.tracking.board != "wandb":
             raise InputError("--tracking.alerts needs --tracking.board wandb: TensorBoard sends no alerts.")
         refuse_url(self.out)
+        if self.data.audit:
+            refuse_url(self.data.audit)
         if not re.fullmatch(r"[^\ud800-\udfff]*", str(self.out)):  # safetensors could not read the checkpoints
             raise InputError(f"--out is {printable(str(self.out))}, which is not valid UTF-8. Give another name.")
         if self.model.kind == "dcgan" and self.model.coarse_d and self.model.norm_d != "none":

@@ -104,7 +104,7 @@ def _parse(
             name, values = second, rest
         if values and (stem := _stem(name)) in stems:
             rows[stem] = values
-        elif values and not rows and not header and suffix(name) not in EXTENSIONS:
+        elif name and not rows and not header and suffix(name) not in EXTENSIONS and not line.strip().isdigit():
             header = [name, *values.split()]
     again = "Download it again, or remove it to build without it."
     if missing := next((name for name in names if _stem(name) not in rows), None):

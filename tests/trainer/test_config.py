@@ -97,6 +97,8 @@ def test_every_number_is_finite(name: str, value: str) -> None:
 def test_a_run_is_not_written_to_a_url() -> None:
     with pytest.raises(InputError, match=r"^s3://bucket/run is a URL, and only folders can be written to"):
         Config(out=Path("s3://bucket/run"))
+    with pytest.raises(InputError, match=r"^s3://bucket/audit is a URL, and only folders can be written to"):
+        Config(data=Data(audit=Path("s3://bucket/audit")))
 
 
 def test_paths_that_are_not_utf8() -> None:

@@ -14,6 +14,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from shards.common.errors import InputError
 from shards.common.names import list_names
+from shards.common.urls import refuse_url
 from trainer.cli import check_free, conclude, parse_command
 from trainer.explore.numbers import choose_class, read_numbers, read_terms
 
@@ -71,8 +72,10 @@ class Drawing(Kind):
         super().__post_init__()
         if not 1 <= self.count <= MAX_IMAGES:
             raise InputError(f"--count is {self.count}; a grid has 1 to {MAX_IMAGES} samples.")
-        if self.out and self.out.suffix != ".png":
-            raise InputError(f"--out is {self.out}; the name of a picture must end in .png.")
+        if self.out:
+            refuse_url(self.out)
+            if self.out.suffix != ".png":
+                raise InputError(f"--out is {self.out}; the name of a picture must end in .png.")
 
     @abstractmethod
     def prepare(self, arguments: Sequence[str], /) -> Callable[[Gallery, LoadedRun], Picture]:
@@ -225,8 +228,10 @@ class Images(Kind):
         super().__post_init__()
         if self.count < 1:
             raise InputError(f"--count is {self.count}; it must be at least 1.")
-        if self.out and self.out.name in ("", ".."):  # beside which the record could not be
-            raise InputError(f"--out is {self.out}; name the folder of the images, such as samples/faces.")
+        if self.out:
+            refuse_url(self.out)
+            if self.out.name in ("", ".."):  # beside which the record could not be
+                raise InputError(f"--out is {self.out}; name the folder of the images, such as samples/faces.")
 
     def run(self, run: Path, arguments: Sequence[str], /) -> None:
         folder = self.out or run / "explore" / "images"

@@ -256,6 +256,14 @@ def test_lists_that_do_not_fit(raw: Path) -> None:
         len(Celeba(raw))
 
 
+@pytest.mark.parametrize("number", ["4\n", ""])
+def test_a_list_of_one_attribute(raw: Path, number: str) -> None:
+    marks = "\n".join(f"{name} {1 if name < NAMES[2] else -1}" for name in NAMES)
+    (raw / "list_attr_celeba.txt").write_text(f"{number}Smiling\n{marks}\n")
+    source = Celeba(raw)
+    assert [source[index].attributes["Smiling"] for index in range(len(NAMES))] == [1, 1, 0, 0]
+
+
 def test_lists_that_are_not_read_are_said(raw: Path) -> None:
     for path in raw.glob("*.txt"):
         path.unlink()

@@ -359,6 +359,8 @@ def expect_error(done: Done, *parts: str) -> None:
         (("grid", "--count", "0"), "--count is 0"),
         (("grid", "--seed", "-1"), "--seed is -1"),
         (("grid", "--out", "x.jpg"), "must end in .png"),
+        (("grid", "--out", "s3://bucket/x.png"), "s3://bucket/x.png is a URL, and only folders can be written to"),
+        (("images", "--out", "s3://bucket/x"), "s3://bucket/x is a URL, and only folders can be written to"),
     ],
 )
 def test_a_bad_option_is_one_line(trained: Path, arguments: tuple[str, ...], part: str) -> None:

@@ -339,6 +339,7 @@ def test_bad_input_is_one_line(
     assert "file" in fails(capsys, Export(trained, tmp_path / "file" / "out"))
     for out in ("/", ".", "..", "new/.."):
         assert "cannot be replaced" in fails(capsys, Export(trained, Path(out), force=True))
+    assert "s3://b/x is a URL" in fails(capsys, Export(trained, Path("s3://b/x")))
     assert "must end in .onnx" in fails(capsys, Export(trained, tmp_path / "out", "onnx", force=True))
     assert {path.name for path in tmp_path.iterdir()} == {"empty", "file", "weights.pt"}
 

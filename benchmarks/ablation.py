@@ -24,7 +24,8 @@ from trainer.presets import PRESETS, parse
 NO_PENALTY = "--penalty.r1 0 --penalty.r2 0 --penalty.every 1"
 OLD_ADAM = "--optim.beta1 0.5 --optim.beta2 0.999"
 BATCH_NORM = f"--model.norm-d batch --model.no-coarse-d {NO_PENALTY}"
-DCGAN = f"--loss non-saturating {BATCH_NORM} --model.upsampling transposed {OLD_ADAM}"
+LONG_LATENTS = "--model.z-dim 100"
+DCGAN = f"--loss non-saturating {BATCH_NORM} --model.upsampling transposed {LONG_LATENTS} {OLD_ADAM}"
 HALF = "--penalty.r1 {r1} --penalty.r2 {r2}"
 """Half of the preset's: the other losses are means of two parts, with half the gradient (see ``Penalty.r1``)."""
 TUTORIAL = f"{DCGAN} --model.bn-init-mean 0 --batch-size 128 --optim.lr-g 2e-4 --optim.lr-d 2e-4 --ema-images 0"
@@ -40,6 +41,7 @@ CHANGES = {
     "least-squares": ("Least squares, with the penalties.", f"--loss least-squares {HALF}"),
     "batch-norm": ("BatchNorm in the discriminator, which allows no penalties.", BATCH_NORM),
     "transposed": ("The transposed convolutions of the tutorial.", "--model.upsampling transposed"),
+    "long-latents": ("The latents of the tutorial, of 100 values.", LONG_LATENTS),
     "old-adam": ("The betas of the tutorial.", OLD_ADAM),
     "low-rate": ("A rate of 6e-4.", "--optim.lr-g 6e-4 --optim.lr-d 6e-4"),
     "large-batch": ("Batches of 64.", "--batch-size 64"),

@@ -124,7 +124,7 @@ def test_a_dry_run_says_what_will_not_serve(faces32: Path, tmp_path: Path) -> No
 def test_a_dry_run_of_the_default_draws_nothing(tmp_path: Path) -> None:
     done = python()(str(ROOT / "trainer" / "run.py"), "--dry-run", cwd=tmp_path)
     assert done.returncode == 0
-    assert "8,192 faces images" in done.stderr and "2,400 steps from the start" in done.stderr
+    assert "8,192 faces images" in done.stderr and "1,800 steps from the start" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

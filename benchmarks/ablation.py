@@ -27,7 +27,9 @@ BATCH_NORM = f"--model.norm-d batch --model.no-coarse-d {NO_PENALTY}"
 LONG_LATENTS = "--model.z-dim 100"
 DCGAN = f"--loss non-saturating {BATCH_NORM} --model.upsampling transposed {LONG_LATENTS} {OLD_ADAM}"
 HALF = "--penalty.r1 {r1} --penalty.r2 {r2}"
-"""Half of the preset's: the other losses are means of two parts, with half the gradient (see ``Penalty.r1``)."""
+"""Half of the preset's: where D is undecided, its loss has half the slope of the relativistic one, as which hinge and
+least squares are as steep.
+"""
 TUTORIAL = f"{DCGAN} --model.bn-init-mean 0 --batch-size 128 --optim.lr-g 2e-4 --optim.lr-d 2e-4 --ema-images 0"
 RECIPE = Variant("recipe", "The preset.")
 CHANGES = {
@@ -37,9 +39,9 @@ CHANGES = {
     "no-r2": ("R1 alone.", "--penalty.r2 0"),
     "no-penalty": ("Neither R1 nor R2.", NO_PENALTY),
     "cross-entropy": ("The loss of the tutorial, with the penalties.", f"--loss non-saturating {HALF}"),
-    "hinge": ("Hinge loss, with the penalties.", f"--loss hinge {HALF}"),
-    "least-squares": ("Least squares, with the penalties.", f"--loss least-squares {HALF}"),
-    "batch-norm": ("BatchNorm in the discriminator, which allows no penalties.", BATCH_NORM),
+    "hinge": ("Hinge loss, with the penalties.", "--loss hinge"),
+    "least-squares": ("Least squares, with the penalties.", "--loss least-squares"),
+    "batch-norm": ("BatchNorm in the discriminator, which allows neither penalties nor the coarse part.", BATCH_NORM),
     "transposed": ("The transposed convolutions of the tutorial.", "--model.upsampling transposed"),
     "long-latents": ("The latents of the tutorial, of 100 values.", LONG_LATENTS),
     "old-adam": ("The betas of the tutorial.", OLD_ADAM),

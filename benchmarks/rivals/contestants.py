@@ -13,6 +13,7 @@ from trainer.config import Config, Model
 from trainer.gan.augmentation import draw
 from trainer.gan.kernels.cuda_graph import Replay, cuda_graph
 from trainer.gan.noise import latents
+from trainer.gan.schedule import settings
 from trainer.gan.state import State, create_state
 from trainer.gan.step import Step
 from trainer.train.products import choose_products
@@ -50,11 +51,12 @@ class Shardgan:
         return reals, noise, [draw(0, self.state.position, len(part)).to(self.device) for part in parts]
 
     def average(self, batch: int) -> None:
-        """Updates step, position and moving average, as a run does after a step on batches of ``batch`` images."""
+        """Updates step, position and any moving average, as a run does after a step on batches of ``batch`` images."""
         count = batch * self.config.d_steps
         self.state.step += 1
         self.state.position += count
-        self.state.update_average(count, self.config.ema_images)
+        if self.config.ema_images:
+            self.state.update_average(count, settings(self.config, self.state.position).ema_images)
 
 
 def create(

@@ -129,7 +129,7 @@ def _first(row: Row) -> list[tuple[str, float]]:
 
 
 def _collect(plan: Plan, variant: Variant, seed: int, seconds: float, asked: dict[str, Any], failed: str | None) -> Row:
-    """The result of a run that has ended, and its last sheet of samples as the grid of the variant."""
+    """The result of a run that has ended, and its sheet of samples after ``variant.also`` images as the grid."""
     row, folder = Row(variant.name, seed, asked, seconds=round(seconds, 1)), plan.run_folder(variant, seed)
     if failed is not None:
         return replace(row, error=failed)
@@ -145,7 +145,8 @@ def _collect(plan: Plan, variant: Variant, seed: int, seconds: float, asked: dic
         seen = f"{folder} was scored after {sorted(by_mark)} images, not {list(marks)}"
         return replace(row, error=f"{seen}. Give another --out.")
     if seed == 0:
-        sheet = RunFolder(folder).samples / f"{checkpoint_name(asked['steps'])}.png"
+        step = asked["steps"] * (variant.also or marks[-1]) // marks[-1]
+        sheet = RunFolder(folder).samples / f"{checkpoint_name(step)}.png"
         shutil.copyfile(sheet, plan.out / "grids" / f"{variant.name}.png")
     return replace(row, scores=tuple(by_mark[mark] for mark in marks))
 

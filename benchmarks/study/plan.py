@@ -110,10 +110,14 @@ class Plan:
             InputError: there is no data set in ``shards``.
         """
         marks = self.marks_of(variant)
-        fields = flatten(self.config(variant, seed, marks[-1]))
-        trained = {name: value for name, value in fields.items() if not name.startswith(WHERE)}
+        trained = self.trained(variant, seed, marks[-1])
         scored = {"marks": list(marks), "samples": self.samples, "features": self.features}
         return {**trained, **scored, "data": read_manifest(self.shards).digest, "precision": self.precision}
+
+    def trained(self, variant: Variant, seed: int, mark: int) -> dict[str, Any]:
+        """The fields of :meth:`config` that change what a run learns."""
+        fields = flatten(self.config(variant, seed, mark))
+        return {name: value for name, value in fields.items() if not name.startswith(WHERE)}
 
 
 def check_variants(plan: Plan, variants: tuple[Variant, ...]) -> None:

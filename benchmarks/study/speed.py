@@ -19,9 +19,13 @@ from benchmarks.study.plan import Plan, Variant
 from shards.common.errors import InputError
 from shards.common.files import atomic_write
 from shards.format.manifest import read_manifest
+from trainer.config import Config
+from trainer.ranks.device import set_kernels, set_threads
+from trainer.ranks.launch import read_launch
 
 TIMES = "times.json"
 TURNS, SECONDS = 5, 2.0  # of each variant
+LENGTH = ("steps", "default_steps")  # fields of a config on which the time of a step does not depend
 
 
 def with_equal_time(plan: Plan, variants: Sequence[Variant], reference: Variant) -> tuple[Variant, ...]:
@@ -33,7 +37,7 @@ def with_equal_time(plan: Plan, variants: Sequence[Variant], reference: Variant)
     Raises:
         InputError: the times in that folder are those of another machine, or of steps with other settings.
     """
-    path, settings = plan.out / TIMES, _settings(plan)
+    path, settings = plan.out / TIMES, _settings(plan, reference)
     times = _read_times(path, settings)
     names = {variant.name: " ".join((variant.name, *variant.flags)) for variant in (reference, *variants)}
     if missing := [variant for variant in variants if names[variant.name] not in times]:
@@ -45,16 +49,16 @@ def with_equal_time(plan: Plan, variants: Sequence[Variant], reference: Variant)
     return tuple(replace(one, also=_images(plan, one, times[names[one.name]])) for one in variants)
 
 
-def _settings(plan: Plan) -> dict[str, str]:
+def _settings(plan: Plan, reference: Variant) -> dict[str, str]:
     """What the times of all variants depend on."""
-    manifest = read_manifest(plan.shards)
+    manifest, trained = read_manifest(plan.shards), plan.trained(reference, 0, plan.marks[-1])
     return {
         "machine": cli.describe_hardware(),
         "torch": torch.__version__,
         "threads": str(plan.threads),
         "precision": plan.precision,
         "images": f"{manifest.size}x{manifest.size}x{manifest.channels}",
-        "flags": " ".join((plan.preset, *plan.flags)),
+        **{name: str(value) for name, value in trained.items() if name not in LENGTH},
     }
 
 
@@ -86,7 +90,8 @@ def _images(plan: Plan, variant: Variant, time: float) -> int:
 def measure(plan: Plan, variants: Mapping[str, Variant]) -> dict[str, float]:
     """Seconds that each variant trains on an image, without loading it: the median of turns, on ``plan.threads``."""
     manifest = read_manifest(plan.shards)
-    torch.set_num_threads(plan.threads)
+    set_threads(read_launch(), plan.threads)
+    set_kernels(tf32=Config().tf32)
     accelerator = Accelerator(mixed_precision=plan.precision)
     steps: dict[str, tuple[Shardgan, torch.Tensor]] = {}
     for name, variant in variants.items():

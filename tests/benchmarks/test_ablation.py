@@ -43,20 +43,19 @@ def test_each_variant_differs_from_the_preset_of_the_data_and_from_the_others(da
 
 
 @pytest.mark.parametrize("data", RAW)
-def test_losses_that_are_means_have_half_of_the_penalties(data: Data, faces32: Path) -> None:
-    """The gradient of D's loss at equal logits, over the weight of R1, is then that of the recipe."""
+def test_penalties_weigh_the_same_beside_each_loss(data: Data, faces32: Path) -> None:
+    """The gradient of D's loss for the logit of a real image, over the weight of R1, where D is undecided."""
     plan, slopes = Plan(data, faces32, Path("study"), (15_360,)), {}
     for variant in variants_of(data):
         config = plan.config(variant, 0, 15_360)
-        if variant.name in ("recipe", "cross-entropy"):
-            logits = torch.zeros(2, requires_grad=True)
-            real, fake = logits.split(1)
+        if variant.name in ("recipe", "cross-entropy", "hinge", "least-squares"):
+            undecided = 0.5 if config.loss == "least-squares" else 0.0  # halfway between its targets
+            real, fake = (torch.full((1,), undecided, requires_grad=True) for _ in range(2))
             pair = (relative(real, fake), relative(fake, real)) if config.loss == "relativistic" else (real, fake)
-            discriminator_loss(*pair, config.loss).backward()
-            slopes[variant.name] = logits.grad / config.penalty.r1
-        if variant.name in ("cross-entropy", "hinge", "least-squares"):
+            (slope,) = torch.autograd.grad(discriminator_loss(*pair, config.loss), real)
+            slopes[variant.name] = slope.item() / config.penalty.r1
             assert config.penalty == replace(PRESETS[data][1].penalty, r1=config.penalty.r1, r2=config.penalty.r1)
-    assert torch.equal(slopes["recipe"], slopes["cross-entropy"])
+    assert len(slopes) == 4 and set(slopes.values()) == {slopes["recipe"]}
 
 
 def test_the_tutorial_is_the_preset_of_that_name(faces32: Path) -> None:
@@ -86,10 +85,12 @@ def test_times_give_the_images_of_equal_time_and_belong_to_their_settings(
     assert speed.with_equal_time(plan, (TWO,), RECIPE) == (two,) and len(steps) == measured
     again = replace(TWO, flags=(*TWO.flags, "--loss", "hinge"))  # another variant of the same name
     assert speed.with_equal_time(plan, (again,), RECIPE)[0].also == 112 and len(steps) > measured
+    shorter = replace(plan, marks=(80,))  # a step takes as long
+    assert speed.with_equal_time(shorter, (RECIPE,), RECIPE)[0].also == 80
     for change, words in (
         ({"threads": 2}, "other threads: 1, now 2"),
         ({"precision": "bf16"}, "other precision: no, now bf16"),
-        ({"flags": (*SMALL, "--loss", "hinge")}, "other flags: tutorial "),
+        ({"flags": (*SMALL, "--loss", "hinge")}, "other loss: non-saturating, now hinge"),
     ):
         with pytest.raises(InputError, match=rf"{words}.* Give another --out\.$"):
             speed.with_equal_time(replace(plan, **change), (TWO,), RECIPE)

@@ -3,7 +3,7 @@
 ``non-saturating`` and ``minimax`` are cross-entropy (Goodfellow et al., arXiv 1406.2661). ``relativistic`` is
 cross-entropy too, of the difference between the logits of a real image and of the fake one of the same index
 (Jolicoeur-Martineau, arXiv 1807.00734): the functions take the logits of :func:`relative` for it. ``hinge`` is that of
-Miyato et al. (arXiv 1802.05957), ``least-squares`` that of Mao et al. (arXiv 1611.04076) with targets 1 and 0.
+Lim and Ye (arXiv 1705.02894), ``least-squares`` that of Mao et al. (arXiv 1611.04076) with targets 1 and 0.
 """
 
 from __future__ import annotations

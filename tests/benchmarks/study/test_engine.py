@@ -54,6 +54,11 @@ def test_a_study_in_this_process_scores_two_variants_on_equal_images(
     assert all(len(row.scores) == 2 and {"swd", "ms-ssim"} <= row.scores[1].keys() for row in rows)
     assert rows[0].scores[0] != rows[0].scores[1] != rows[1].scores[1]
     assert {path.name for path in (plan.out / "grids").iterdir()} == {"one.png", "two.png"}
+    run_study(plan, (replace(TWO, also=64),), [0])
+    sheets = RunFolder(plan.run_folder(TWO, 0)).samples
+    assert (plan.out / "grids" / "two.png").read_bytes() == (sheets / "step-000000004.png").read_bytes()
+    run_study(plan, (TWO,), [0])
+    assert (plan.out / "grids" / "two.png").read_bytes() == (sheets / "step-000000008.png").read_bytes()
     before = (plan.out / RESULTS).read_bytes()
     assert run_study(plan, (ONE, TWO), [0]) == rows and (plan.out / RESULTS).read_bytes() == before
     assert read_study(plan, (replace(ONE, name="three"), ONE, TWO)) == rows  # whatever the last call was asked for

@@ -68,6 +68,11 @@ def test_the_average_follows_the_generator_with_its_half_life_and_buffers() -> N
     for before, now, aim in zip(start, weights(state.average), target, strict=True):
         if before.is_floating_point():
             torch.testing.assert_close(now, (before + aim) / 2)
+    state.position, start = 1000, weights(state.average)
+    state.update_average(images=50, half_life=10**6)  # 5 % of the position are 50 images
+    for before, now, aim in zip(start, weights(state.average), target, strict=True):
+        if before.is_floating_point():
+            torch.testing.assert_close(now, (before + aim) / 2)
     state.position = 0
     state.update_average(images=16, half_life=500)
     assert torch.equal(weights(state.average)[0], target[0])

@@ -296,6 +296,17 @@ def test_a_step_has_the_settings_of_its_position() -> None:
     assert metrics["penalty/r2"] == twin["penalty/r2"]
 
 
+@pytest.mark.parametrize(("position", "ended"), [(50, False), (100, True)])
+def test_an_augmentation_ends_with_its_schedule(position: int, ended: bool) -> None:
+    policy, schedule = Augment("color,translation,cutout"), Schedule(images=100, augment=0.0)
+    plain, plain_step = create(penalised(schedule=Schedule()))
+    state, step = create(penalised(augment=policy, schedule=schedule))
+    step.tune()  # a run begins at position 0
+    plain.position = state.position = position
+    wanted = plain_step([reals(0)], [noise(0)], report=True)
+    assert (step([reals(0)], [noise(0)], [draw(0, 0, BATCH)], report=True) == wanted) == ended
+
+
 def test_a_relativistic_generator_step_is_against_the_updated_discriminator() -> None:
     state, step = create(small("relativistic", dtype="float64"))
     real, latent = reals(0, torch.float64), noise(0, torch.float64)

@@ -24,6 +24,7 @@ from tests.support.forks import python
 from tests.support.launching import ROOT, SMALL, command, rows, run, start, status, wait_for_step
 from tests.support.make import make_shards, reindex
 from trainer.folder.background import Background
+from trainer.folder.checkpoint import load
 from trainer.presets import PRESETS
 from trainer.run import main
 from trainer.train.session import Session
@@ -155,6 +156,17 @@ def test_float64_trains_in_float64(faces32: Path, tmp_path: Path) -> None:
     header = (tmp_path / "checkpoints/step-000000004/generator.safetensors").read_bytes()
     facts = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])
     assert facts["blocks.0.0.weight"]["dtype"] == "F64"
+
+
+def test_the_half_life_of_the_average_follows_its_schedule(faces32: Path, tmp_path: Path) -> None:
+    """After 96 images it is 4.8 of them, and at most 1 here: the average is nearly the generator."""
+    far = {}
+    for name, more in (("plain", ()), ("scheduled", ("--schedule.images", "8", "--schedule.ema-images", "1"))):
+        assert run(*flags(faces32, tmp_path / name, "--steps", "12", *more)).returncode == 0
+        tensors = load(tmp_path / name / "checkpoints" / "step-000000012")[0]
+        average, generator = tensors["average"], tensors["generator"]
+        far[name] = max(float((average[key] - generator[key]).abs().max()) for key in generator if "weight" in key)
+    assert 0 < far["scheduled"] < far["plain"] / 10
 
 
 def test_a_warning_at_the_end_does_not_print_into_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from benchmarks.study.plan import Plan, Variant
 from shards.common.errors import InputError
 from tests.support.make import make_shards
 from tests.support.ranks import preloaded
-from trainer.folder.checkpoint import checkpoints, load
+from trainer.folder.checkpoint import checkpoint_name, checkpoints, load
 from trainer.folder.run_folder import RunFolder, is_locked
 from trainer.folder.score_log import Result, Subject, append_scores
 
@@ -48,17 +48,15 @@ def test_a_study_in_this_process_scores_two_variants_on_equal_images(
         assert [load(path)[1]["step"] for path in found] == steps
         positions[variant.name] = [load(path)[1]["position"] for path in found]
     assert positions == {"one": [64, 128], "two": [64, 128]}
-    run_study(plan, (TWO,), [0])  # only collects
+    run_study(plan, (replace(TWO, also=64),), [0])  # only collects
     rows = run_study(plan, (ONE,), [0]) + read_study(plan, (TWO,))
     assert [row.key for row in rows] == [("one", 0), ("two", 0)]
     assert all(len(row.scores) == 2 and {"swd", "ms-ssim"} <= row.scores[1].keys() for row in rows)
     assert rows[0].scores[0] != rows[0].scores[1] != rows[1].scores[1]
     assert {path.name for path in (plan.out / "grids").iterdir()} == {"one.png", "two.png"}
-    run_study(plan, (replace(TWO, also=64),), [0])
-    sheets = RunFolder(plan.run_folder(TWO, 0)).samples
-    assert (plan.out / "grids" / "two.png").read_bytes() == (sheets / "step-000000004.png").read_bytes()
-    run_study(plan, (TWO,), [0])
-    assert (plan.out / "grids" / "two.png").read_bytes() == (sheets / "step-000000008.png").read_bytes()
+    for variant, step in ((ONE, 16), (TWO, 4)):  # the longest mark, or that of equal time
+        sheet = RunFolder(plan.run_folder(variant, 0)).samples / f"{checkpoint_name(step)}.png"
+        assert (plan.out / "grids" / f"{variant.name}.png").read_bytes() == sheet.read_bytes()
     before = (plan.out / RESULTS).read_bytes()
     assert run_study(plan, (ONE, TWO), [0]) == rows and (plan.out / RESULTS).read_bytes() == before
     assert read_study(plan, (replace(ONE, name="three"), ONE, TWO)) == rows  # whatever the last call was asked for

@@ -27,8 +27,8 @@ BATCH_NORM = f"--model.norm-d batch --model.no-coarse-d {NO_PENALTY}"
 LONG_LATENTS = "--model.z-dim 100"
 DCGAN = f"--loss non-saturating {BATCH_NORM} --model.upsampling transposed {LONG_LATENTS} {OLD_ADAM}"
 HALF = "--penalty.r1 {r1} --penalty.r2 {r2}"
-"""Half of the preset's: where D is undecided, its loss has half the slope of the relativistic one, as which hinge and
-least squares are as steep.
+"""Half of the preset's weights. Where D is undecided, cross-entropy has half the slope of the relativistic loss, so
+half the penalty weighs as much beside it. Hinge and least squares have the full slope.
 """
 TUTORIAL = f"{DCGAN} --model.bn-init-mean 0 --batch-size 128 --optim.lr-g 2e-4 --optim.lr-d 2e-4 --ema-images 0"
 RECIPE = Variant("recipe", "The preset.")

@@ -13,6 +13,7 @@ from shards.common import command as common
 from shards.common.command import INTERRUPTED as INTERRUPTED
 from shards.common.command import read_words
 from shards.common.errors import InputError
+from shards.common.urls import refuse_url
 from trainer.errors import explain_allocation
 
 Options = TypeVar("Options")
@@ -51,7 +52,8 @@ def parse_command(options: type[Options], name: str, arguments: Sequence[str] | 
 
 
 def check_free(paths: Sequence[Path], *, force: bool) -> None:
-    """Raises ``InputError`` when one of ``paths`` exists, unless ``force`` is given."""
+    """Raises ``InputError`` when one of ``paths`` is a URL, or exists and ``force`` is not given."""
     for path in paths:
+        refuse_url(path)
         if path.exists() and not force:
             raise InputError(f"{path} exists and is kept. Give --force to replace it, or another name.")

@@ -99,8 +99,8 @@ class Model:
     """Class-conditional networks, for shards with labels: the generator draws images of a given class, and the
     discriminator judges an image as one of its class, by projection (Miyato and Koyama, arXiv 1802.05637)."""
     bn_init_mean: float = 1.0
-    """dcgan only: mean of BatchNorm's initial weights. With the tutorial's 0, images get as good several hundred
-    steps later."""
+    """dcgan only: mean of BatchNorm's initial weights. With the tutorial's 0, training needs several hundred
+    more steps for the same quality."""
     sync_bn: Switch = True
     """dcgan only: on several ranks, compute BatchNorm over the global batch."""
 

@@ -72,10 +72,8 @@ class Drawing(Kind):
         super().__post_init__()
         if not 1 <= self.count <= MAX_IMAGES:
             raise InputError(f"--count is {self.count}; a grid has 1 to {MAX_IMAGES} samples.")
-        if self.out:
-            refuse_url(self.out)
-            if self.out.suffix != ".png":
-                raise InputError(f"--out is {self.out}; the name of a picture must end in .png.")
+        if self.out and self.out.suffix != ".png":
+            raise InputError(f"--out is {self.out}; the name of a picture must end in .png.")
 
     @abstractmethod
     def prepare(self, arguments: Sequence[str], /) -> Callable[[Gallery, LoadedRun], Picture]:

@@ -11,7 +11,6 @@ from tyro.conf import Positional
 
 from shards.common.errors import InputError, require
 from shards.common.files import atomic_write, recover_folder
-from shards.common.urls import refuse_url
 from trainer.cli import check_free, conclude, parse_command
 from trainer.export.folder import FILES, describe, write_folder
 
@@ -67,7 +66,6 @@ def export(options: Export) -> None:
 def check(options: Export) -> None:
     """Raises ``InputError`` for what can be known to fail before the run is loaded."""
     out = options.out
-    refuse_url(out)
     if out.name in ("", ".."):
         raise InputError(f"{out} cannot be replaced. Give the name of something new.")
     if options.format == "onnx":

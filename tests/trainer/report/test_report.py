@@ -159,6 +159,8 @@ NO_RUN = "There is no run at @/nothing: no such folder. `accelerate launch train
         ("@/run/config.yaml", "@/run/config.yaml is a file. Name the folder of a run, such as runs/faces."),
         ("@/run", "@/run/report.html exists and is kept. Give --force to replace it, or another name."),
         ("@/run --out @/run/status.json --force", "--out is @/run/status.json; the name of a page must end in .html."),
+        ("@/run --out s3://b/a.html",
+         "s3://b/a.html is a URL, and only folders can be written to. Name a folder, and copy it there."),
         ("@/run --out @/run/STOP/a.html", "@/run/STOP/a.html cannot be written (File exists). Give another --out."),
         ("@/run --out @/folder.html --force", "@/folder.html cannot be written (Is a directory). Give another --out."),
         ("", "Name a run's folder: python -m trainer.report runs/faces"),

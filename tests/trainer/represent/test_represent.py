@@ -154,6 +154,7 @@ def test_bad_input_is_one_line(
     (trained / REPORT).unlink(missing_ok=True)
     assert "no such folder" in fails(capsys, tmp_path / "nowhere", "--shards", labelled)
     assert "not a run" in fails(capsys, tmp_path, "--shards", labelled)
+    assert "s3://b/x is a URL" in fails(capsys, trained, "--shards", labelled, "--out", "s3://b/x")
     assert "No shards" in fails(capsys, trained, "--shards", tmp_path)
     assert "32x32x3" in fails(capsys, trained, "--shards", faces32)
     make_shards(tmp_path / "large", size=64)
